@@ -1,0 +1,1 @@
+//! Host side of qboot: everything that builds, runs and measures the firmware.
