@@ -1,1 +1,20 @@
 //! Host side of qboot: everything that builds, runs and measures the firmware.
+//!
+//! The `xtask` program is a thin command line over these modules; the boot
+//! tests use them directly:
+//!
+//! - [`build::rom`] compiles the firmware and lays it out as a 64 KiB image.
+//! - [`kernel::debian`] fetches a Debian kernel without installing it.
+//! - [`extract::vmlinux`] takes the ELF kernel out of a bzImage.
+//! - [`initramfs::Initramfs`] makes the small user space that the boots reach.
+//! - [`run`] boots the lot under QEMU.
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod debian;
+pub mod extract;
+pub mod initramfs;
+pub mod kernel;
+pub mod progress;
+pub mod run;
+pub mod workspace;

@@ -1,1 +1,105 @@
-fn main() {}
+//! Command line of the host program; the work is in the library.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use xtask::run::Outcome;
+use xtask::{build, extract, run, workspace};
+
+/// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
+#[derive(Parser)]
+#[command(name = "xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the firmware: target/qboot.rom and target/qboot.elf
+    Build {
+        /// Feature of the firmware to build in, such as markers
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        features: Vec<String>,
+    },
+    /// Boot a kernel under QEMU with the firmware
+    ///
+    /// On a terminal the guest gives an interactive shell. Without one it prints a short report and
+    /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
+    Run(Box<run::Options>),
+    /// Take the vmlinux out of a bzImage
+    ///
+    /// The result boots by PVH, without the decompressor that a bzImage runs first. The exit status
+    /// is 3 when the kernel has no PVH entry point; it is written all the same.
+    ExtractVmlinux {
+        /// The bzImage, such as /boot/vmlinuz
+        bzimage: PathBuf,
+        /// File to write
+        vmlinux: PathBuf,
+    },
+}
+
+/// The kernel was extracted but cannot be booted by PVH.
+const NO_PVH: u8 = 3;
+
+fn main() -> ExitCode {
+    match Cli::parse().command.perform() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Task {
+    fn perform(self) -> Result<ExitCode> {
+        match self {
+            Task::Build { features } => {
+                let features: Vec<&str> = features.iter().map(String::as_str).collect();
+                let rom = build::rom(&features)?;
+                let root = workspace::root();
+                let image = rom.image.strip_prefix(&root).unwrap_or(&rom.image);
+                println!(
+                    "{}: {} of {} bytes used",
+                    image.display(),
+                    rom.used,
+                    build::ROM_SIZE
+                );
+                println!("sha256 {}", rom.sha256);
+            }
+            Task::Run(options) => {
+                if run::run(&options)? != Outcome::Reached {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Task::ExtractVmlinux { bzimage, vmlinux } => return extract(&bzimage, &vmlinux),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
+    let bytes = std::fs::read(bzimage).with_context(|| format!("reading {}", bzimage.display()))?;
+    if extract::format(&bytes) == extract::Format::Elf {
+        bail!("{} is an ELF file already", bzimage.display());
+    }
+    let kernel =
+        extract::vmlinux(&bytes).with_context(|| format!("extracting {}", bzimage.display()))?;
+    workspace::write_atomically(vmlinux, &kernel.elf)?;
+    println!(
+        "{}: {} bytes, was compressed with {}",
+        vmlinux.display(),
+        kernel.elf.len(),
+        kernel.compression
+    );
+    if let Some(entry) = kernel.pvh_entry {
+        println!("PVH entry point at {entry:#x}: boots with QEMU's -kernel");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("no PVH entry point (built without CONFIG_PVH): QEMU cannot boot this vmlinux");
+        Ok(ExitCode::from(NO_PVH))
+    }
+}

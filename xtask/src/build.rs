@@ -1,0 +1,138 @@
+//! Compiling the firmware and laying it out as a ROM image.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::Endianness;
+use object::elf::{SHF_ALLOC, SHT_NOBITS, SectionFlags};
+use object::read::elf::{ElfFile32, FileHeader, SectionHeader};
+
+use crate::{progress, workspace};
+
+/// Size of the image: the ROM region that ends at 4 GiB.
+pub const ROM_SIZE: usize = 64 * 1024;
+
+const TARGET: &str = "i586-unknown-linux-gnu";
+const PROFILE: &str = "rom";
+
+/// A built firmware.
+#[derive(Clone, Debug)]
+pub struct Rom {
+    /// What QEMU's `-bios` takes, [`ROM_SIZE`] bytes.
+    pub image: PathBuf,
+    /// The same with symbols and sections.
+    pub elf: PathBuf,
+    /// Bytes of the image that hold code or data.
+    pub used: u64,
+    /// SHA-256 of the image, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// Builds the firmware with `features` beside the default ones.
+///
+/// Without features it is left in `target/qboot.rom` and `target/qboot.elf`;
+/// with features their names are added, as in `target/qboot-markers.rom`.
+///
+/// # Errors
+/// When the compiler or `objcopy` fails, with what they said, or when the image
+/// has not exactly [`ROM_SIZE`] bytes.
+pub fn rom(features: &[&str]) -> Result<Rom> {
+    let suffix: String = features
+        .iter()
+        .map(|feature| format!("-{feature}"))
+        .collect();
+    let _lock = workspace::lock(&format!("rom{suffix}"))?;
+    let target = workspace::target();
+    // Builds with other features have a directory of their own, so that the
+    // plain one is not compiled anew after each of them.
+    let target_dir = match features {
+        [] => target.clone(),
+        _ => target.join(format!("rom{suffix}")),
+    };
+    let step = progress::step(match features {
+        [] => "building the ROM".to_owned(),
+        _ => format!("building the ROM with {}", features.join(", ")),
+    });
+    let mut all_features = vec!["rom"];
+    all_features.extend_from_slice(features);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace::root())
+        .args(["build", "--package", "qboot", "--bin", "qboot"])
+        .args(["--profile", PROFILE, "--target", TARGET])
+        .args(["--features", &all_features.join(",")])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        // Would replace the ROM's own flags, and the image would differ from
+        // one person's machine to the next.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run(cargo)?;
+
+    let built = target_dir.join(TARGET).join(PROFILE).join("qboot");
+    let rom = Rom {
+        image: target.join(format!("qboot{suffix}.rom")),
+        elf: target.join(format!("qboot{suffix}.elf")),
+        used: 0,
+        sha256: String::new(),
+    };
+    let flat = target_dir.join(TARGET).join(PROFILE).join("qboot.bin");
+    let mut objcopy = Command::new("objcopy");
+    objcopy.args(["-O", "binary"]).arg(&built).arg(&flat);
+    run(objcopy)?;
+
+    let image = fs::read(&flat).with_context(|| format!("reading {}", flat.display()))?;
+    ensure!(
+        image.len() == ROM_SIZE,
+        "the image has {} bytes, a ROM has {ROM_SIZE}",
+        image.len()
+    );
+    let elf = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let used = used_bytes(&elf).context("reading the sections of the firmware")?;
+    // An unchanged image keeps its time stamp.
+    for (path, bytes) in [(&rom.image, &image), (&rom.elf, &elf)] {
+        if fs::read(path).ok().as_ref() != Some(bytes) {
+            workspace::write_atomically(path, bytes)?;
+        }
+    }
+    let sha256 = workspace::sha256(&image);
+    step.done(&format!("{used} of {ROM_SIZE} bytes used"));
+    Ok(Rom {
+        used,
+        sha256,
+        ..rom
+    })
+}
+
+/// Bytes of all sections that the image holds, padding between them left out.
+fn used_bytes(elf: &[u8]) -> Result<u64> {
+    let file = ElfFile32::<Endianness>::parse(elf)?;
+    let header = file.elf_header();
+    let endian = header.endian()?;
+    let mut used = 0;
+    for section in header.section_headers(endian, elf)? {
+        let allocated = section.sh_flags(endian) & SHF_ALLOC != SectionFlags(0);
+        if allocated && section.sh_type(endian) != SHT_NOBITS {
+            used += u64::from(section.sh_size(endian));
+        }
+    }
+    Ok(used)
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!(
+            "{program} failed ({})\n{}",
+            output.status,
+            stderr.trim_end()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Debian packages, unpacked without being installed.
+//!
+//! `apt-get download` finds and verifies a package, `dpkg-deb -x` unpacks it
+//! under `target/debian/`. The system's package database is read and never
+//! changed, and no privileges are needed: where the system's own package lists
+//! are missing or name a version that is gone, private ones are fetched.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{progress, workspace};
+
+/// Which lists of packages to look in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Lists {
+    /// The system's own, as `apt-get update` last left them.
+    System,
+    /// Private lists of the system's sources, for the named architecture
+    /// (`amd64`, `i386`).
+    Private { arch: String },
+    /// Private lists of one suite, such as `bookworm-backports`, from the
+    /// mirror that the system uses.
+    Suite { suite: String, arch: String },
+}
+
+/// A package and where to look for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Package {
+    pub name: String,
+    pub lists: Lists,
+}
+
+impl Package {
+    /// `name` from the system's own lists.
+    pub fn system(name: impl Into<String>) -> Self {
+        Package {
+            name: name.into(),
+            lists: Lists::System,
+        }
+    }
+}
+
+/// Fails with what to do instead where this is no Debian.
+pub fn require_apt(wanted: &str, instead: &str) -> Result<()> {
+    for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            bail!("{tool} is needed to fetch {wanted} and is not here; {instead}");
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks `package` and returns the directory that holds its files.
+///
+/// A package that was unpacked before is returned as it is, without asking
+/// apt: delete the directory to get a newer one.
+///
+/// # Errors
+/// When apt does not know the package or cannot download it.
+pub fn unpack(package: &Package) -> Result<PathBuf> {
+    let dir = unpacked_dir(package);
+    let _lock = workspace::lock(&format!("debian-{}", key(package)))?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    require_apt(&package.name, "unpack it by hand and name its files")?;
+    let step = progress::step(format!("fetching Debian package {}", package.name));
+    let partial = dir.with_extension("part");
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    fs::create_dir_all(&partial)?;
+    let deb = download(package, &partial)?;
+    let root = partial.join("root");
+    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&root))?;
+    let size = fs::metadata(&deb)?.len();
+    fs::rename(&root, &dir).with_context(|| format!("moving to {}", dir.display()))?;
+    fs::remove_dir_all(&partial)?;
+    step.done(&format!(
+        "{} KiB, unpacked to {}",
+        size / 1024,
+        relative(&dir)
+    ));
+    Ok(dir)
+}
+
+/// The package that a meta-package stands for: the first dependency of
+/// `package` whose name begins with `prefix`.
+///
+/// # Errors
+/// When apt does not know the package, or it has no such dependency.
+pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
+    require_apt(&package.name, "name the files that you have instead")?;
+    let output = match show(package) {
+        Ok(output) => output,
+        Err(error) => {
+            prepare(&package.lists, true).map_err(|_| error)?;
+            show(package)?
+        }
+    };
+    output
+        .lines()
+        .filter_map(|line| line.strip_prefix("Depends:"))
+        .flat_map(|list| list.split([',', '|']))
+        .filter_map(|entry| entry.split_whitespace().next())
+        .find(|name| name.starts_with(prefix))
+        .map(str::to_owned)
+        .with_context(|| format!("{} depends on no {prefix}* package", package.name))
+}
+
+fn show(package: &Package) -> Result<String> {
+    let options = prepare(&package.lists, false)?;
+    let output = Command::new("apt-cache")
+        .args(options)
+        .args(["show", "--no-all-versions"])
+        .arg(qualified(package))
+        .output()
+        .context("starting apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() || text.trim().is_empty() {
+        bail!("apt does not know the package {}", package.name);
+    }
+    Ok(text)
+}
+
+fn key(package: &Package) -> String {
+    match &package.lists {
+        Lists::System => package.name.clone(),
+        Lists::Private { arch } => format!("{}-{arch}", package.name),
+        Lists::Suite { suite, arch } => format!("{}-{suite}-{arch}", package.name),
+    }
+}
+
+fn unpacked_dir(package: &Package) -> PathBuf {
+    workspace::target().join("debian").join(key(package))
+}
+
+/// apt's name for the package: with its architecture where that is not the
+/// one that apt takes by default.
+fn qualified(package: &Package) -> String {
+    match &package.lists {
+        Lists::System => package.name.clone(),
+        Lists::Private { arch } | Lists::Suite { arch, .. } => format!("{}:{arch}", package.name),
+    }
+}
+
+/// Downloads into `dir` and returns the file. Lists that are missing or too
+/// old to name a file that still exists are refreshed once.
+fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
+    if let Err(first) = download_with(package, &package.lists, false, dir) {
+        let lists = match &package.lists {
+            Lists::System => Lists::Private { arch: host_arch()? },
+            other => other.clone(),
+        };
+        download_with(package, &lists, true, dir)
+            .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))?;
+    }
+    fs::read_dir(dir)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
+        .with_context(|| format!("apt-get download left no package for {}", package.name))
+}
+
+fn download_with(package: &Package, lists: &Lists, refresh: bool, dir: &Path) -> Result<()> {
+    let options = prepare(lists, refresh)?;
+    run(Command::new("apt-get")
+        .current_dir(dir)
+        .args(options)
+        // apt otherwise warns that its own unprivileged user cannot write here.
+        .args(["-q", "-oAPT::Sandbox::User=", "download"])
+        .arg(qualified(package)))
+}
+
+/// The options that make apt use `lists`, which are fetched when they are
+/// missing or when `refresh` says so.
+fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
+    let (name, arch) = match lists {
+        Lists::System => return Ok(Vec::new()),
+        Lists::Private { arch } => ("system", arch),
+        Lists::Suite { suite, arch } => (suite.as_str(), arch),
+    };
+    let state = workspace::target()
+        .join("debian/.apt")
+        .join(format!("{name}-{arch}"));
+    let lists_dir = state.join("lists");
+    let archives = state.join("archives");
+    let mut options: Vec<OsString> = Vec::new();
+    let mut option = |name: &str, value: &Path| {
+        let mut text = OsString::from(format!("-o{name}="));
+        text.push(value);
+        options.push(text);
+    };
+    option("Dir::State::Lists", &lists_dir);
+    option("Dir::Cache::Archives", &archives);
+    option("Dir::Cache::pkgcache", Path::new(""));
+    option("Dir::Cache::srcpkgcache", Path::new(""));
+    if let Lists::Suite { suite, .. } = lists {
+        let source = state.join("sources.list");
+        fs::create_dir_all(&state)?;
+        let line = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+        fs::write(&source, line)?;
+        option("Dir::Etc::SourceList", &source);
+        option("Dir::Etc::SourceParts", Path::new("/dev/null"));
+    }
+    options.push(format!("-oAPT::Architectures::={arch}").into());
+    let host = host_arch()?;
+    if *arch != host {
+        options.push(format!("-oAPT::Architectures::={host}").into());
+    }
+    if refresh || !lists_dir.is_dir() {
+        for dir in [lists_dir.join("partial"), archives.join("partial")] {
+            fs::create_dir_all(&dir)?;
+        }
+        let update = run(Command::new("apt-get").args(&options).args([
+            "-q",
+            "-oAPT::Sandbox::User=",
+            "update",
+        ]));
+        if update.is_err() {
+            // Half a list would be taken for a whole one next time.
+            fs::remove_dir_all(&lists_dir)?;
+        }
+        update?;
+    }
+    Ok(options)
+}
+
+/// Debian's keys, which sign every suite including backports.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The mirror that the system's main suite comes from.
+fn mirror() -> Result<String> {
+    let output = Command::new("apt-get")
+        .args([
+            "indextargets",
+            "--format",
+            "$(SITE) $(SUITE) $(REPO_URI)",
+            "Created-By: Packages",
+        ])
+        .output()
+        .context("starting apt-get")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .filter_map(|line| {
+            let uri = line.rsplit(' ').next()?;
+            let plain = !uri.contains("security") && uri.contains("/debian");
+            plain.then(|| uri.trim_end_matches('/').to_owned())
+        })
+        .next()
+        .context("apt has no Debian mirror in its sources")
+}
+
+fn host_arch() -> Result<String> {
+    let output = Command::new("dpkg")
+        .arg("--print-architecture")
+        .output()
+        .context("starting dpkg")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(workspace::root())
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!("{program} failed ({}): {}", output.status, stderr.trim());
+    }
+    Ok(())
+}

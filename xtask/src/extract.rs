@@ -1,0 +1,436 @@
+//! The ELF kernel inside a bzImage.
+//!
+//! A bzImage carries the kernel proper as a compressed payload, and its
+//! decompressor runs in the guest on every boot. [`vmlinux`] runs it once on
+//! the host; the result boots by PVH where the kernel was built with
+//! `CONFIG_PVH`. See the kernel's `Documentation/arch/x86/boot.rst` for
+//! `payload_offset` and `payload_length`, and its
+//! `arch/x86/include/uapi/asm/elf…`/Xen's `elfnote.h` for the note.
+
+use std::fmt;
+use std::fs;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use object::elf::NoteType;
+use object::read::elf::{ElfFile32, ElfFile64, FileHeader, ProgramHeader};
+use object::{Endianness, FileKind};
+
+use crate::{progress, workspace};
+
+/// How a bzImage's payload is compressed: the seven that x86 kernels offer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Compression {
+    Gzip,
+    Bzip2,
+    Lzma,
+    Xz,
+    Lzo,
+    Lz4,
+    Zstd,
+    /// `CONFIG_KERNEL_UNCOMPRESSED` exists on other architectures; some
+    /// tools repack x86 kernels that way.
+    None,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compression::Gzip => "gzip",
+            Compression::Bzip2 => "bzip2",
+            Compression::Lzma => "LZMA",
+            Compression::Xz => "XZ",
+            Compression::Lzo => "LZO",
+            Compression::Lz4 => "LZ4",
+            Compression::Zstd => "ZSTD",
+            Compression::None => "none",
+        })
+    }
+}
+
+/// An extracted kernel.
+#[derive(Clone, Debug)]
+pub struct Vmlinux {
+    /// The ELF file, followed by what the kernel's build appended to it.
+    pub elf: Vec<u8>,
+    pub compression: Compression,
+    /// Physical address of the PVH entry point, `None` when the kernel has no
+    /// `XEN_ELFNOTE_PHYS32_ENTRY` and so cannot be booted by PVH.
+    pub pvh_entry: Option<u64>,
+}
+
+/// What a kernel file is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// `setup_header` with a payload: can be extracted.
+    BzImage,
+    /// `setup_header` without a payload: not Linux, or older than protocol 2.08.
+    BzImageWithoutPayload,
+    Elf,
+    Unknown,
+}
+
+/// Tells what kind of kernel `bytes` are.
+pub fn format(bytes: &[u8]) -> Format {
+    if bytes.starts_with(b"\x7fELF") {
+        Format::Elf
+    } else if bytes.get(SIGNATURE..SIGNATURE + 4) == Some(b"HdrS") {
+        match payload(bytes) {
+            Ok(_) => Format::BzImage,
+            Err(_) => Format::BzImageWithoutPayload,
+        }
+    } else {
+        Format::Unknown
+    }
+}
+
+// Offsets in the file of setup_header's fields (boot protocol, "The real-mode
+// kernel header").
+const SETUP_SECTS: usize = 0x1f1;
+const SIGNATURE: usize = 0x202;
+const VERSION: usize = 0x206;
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
+
+/// Larger than any kernel, small enough for a host.
+const MAX_VMLINUX: u64 = 1 << 30;
+
+/// Decompresses the kernel inside the bzImage `bytes`.
+///
+/// # Errors
+/// When `bytes` are no bzImage, carry no payload (boot protocol before 2.08),
+/// or the payload is damaged, of an unknown compression, or no ELF file.
+pub fn vmlinux(bytes: &[u8]) -> Result<Vmlinux> {
+    let payload = payload(bytes)?;
+    let compression = detect(payload)?;
+    let elf = decompress(compression, payload)
+        .with_context(|| format!("decompressing the {compression} payload"))?;
+    ensure!(
+        elf.starts_with(b"\x7fELF"),
+        "the {compression} payload holds no ELF kernel"
+    );
+    let pvh_entry = pvh_entry(&elf)?;
+    Ok(Vmlinux {
+        elf,
+        compression,
+        pvh_entry,
+    })
+}
+
+/// An extracted kernel on disk.
+#[derive(Clone, Debug)]
+pub struct Cached {
+    /// The vmlinux, or `None` when the kernel has no PVH entry point.
+    pub path: Option<PathBuf>,
+}
+
+/// Extracts the bzImage at `path` once and keeps the result under
+/// `target/kernels/`, named by the bzImage's SHA-256.
+///
+/// A kernel without a PVH entry point yields no path; that too is remembered.
+///
+/// # Errors
+/// As [`vmlinux`], and when files cannot be read or written.
+pub fn cached(path: &Path) -> Result<Cached> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let sha256 = workspace::sha256(&bytes);
+    let _lock = workspace::lock(&format!("vmlinux-{sha256}"))?;
+    let dir = workspace::target().join("kernels");
+    let vmlinux_path = dir.join(format!("{sha256}.vmlinux"));
+    let without_pvh = dir.join(format!("{sha256}.no-pvh"));
+    if vmlinux_path.is_file() {
+        return Ok(Cached {
+            path: Some(vmlinux_path),
+        });
+    }
+    if without_pvh.is_file() {
+        return Ok(Cached { path: None });
+    }
+    let step = progress::step(format!(
+        "extracting vmlinux from {}",
+        path.file_name().unwrap_or(path.as_os_str()).display()
+    ));
+    let vmlinux = vmlinux(&bytes)?;
+    let summary = format!(
+        "{}, {} MiB",
+        vmlinux.compression,
+        vmlinux.elf.len() / (1024 * 1024)
+    );
+    if let Some(entry) = vmlinux.pvh_entry {
+        workspace::write_atomically(&vmlinux_path, &vmlinux.elf)?;
+        step.done(&format!("{summary}, PVH entry {entry:#x}"));
+        Ok(Cached {
+            path: Some(vmlinux_path),
+        })
+    } else {
+        workspace::write_atomically(&without_pvh, b"")?;
+        step.done(&format!("{summary}, no PVH entry point"));
+        Ok(Cached { path: None })
+    }
+}
+
+/// The physical address of the PVH entry point of the ELF kernel `elf`.
+///
+/// It is the descriptor of the note named `Xen` of type
+/// `XEN_ELFNOTE_PHYS32_ENTRY` in a `PT_NOTE` segment: 4 or 8 bytes.
+///
+/// # Errors
+/// When `elf` is no ELF file for x86 or its headers are damaged.
+pub fn pvh_entry(elf: &[u8]) -> Result<Option<u64>> {
+    match FileKind::parse(elf).context("not an ELF file")? {
+        FileKind::Elf32 => {
+            let file = ElfFile32::<Endianness>::parse(elf)?;
+            find_pvh(file.elf_header(), elf)
+        }
+        FileKind::Elf64 => {
+            let file = ElfFile64::<Endianness>::parse(elf)?;
+            find_pvh(file.elf_header(), elf)
+        }
+        other => bail!("not an ELF kernel but {other:?}"),
+    }
+}
+
+const XEN_ELFNOTE_PHYS32_ENTRY: NoteType = NoteType(18);
+
+fn find_pvh<H: FileHeader>(header: &H, elf: &[u8]) -> Result<Option<u64>> {
+    let endian = header.endian()?;
+    for segment in header.program_headers(endian, elf)? {
+        let Some(mut notes) = segment.notes(endian, elf)? else {
+            continue;
+        };
+        while let Some(note) = notes.next()? {
+            if note.name() != b"Xen" || note.n_type(endian) != XEN_ELFNOTE_PHYS32_ENTRY {
+                continue;
+            }
+            let mut address = [0; 8];
+            let desc = note.desc();
+            ensure!(
+                matches!(desc.len(), 4 | 8),
+                "PVH note with a {}-byte entry",
+                desc.len()
+            );
+            address[..desc.len()].copy_from_slice(desc);
+            return Ok(Some(u64::from_le_bytes(address)));
+        }
+    }
+    Ok(None)
+}
+
+fn le<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    bytes
+        .get(at..at + N)
+        .and_then(|field| field.try_into().ok())
+        .context("the file ends within its setup header")
+}
+
+fn payload(bytes: &[u8]) -> Result<&[u8]> {
+    ensure!(
+        bytes.get(SIGNATURE..SIGNATURE + 4) == Some(b"HdrS"),
+        "not a bzImage: no setup header"
+    );
+    let version = u16::from_le_bytes(le(bytes, VERSION)?);
+    ensure!(
+        version >= 0x208,
+        "boot protocol {}.{:02} has no payload field (it came with 2.08)",
+        version >> 8,
+        version & 0xff
+    );
+    // 0 stands for 4 in the field (boot protocol, setup_sects).
+    let setup_sects = match bytes[SETUP_SECTS] {
+        0 => 4,
+        sects => usize::from(sects),
+    };
+    let offset = u32::from_le_bytes(le(bytes, PAYLOAD_OFFSET)?) as usize;
+    let length = u32::from_le_bytes(le(bytes, PAYLOAD_LENGTH)?) as usize;
+    ensure!(
+        length > 4,
+        "the header carries no payload, this is no Linux"
+    );
+    let start = (setup_sects + 1) * 512 + offset;
+    bytes
+        .get(start..start + length)
+        .with_context(|| format!("the payload at {start:#x} lies outside the file"))
+}
+
+fn detect(payload: &[u8]) -> Result<Compression> {
+    const MAGICS: &[(&[u8], Compression)] = &[
+        (b"\x1f\x8b\x08", Compression::Gzip),
+        (b"BZh", Compression::Bzip2),
+        (b"\x5d\0\0", Compression::Lzma),
+        (b"\xfd7zXZ\0", Compression::Xz),
+        (LZOP_MAGIC, Compression::Lzo),
+        (b"\x02\x21\x4c\x18", Compression::Lz4),
+        (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+        (b"\x7fELF", Compression::None),
+    ];
+    MAGICS
+        .iter()
+        .find(|(magic, _)| payload.starts_with(magic))
+        .map(|(_, compression)| *compression)
+        .with_context(|| {
+            let head = &payload[..payload.len().min(8)];
+            format!("unknown payload compression, first bytes {head:02x?}")
+        })
+}
+
+fn decompress(compression: Compression, payload: &[u8]) -> Result<Vec<u8>> {
+    if compression == Compression::None {
+        return Ok(payload.to_vec());
+    }
+    // The kernel's build appends the size of the result, 32 bits little
+    // endian. gzip has the same field as its own last one.
+    let (stream, size) = payload
+        .split_last_chunk::<4>()
+        .context("a payload of less than 4 bytes")?;
+    let size = u64::from(u32::from_le_bytes(*size));
+    ensure!(
+        size <= MAX_VMLINUX,
+        "{size} bytes is too large for a kernel"
+    );
+    let mut out = Vec::with_capacity(size as usize);
+    let limit = size + 1;
+    match compression {
+        Compression::Gzip => {
+            flate2::read::GzDecoder::new(payload)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Bzip2 => {
+            bzip2::read::BzDecoder::new(stream)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Lzma => {
+            lzma_rust2::LzmaReader::new_mem_limit(stream, u32::MAX, None)?
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Xz => {
+            lzma_rust2::XzReader::new(stream, false)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Lz4 => {
+            lz4_flex::frame::FrameDecoder::new(stream)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Zstd => {
+            ruzstd::decoding::StreamingDecoder::new(stream)
+                .context("reading the frame header")?
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Lzo => lzop(stream, size, &mut out)?,
+        Compression::None => {}
+    }
+    ensure!(
+        out.len() as u64 == size,
+        "{} bytes came out, the kernel's build recorded {size}",
+        out.len()
+    );
+    Ok(out)
+}
+
+const LZOP_MAGIC: &[u8] = b"\x89LZO\0\r\n\x1a\n";
+
+/// lzop's container: a header, then blocks of LZO1X data until a block of
+/// length 0. Numbers are big endian.
+fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
+    // Header flags that add a checksum to each block, or a field to the header.
+    const ADLER32_PLAIN: u32 = 0x1;
+    const ADLER32_PACKED: u32 = 0x2;
+    const EXTRA_FIELD: u32 = 0x40;
+    const CRC32_PLAIN: u32 = 0x100;
+    const CRC32_PACKED: u32 = 0x200;
+    const FILTER: u32 = 0x800;
+    /// lzop's own largest block.
+    const MAX_BLOCK: u32 = 64 * 1024 * 1024;
+
+    let mut input = Cursor::new(stream);
+    skip(&mut input, LZOP_MAGIC.len() as u32)?;
+    let version = be16(&mut input)?;
+    skip(&mut input, 2)?; // version of the library
+    if version >= 0x940 {
+        skip(&mut input, 2)?; // version needed to extract
+    }
+    skip(&mut input, 1)?; // method: 1 to 3 all decompress as LZO1X
+    if version >= 0x940 {
+        skip(&mut input, 1)?; // level
+    }
+    let flags = be32(&mut input)?;
+    ensure!(flags & FILTER == 0, "lzop filters are not supported");
+    skip(&mut input, 8)?; // mode, low half of the time
+    if version >= 0x940 {
+        skip(&mut input, 4)?; // high half of the time
+    }
+    let name_len = byte(&mut input)?;
+    skip(&mut input, u32::from(name_len) + 4)?; // name, header checksum
+    if flags & EXTRA_FIELD != 0 {
+        let len = be32(&mut input)?;
+        skip(&mut input, len.saturating_add(4))?;
+    }
+    let checksums = |set: u32| (flags & set).count_ones() * 4;
+    loop {
+        let plain_len = be32(&mut input)?;
+        if plain_len == 0 {
+            return Ok(());
+        }
+        let packed_len = be32(&mut input)?;
+        ensure!(
+            packed_len <= plain_len && plain_len <= MAX_BLOCK,
+            "a damaged lzop block header"
+        );
+        ensure!(
+            out.len() as u64 + u64::from(plain_len) <= size,
+            "more data than the kernel's build recorded"
+        );
+        skip(&mut input, checksums(ADLER32_PLAIN | CRC32_PLAIN))?;
+        if packed_len < plain_len {
+            skip(&mut input, checksums(ADLER32_PACKED | CRC32_PACKED))?;
+        }
+        let start = input.position() as usize;
+        let packed = stream
+            .get(start..start + packed_len as usize)
+            .context("the payload ends within an lzop block")?;
+        skip(&mut input, packed_len)?;
+        if packed_len == plain_len {
+            out.extend_from_slice(packed);
+            continue;
+        }
+        let mut plain = vec![0; plain_len as usize];
+        let written = lzokay::decompress::decompress(packed, &mut plain)
+            .map_err(|error| anyhow::anyhow!("LZO: {error:?}"))?;
+        ensure!(written == plain.len(), "an lzop block came out short");
+        out.append(&mut plain);
+    }
+}
+
+fn skip(input: &mut Cursor<&[u8]>, len: u32) -> Result<()> {
+    let end = input.position() + u64::from(len);
+    ensure!(
+        end <= input.get_ref().len() as u64,
+        "the payload ends within the lzop header"
+    );
+    input.set_position(end);
+    Ok(())
+}
+
+fn byte(input: &mut Cursor<&[u8]>) -> Result<u8> {
+    let mut bytes = [0; 1];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes[0])
+}
+
+fn be16(input: &mut Cursor<&[u8]>) -> Result<u16> {
+    let mut bytes = [0; 2];
+    input.read_exact(&mut bytes)?;
+    Ok(u16::from_be_bytes(bytes))
+}
+
+fn be32(input: &mut Cursor<&[u8]>) -> Result<u32> {
+    let mut bytes = [0; 4];
+    input.read_exact(&mut bytes)?;
+    Ok(u32::from_be_bytes(bytes))
+}

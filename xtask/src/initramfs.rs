@@ -1,0 +1,181 @@
+//! The small user space that the boots reach: busybox and one `/init`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use cpio::newc;
+use object::Endianness;
+use object::elf::PT_INTERP;
+use object::read::elf::{ElfFile64, ProgramHeader};
+
+use crate::debian::{self, Package};
+use crate::workspace;
+
+/// `/init`, whose head lists the `qboot.*` parameters that it reads from the
+/// kernel's command line.
+pub const INIT: &str = include_str!("init.sh");
+
+/// Begins the line that `/init` prints when user space was reached; the line
+/// goes on with `kernel=… cpus=… memory_kib=…`.
+pub const MARKER: &str = "qboot: user space reached:";
+
+/// An initial RAM file system in the making: a cpio archive in the `newc`
+/// format (the kernel's `Documentation/driver-api/early-userspace/
+/// buffer-format.rst`).
+///
+/// The same entries make the same bytes, whatever the host and the time.
+#[derive(Clone, Debug, Default)]
+pub struct Initramfs {
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    path: String,
+    mode: u32,
+    rdev: (u32, u32),
+    contents: Vec<u8>,
+}
+
+const S_IFCHR: u32 = 0o020_000;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFLNK: u32 = 0o120_000;
+
+impl Initramfs {
+    /// An archive without entries.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// busybox, the directories that `/init` mounts on, and [`INIT`].
+    ///
+    /// # Errors
+    /// When no statically linked busybox can be had, see [`busybox`].
+    pub fn standard() -> Result<Self> {
+        let busybox = busybox()?;
+        let contents =
+            fs::read(&busybox).with_context(|| format!("reading {}", busybox.display()))?;
+        Ok(Self::empty()
+            .directory("bin")
+            .directory("dev")
+            .directory("proc")
+            .directory("sys")
+            .directory("tmp")
+            // Opened by the kernel for /init before anything is mounted.
+            .character_device("dev/console", 0o600, 5, 1)
+            .file("bin/busybox", 0o755, contents)
+            .symlink("bin/sh", "busybox")
+            .file("init", 0o755, INIT))
+    }
+
+    /// Adds a regular file; `path` has no leading slash, and its directory
+    /// must have been added before.
+    #[must_use]
+    pub fn file(self, path: &str, permissions: u32, contents: impl Into<Vec<u8>>) -> Self {
+        self.entry(path, S_IFREG | permissions, (0, 0), contents.into())
+    }
+
+    /// Adds a directory.
+    #[must_use]
+    pub fn directory(self, path: &str) -> Self {
+        self.entry(path, S_IFDIR | 0o755, (0, 0), Vec::new())
+    }
+
+    /// Adds a symbolic link to `to`.
+    #[must_use]
+    pub fn symlink(self, path: &str, to: &str) -> Self {
+        self.entry(path, S_IFLNK | 0o777, (0, 0), to.into())
+    }
+
+    /// Adds a character device.
+    #[must_use]
+    pub fn character_device(self, path: &str, permissions: u32, major: u32, minor: u32) -> Self {
+        self.entry(path, S_IFCHR | permissions, (major, minor), Vec::new())
+    }
+
+    fn entry(mut self, path: &str, mode: u32, rdev: (u32, u32), contents: Vec<u8>) -> Self {
+        self.entries.push(Entry {
+            path: path.to_owned(),
+            mode,
+            rdev,
+            contents,
+        });
+        self
+    }
+
+    /// The archive's bytes, uncompressed.
+    ///
+    /// # Errors
+    /// When a file is too large for the format (4 GiB).
+    pub fn archive(&self) -> Result<Vec<u8>> {
+        let mut inputs = Vec::with_capacity(self.entries.len());
+        for (ino, entry) in (1..).zip(&self.entries) {
+            ensure!(
+                u32::try_from(entry.contents.len()).is_ok(),
+                "{} is too large for a cpio archive",
+                entry.path
+            );
+            let builder = newc::Builder::new(&entry.path)
+                .ino(ino)
+                .mode(entry.mode)
+                .rdev_major(entry.rdev.0)
+                .rdev_minor(entry.rdev.1);
+            inputs.push((builder, std::io::Cursor::new(entry.contents.as_slice())));
+        }
+        cpio::write_cpio(inputs.into_iter(), Vec::new()).context("writing the cpio archive")
+    }
+}
+
+/// Writes [`Initramfs::standard`] to `target/initramfs.cpio`, where it is kept
+/// until it would be different, and returns that path.
+///
+/// # Errors
+/// As [`Initramfs::standard`], and when the file cannot be written.
+pub fn standard() -> Result<PathBuf> {
+    let archive = Initramfs::standard()?.archive()?;
+    let path = workspace::target().join("initramfs.cpio");
+    if fs::read(&path).ok().as_deref() != Some(&archive) {
+        workspace::write_atomically(&path, &archive)?;
+    }
+    Ok(path)
+}
+
+/// A statically linked busybox: the system's, or Debian's `busybox-static`
+/// unpacked without being installed (it and `busybox` exclude one another).
+///
+/// # Errors
+/// When the system has none and there is no apt to fetch it with.
+pub fn busybox() -> Result<PathBuf> {
+    for path in ["/bin/busybox", "/usr/bin/busybox"] {
+        let path = Path::new(path);
+        if is_static(path) {
+            return Ok(path.to_path_buf());
+        }
+    }
+    debian::require_apt(
+        "busybox-static",
+        "install a statically linked busybox as /bin/busybox, or name an initrd of your own with --initrd",
+    )?;
+    let root = debian::unpack(&Package::system("busybox-static"))?;
+    ["bin/busybox", "usr/bin/busybox"]
+        .iter()
+        .map(|path| root.join(path))
+        .find(|path| is_static(path))
+        .context("the package busybox-static holds no static busybox")
+}
+
+/// A program without an interpreter segment needs no shared libraries.
+fn is_static(path: &Path) -> bool {
+    let Ok(bytes) = fs::read(path) else {
+        return false;
+    };
+    let Ok(file) = ElfFile64::<Endianness>::parse(bytes.as_slice()) else {
+        return false;
+    };
+    let endian = file.endian();
+    file.elf_program_headers()
+        .iter()
+        .all(|header| header.p_type(endian) != PT_INTERP)
+}

@@ -1,0 +1,103 @@
+//! Debian's kernels, fetched as packages and never installed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::debian::{self, Lists, Package};
+
+/// A kernel that Debian builds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Flavour {
+    /// `linux-image-cloud-amd64`: for virtual machines, LZ4 or ZSTD.
+    CloudAmd64,
+    /// `linux-image-amd64`: for any machine.
+    Amd64,
+    /// `linux-image-686-pae`: 32 bits.
+    I686Pae,
+    /// `linux-image-cloud-amd64` from the release's backports.
+    CloudAmd64Backports,
+    /// `linux-image-amd64` from the release's backports.
+    Amd64Backports,
+}
+
+impl Flavour {
+    /// The meta-package that depends on the newest kernel of this flavour.
+    fn package(self) -> Package {
+        let (name, lists) = match self {
+            Flavour::CloudAmd64 => ("linux-image-cloud-amd64", Lists::System),
+            Flavour::Amd64 => ("linux-image-amd64", Lists::System),
+            Flavour::I686Pae => (
+                "linux-image-686-pae",
+                Lists::Private {
+                    arch: "i386".into(),
+                },
+            ),
+            Flavour::CloudAmd64Backports => ("linux-image-cloud-amd64", backports()),
+            Flavour::Amd64Backports => ("linux-image-amd64", backports()),
+        };
+        Package {
+            name: name.into(),
+            lists,
+        }
+    }
+}
+
+fn backports() -> Lists {
+    Lists::Suite {
+        suite: "bookworm-backports".into(),
+        arch: "amd64".into(),
+    }
+}
+
+/// An unpacked kernel package.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// What `uname -r` says in the guest, for example `6.1.0-1-cloud-amd64`.
+    pub release: String,
+    /// `/boot/vmlinuz-…`, a bzImage.
+    pub bzimage: PathBuf,
+    /// `/lib/modules/RELEASE`.
+    pub modules: PathBuf,
+    /// `/boot/config-…`.
+    pub config: PathBuf,
+}
+
+/// Fetches and unpacks the newest kernel of `flavour`, or returns the one that
+/// was fetched before.
+///
+/// # Errors
+/// Where there is no apt, or the package cannot be had.
+pub fn debian(flavour: Flavour) -> Result<Kernel> {
+    let meta = flavour.package();
+    let stamp = crate::workspace::target()
+        .join("debian")
+        .join(format!("{flavour:?}.package"));
+    let name = match fs::read_to_string(&stamp) {
+        Ok(name) => name.trim().to_owned(),
+        Err(_) => {
+            debian::require_apt(&meta.name, "name a kernel of your own with --kernel")?;
+            let name = debian::dependency(&meta, "linux-image-")?;
+            crate::workspace::write_atomically(&stamp, format!("{name}\n").as_bytes())?;
+            name
+        }
+    };
+    let root = debian::unpack(&Package {
+        name: name.clone(),
+        lists: meta.lists,
+    })?;
+    let release = name
+        .trim_start_matches("linux-image-")
+        .trim_end_matches("-unsigned")
+        .to_owned();
+    let kernel = Kernel {
+        bzimage: root.join("boot").join(format!("vmlinuz-{release}")),
+        modules: root.join("lib/modules").join(&release),
+        config: root.join("boot").join(format!("config-{release}")),
+        release,
+    };
+    fs::metadata(&kernel.bzimage)
+        .with_context(|| format!("{name} holds no {}", kernel.bzimage.display()))?;
+    Ok(kernel)
+}

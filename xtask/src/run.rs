@@ -1,0 +1,461 @@
+//! Booting a kernel under QEMU with this firmware.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{build, extract, initramfs, kernel, workspace};
+
+/// What to boot and how; the command line of `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// QEMU machine with its options, such as microvm,pcie=on
+    #[arg(short = 'M', long, value_name = "MACHINE", default_value = "q35")]
+    pub machine: String,
+
+    /// Kernel: a bzImage or an ELF vmlinux [default: Debian's cloud kernel]
+    #[arg(short, long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM file system [default: busybox and a report]
+    #[arg(short, long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel parameters, added to those that the boot needs
+    #[arg(short, long, value_name = "PARAMETERS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+
+    /// RAM as QEMU takes it, such as 512M or 4G
+    #[arg(short, long, value_name = "SIZE", default_value = "512M")]
+    pub memory: String,
+
+    /// Number of CPUs, or a topology as QEMU's -smp takes it
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    pub cpus: String,
+
+    /// Accelerator: auto, kvm or tcg (auto takes KVM where it is usable)
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub accel: String,
+
+    /// ROM to boot with [default: build target/qboot.rom]
+    #[arg(short, long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+
+    /// Boot the bzImage itself, not the vmlinux inside it
+    #[arg(long)]
+    pub bzimage: bool,
+
+    /// What the guest does once it is up [auto: a shell on a terminal, else a report]
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub mode: Mode,
+
+    /// Seconds until a guest that does not end by itself is given up (not for a shell)
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub timeout: u64,
+
+    /// QEMU to start
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    pub qemu: PathBuf,
+
+    /// Only print QEMU's command line
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Everything after -- goes to QEMU
+    #[arg(last = true, value_name = "QEMU OPTIONS")]
+    pub qemu_options: Vec<String>,
+}
+
+/// What the guest does once it is up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Mode {
+    Auto,
+    /// A shell on the serial console.
+    Shell,
+    /// Print a report and power off.
+    Report,
+}
+
+/// How a boot ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// User space was reached, and QEMU ended by itself without an error.
+    Reached,
+    /// The guest ended, or was ended, before its first process ran.
+    NotReached,
+    /// User space was reached, but QEMU failed or did not end in time.
+    EndedBadly,
+}
+
+/// The accelerator that a boot uses, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Accel {
+    /// As QEMU's `-accel` takes it.
+    pub name: String,
+    pub reason: String,
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.reason)
+    }
+}
+
+impl Accel {
+    /// KVM where it is of use, TCG elsewhere.
+    ///
+    /// `/dev/kvm` alone says too little: without the processor's own
+    /// virtualization behind it, KVM emulates protected mode instruction by
+    /// instruction, and a kernel takes for ever.
+    pub fn detect() -> Self {
+        let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Self::choose(opened.err().as_ref(), &cpuinfo)
+    }
+
+    fn choose(kvm_error: Option<&io::Error>, cpuinfo: &str) -> Self {
+        let flag = cpuinfo
+            .lines()
+            .filter(|line| line.starts_with("flags"))
+            .flat_map(str::split_whitespace)
+            .find(|flag| matches!(*flag, "vmx" | "svm"));
+        let (name, reason) = match (kvm_error, flag) {
+            (None, Some(flag)) => (
+                "kvm",
+                format!("/dev/kvm opens and the processor has {flag}"),
+            ),
+            (None, None) => (
+                "tcg",
+                "/dev/kvm opens, but the processor shows neither vmx nor svm".to_owned(),
+            ),
+            (Some(error), _) => ("tcg", format!("/dev/kvm does not open: {error}")),
+        };
+        Accel {
+            name: name.to_owned(),
+            reason,
+        }
+    }
+}
+
+/// Boots as `options` say.
+///
+/// # Errors
+/// When something that the boot needs is missing or cannot be made, or QEMU
+/// cannot be started. A guest that fails is an [`Outcome`], not an error.
+pub fn run(options: &Options) -> Result<Outcome> {
+    let plan = plan(options)?;
+    if options.dry_run {
+        println!("{}", plan.shown());
+        return Ok(Outcome::Reached);
+    }
+    eprintln!("accelerator: {}", plan.accel);
+    if plan.shell {
+        shell(&plan, options)
+    } else {
+        report(&plan, options)
+    }
+}
+
+struct Plan {
+    accel: Accel,
+    arguments: Vec<String>,
+    program: PathBuf,
+    shell: bool,
+}
+
+impl Plan {
+    /// The command line as a shell would take it.
+    fn shown(&self) -> String {
+        let mut line = self.program.display().to_string();
+        for argument in &self.arguments {
+            line.push(' ');
+            if argument.contains([' ', '\'', '"', '$', '&', ';']) {
+                line.push('\'');
+                line.push_str(&argument.replace('\'', "'\\''"));
+                line.push('\'');
+            } else {
+                line.push_str(argument);
+            }
+        }
+        line
+    }
+}
+
+fn plan(options: &Options) -> Result<Plan> {
+    let shell = match options.mode {
+        Mode::Shell => true,
+        Mode::Report => false,
+        Mode::Auto => io::stdin().is_terminal() && io::stdout().is_terminal(),
+    };
+    let firmware = match &options.firmware {
+        Some(path) => readable(path)?,
+        None => build::rom(&[])?.image,
+    };
+    let kernel = match &options.kernel {
+        Some(path) => readable(path)?,
+        None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
+    };
+    let kernel = bootable(&kernel, options.bzimage)?;
+    let initrd = match &options.initrd {
+        Some(path) => readable(path)?,
+        None => initramfs::standard()?,
+    };
+    let accel = match options.accel.as_str() {
+        "auto" => Accel::detect(),
+        name => Accel {
+            name: name.to_owned(),
+            reason: "as asked for".to_owned(),
+        },
+    };
+
+    let mut arguments: Vec<String> = Vec::new();
+    let mut add = |option: &str, value: &str| {
+        arguments.push(option.to_owned());
+        arguments.push(value.to_owned());
+    };
+    add("-machine", &options.machine);
+    add("-accel", &accel.name);
+    if accel.name.starts_with("kvm") {
+        add("-cpu", "host");
+    }
+    add("-m", &options.memory);
+    add("-smp", &options.cpus);
+    add("-display", "none");
+    add("-bios", &firmware.to_string_lossy());
+    add("-kernel", &kernel.to_string_lossy());
+    add("-initrd", &initrd.to_string_lossy());
+    add("-append", &parameters(options, shell));
+    if shell {
+        let log = serial_log();
+        // A mux shares the terminal between console and monitor (Ctrl-A C), and
+        // the log tells afterwards whether user space was reached.
+        let chardev = format!(
+            "stdio,id=console,mux=on,signal=off,logfile={}",
+            log.display()
+        );
+        add("-chardev", &chardev);
+        add("-serial", "chardev:console");
+        add("-mon", "chardev=console,mode=readline");
+    } else {
+        add("-serial", "stdio");
+        add("-monitor", "none");
+        arguments.push("-no-reboot".to_owned());
+    }
+    arguments.push("-nodefaults".to_owned());
+    arguments.push("-no-user-config".to_owned());
+    arguments.extend(options.qemu_options.iter().cloned());
+    Ok(Plan {
+        accel,
+        arguments,
+        program: options.qemu.clone(),
+        shell,
+    })
+}
+
+fn readable(path: &Path) -> Result<PathBuf> {
+    fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    Ok(path.to_path_buf())
+}
+
+/// The file to hand to QEMU for `kernel`: the vmlinux inside it where that
+/// can be booted, else the kernel as it is.
+fn bootable(kernel: &Path, bzimage: bool) -> Result<PathBuf> {
+    let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    if bzimage || extract::format(&bytes) != extract::Format::BzImage {
+        return Ok(kernel.to_path_buf());
+    }
+    match extract::cached(kernel)?.path {
+        Some(vmlinux) => Ok(vmlinux),
+        None => {
+            eprintln!(
+                "{} has no PVH entry point (built without CONFIG_PVH): booting it as bzImage",
+                kernel.display()
+            );
+            Ok(kernel.to_path_buf())
+        }
+    }
+}
+
+fn parameters(options: &Options, shell: bool) -> String {
+    let mut words = vec!["console=ttyS0".to_owned()];
+    if options.machine.starts_with("microvm") {
+        // No keyboard controller to reset by.
+        words.push("reboot=t".to_owned());
+    }
+    if !shell {
+        // Restart at once after a panic, which ends QEMU under -no-reboot.
+        words.push("panic=-1".to_owned());
+    }
+    if options.initrd.is_none() {
+        words.push("quiet".to_owned());
+        if shell {
+            words.push("qboot.do=shell".to_owned());
+            if let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) {
+                words.push(format!("qboot.size={}x{}", size.ws_row, size.ws_col));
+            }
+            if let Ok(term) = std::env::var("TERM") {
+                // Unknown to the kernel, so it becomes init's environment.
+                words.push(format!("TERM={term}"));
+            }
+        } else {
+            words.push("qboot.do=report".to_owned());
+        }
+    }
+    words.extend(options.append.clone());
+    words.join(" ")
+}
+
+fn serial_log() -> PathBuf {
+    workspace::target().join("run").join("serial.log")
+}
+
+/// Whether the console's output shows that a first process was started: our
+/// own `/init` says so, and for any other the kernel does.
+fn shows_user_space(output: &str) -> bool {
+    output.lines().any(|line| {
+        line.contains(initramfs::MARKER)
+            || (line.contains("Run /") && line.trim_end().ends_with(" as init process"))
+    })
+}
+
+fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
+    let log = serial_log();
+    workspace::write_atomically(&log, b"")?;
+    eprintln!("to leave: exit (or Ctrl-D) in the guest's shell; Ctrl-A X ends QEMU at once");
+    let mut child = spawn(plan, Stdio::inherit(), Stdio::inherit())?;
+    let stop = stop_on_signal()?;
+    let ended = wait(&mut child, None, &stop)?;
+    let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    Ok(judge(&ended, shows_user_space(&output), options))
+}
+
+fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
+    let mut child = spawn(plan, Stdio::null(), Stdio::piped())?;
+    let stop = stop_on_signal()?;
+    let stdout = child.stdout.take().context("QEMU has no output")?;
+    let reader = thread::spawn(move || forward(stdout));
+    let timeout = Duration::from_secs(options.timeout);
+    let ended = wait(&mut child, Some(timeout), &stop)?;
+    let output = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the console's reader died"))?;
+    Ok(judge(&ended, shows_user_space(&output), options))
+}
+
+fn spawn(plan: &Plan, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    Command::new(&plan.program)
+        .args(&plan.arguments)
+        .stdin(stdin)
+        .stdout(stdout)
+        .spawn()
+        .with_context(|| {
+            format!(
+                "starting {} (scripts/setup.sh installs QEMU)",
+                plan.program.display()
+            )
+        })
+}
+
+/// Copies the console to standard output as it comes, and keeps it.
+fn forward(mut console: impl Read) -> String {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    let mut stdout = io::stdout();
+    while let Ok(count) = console.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        let text: Vec<u8> = buffer[..count]
+            .iter()
+            .copied()
+            .filter(|byte| *byte != b'\r')
+            .collect();
+        // Nobody may be listening any more; the boot is judged all the same.
+        let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
+        kept.extend_from_slice(&text);
+    }
+    if kept.last().is_some_and(|last| *last != b'\n') {
+        // The guest's last message has its line end after it, not before.
+        let _ = stdout.write_all(b"\n");
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+enum Ended {
+    Itself(std::process::ExitStatus),
+    TimedOut,
+    Stopped,
+}
+
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .context("watching for signals")?;
+    Ok(stop)
+}
+
+fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Result<Ended> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ended::Itself(status));
+        }
+        if stop.load(Ordering::Relaxed) {
+            terminate(child)?;
+            return Ok(Ended::Stopped);
+        }
+        if timeout.is_some_and(|timeout| started.elapsed() > timeout) {
+            terminate(child)?;
+            return Ok(Ended::TimedOut);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asks QEMU to end, which puts the terminal back as it was, and insists after
+/// two seconds.
+fn terminate(child: &mut Child) -> Result<()> {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    for _ in 0..100 {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+fn judge(ended: &Ended, reached: bool, options: &Options) -> Outcome {
+    let how = match ended {
+        Ended::Itself(status) if status.success() && reached => return Outcome::Reached,
+        Ended::Itself(status) => format!("QEMU ended with {status}"),
+        Ended::TimedOut => format!("QEMU was ended after {} s", options.timeout),
+        Ended::Stopped => "QEMU was ended by a signal".to_owned(),
+    };
+    if reached {
+        eprintln!("user space was reached, but {how}");
+        Outcome::EndedBadly
+    } else {
+        eprintln!("user space was not reached: {how}");
+        if options.initrd.is_some() {
+            eprintln!(
+                "(looked for the kernel's \"Run ... as init process\", which quiet or loglevel= may hide)"
+            );
+        }
+        Outcome::NotReached
+    }
+}

@@ -1,0 +1,73 @@
+//! Where the repository and its build products are.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+/// The repository's root.
+///
+/// Cargo names the running package's directory at run time, so a moved
+/// checkout still finds itself; a program started by hand falls back to the
+/// place it was compiled in.
+pub fn root() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    package
+        .ancestors()
+        .find(|dir| dir.join("rust-toolchain.toml").is_file())
+        .unwrap_or(&package)
+        .to_path_buf()
+}
+
+/// Directory of everything that is made and may be deleted: `target/`.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// An exclusive lock named `name`, held until the value is dropped.
+///
+/// Several test processes may want the same kernel or ROM at once; the first
+/// makes it, the others wait and find it made.
+///
+/// # Errors
+/// When the lock file cannot be created under `target/locks/`.
+pub fn lock(name: &str) -> Result<File> {
+    let dir = target().join("locks");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = dir.join(name);
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}
+
+/// Writes `bytes` to `path` so that no reader ever sees half of them.
+///
+/// # Errors
+/// When the file cannot be written or renamed into place.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().context("a file path without a directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.part", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        fs::rename(&partial, path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// SHA-256 of `bytes` in lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
