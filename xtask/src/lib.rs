@@ -8,6 +8,9 @@
 //! - [`extract::vmlinux`] takes the ELF kernel out of a bzImage.
 //! - [`initramfs::Initramfs`] makes the small user space that the boots reach.
 //! - [`run`] boots the lot under QEMU.
+//! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
+//! - [`probe`] makes kernels that say in what state they were entered.
+//! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
 #![forbid(unsafe_code)]
 
 pub mod build;
@@ -15,6 +18,9 @@ pub mod debian;
 pub mod extract;
 pub mod initramfs;
 pub mod kernel;
+pub mod measure;
+pub mod probe;
 pub mod progress;
+pub mod qemu;
 pub mod run;
 pub mod workspace;

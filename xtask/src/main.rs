@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::run::Outcome;
-use xtask::{build, extract, run, workspace};
+use xtask::{build, extract, measure, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
@@ -39,6 +39,8 @@ enum Task {
         /// File to write
         vmlinux: PathBuf,
     },
+    /// Count device accesses by region and instructions up to a kernel's first instruction
+    Measure(measure::Options),
 }
 
 /// The kernel was extracted but cannot be booted by PVH.
@@ -75,6 +77,7 @@ impl Task {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            Task::Measure(options) => measure::run(&options)?,
             Task::ExtractVmlinux { bzimage, vmlinux } => return extract(&bzimage, &vmlinux),
         }
         Ok(ExitCode::SUCCESS)

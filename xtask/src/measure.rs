@@ -1,0 +1,559 @@
+//! What a firmware costs up to a kernel's first 32-bit instruction: device
+//! accesses by region, instructions, and under KVM exits and time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::kernel::{self, Flavour};
+use crate::probe::{self, BzImage, Elf, Mode};
+use crate::qemu::{Accel, Qemu};
+use crate::workspace;
+
+/// How the probe kernel is wrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// Behind a real kernel's setup header and 16-bit code.
+    BzImage,
+    /// A 32-bit PVH ELF with Linux's notes.
+    Pvh,
+}
+
+/// One machine and kernel that firmware is measured with.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Name, as the table and the budget give it.
+    pub name: String,
+    /// Machine type and options.
+    pub machine: &'static str,
+    /// The kernel's wrapping.
+    pub kernel: Kernel,
+    /// RAM in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub smp: u32,
+    /// Size of the initrd in MiB; 0 for none.
+    pub initrd_mib: u64,
+    /// Further devices.
+    pub devices: Vec<String>,
+}
+
+impl Cell {
+    fn new(machine: &'static str, kernel: Kernel) -> Self {
+        let suffix = match kernel {
+            Kernel::BzImage => "bzImage",
+            Kernel::Pvh => "PVH",
+        };
+        Self {
+            name: format!("{machine} {suffix}"),
+            machine,
+            kernel,
+            memory_mib: 512,
+            smp: 1,
+            initrd_mib: 0,
+            devices: Vec::new(),
+        }
+    }
+
+    fn named(mut self, addition: &str) -> Self {
+        self.name = format!("{}, {addition}", self.name);
+        self
+    }
+}
+
+/// The bare cells: three machines, two kernels, and q35 with 20 root ports.
+#[must_use]
+pub fn core_cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for machine in ["microvm", "pc", "q35"] {
+        for kernel in [Kernel::BzImage, Kernel::Pvh] {
+            cells.push(Cell::new(machine, kernel));
+        }
+    }
+    cells.push(Cell {
+        devices: (0..20).map(root_port).collect(),
+        ..Cell::new("q35", Kernel::Pvh).named("20 root ports")
+    });
+    cells
+}
+
+fn root_port(n: usize) -> String {
+    format!("pcie-root-port,id=rp{n},chassis={n}")
+}
+
+/// The bare cells, and each machine with what servers have: devices, 8
+/// processors, 8 GiB, a 64 MiB initrd.
+#[must_use]
+pub fn all_cells() -> Vec<Cell> {
+    let mut cells = core_cells();
+    for machine in ["microvm", "pc", "q35"] {
+        for kernel in [Kernel::BzImage, Kernel::Pvh] {
+            cells.push(Cell {
+                devices: server_devices(machine),
+                ..Cell::new(machine, kernel).named("server devices")
+            });
+        }
+        for kernel in [Kernel::BzImage, Kernel::Pvh] {
+            cells.push(Cell {
+                smp: 8,
+                memory_mib: 8 << 10,
+                initrd_mib: 64,
+                ..Cell::new(machine, kernel).named("8 vCPUs, 8 GiB, 64 MiB initrd")
+            });
+        }
+    }
+    cells
+}
+
+/// Disks, network and consoles as a server guest has them.
+fn server_devices(machine: &str) -> Vec<String> {
+    let own = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    match machine {
+        "microvm" => own(&[
+            "virtio-blk-device,drive=disk0",
+            "virtio-net-device",
+            "virtio-rng-device",
+            "virtio-balloon-device",
+            "virtio-serial-device",
+        ]),
+        "pc" => own(&[
+            "virtio-blk-pci,drive=disk0",
+            "virtio-net-pci",
+            "virtio-rng-pci",
+            "virtio-balloon-pci",
+            "virtio-serial-pci",
+            "virtio-scsi-pci",
+            "e1000",
+            "qemu-xhci",
+            "pci-bridge,id=bridge0,chassis_nr=9",
+            "virtio-net-pci,bus=bridge0,addr=1",
+        ]),
+        _ => {
+            let mut list: Vec<String> = (0..6).map(root_port).collect();
+            list.extend(own(&[
+                "virtio-blk-pci,drive=disk0,bus=rp0",
+                "virtio-net-pci,bus=rp1",
+                "virtio-rng-pci,bus=rp2",
+                "virtio-balloon-pci,bus=rp3",
+                "nvme,drive=disk1,serial=1,bus=rp4",
+                "e1000e,bus=rp5",
+                "virtio-scsi-pci",
+                "qemu-xhci",
+                "pcie-pci-bridge,id=bridge0",
+                "virtio-net-pci,bus=bridge0,addr=1",
+            ]));
+            list
+        }
+    }
+}
+
+/// The files that the cells boot: probes and an initrd, in a directory of their own.
+pub struct Kit {
+    dir: TempDir,
+}
+
+impl Kit {
+    /// Builds the probes behind the header and 16-bit code of the kernel at `donor`.
+    ///
+    /// # Errors
+    /// A probe does not build, or `donor` is no bzImage.
+    pub fn new(donor: &Path) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        for mode in [Mode::Exit, Mode::Bare] {
+            let path = |kernel| dir.path().join(file_name(kernel, mode));
+            std::fs::write(path(Kernel::BzImage), BzImage::of(donor, mode)?.bytes())?;
+            std::fs::write(path(Kernel::Pvh), Elf::new(mode)?.bytes()?)?;
+        }
+        Ok(Self { dir })
+    }
+
+    fn initrd(&self, mib: u64) -> Result<PathBuf> {
+        let path = self.dir.path().join(format!("initrd-{mib}"));
+        if !path.exists() {
+            File::create(&path)?.set_len(mib << 20)?;
+        }
+        Ok(path)
+    }
+
+    /// The machine of a cell, without an accelerator.
+    ///
+    /// # Errors
+    /// The initrd cannot be made.
+    pub fn machine(&self, rom: &Path, cell: &Cell, mode: Mode) -> Result<Qemu> {
+        let mut qemu = Qemu::new(cell.machine)
+            .bios(rom)
+            .kernel(self.dir.path().join(file_name(cell.kernel, mode)))
+            .append("console=ttyS0")
+            .memory_mib(cell.memory_mib)
+            .smp(cell.smp)
+            .no_serial();
+        if cell.initrd_mib != 0 {
+            qemu = qemu.initrd(self.initrd(cell.initrd_mib)?);
+        }
+        for device in &cell.devices {
+            for disk in ["disk0", "disk1"] {
+                if device.contains(&format!("drive={disk}")) {
+                    let drive = format!("if=none,id={disk},driver=null-co,size=1M");
+                    qemu = qemu.args(["-drive", &drive]);
+                }
+            }
+            qemu = qemu.args(["-device", device]);
+        }
+        Ok(probe::ports(qemu))
+    }
+}
+
+/// The kernel whose setup header the bzImage probe gets: the one named, or
+/// Debian's cloud kernel.
+///
+/// # Errors
+/// Debian's kernel cannot be fetched.
+pub fn donor(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(path) => Ok(path.to_owned()),
+        None => Ok(kernel::debian(Flavour::CloudAmd64)?.bzimage),
+    }
+}
+
+fn file_name(kernel: Kernel, mode: Mode) -> String {
+    format!("{kernel:?}-{mode:?}")
+}
+
+/// What TCG counts: the same numbers in every run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Port and MMIO accesses that QEMU serves, before the kernel's first instruction.
+    pub accesses: u64,
+    /// The same by the memory region's name.
+    pub regions: BTreeMap<String, u64>,
+    /// Instructions before the kernel's first one.
+    pub instructions: u64,
+}
+
+impl Counts {
+    fn summary(&self) -> String {
+        let mut regions: Vec<_> = self.regions.iter().collect();
+        regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
+        let regions: Vec<_> = regions
+            .iter()
+            .map(|(name, n)| format!("{name} {n}"))
+            .collect();
+        format!(
+            "{:>7} accesses {:>10} instructions   {}",
+            self.accesses,
+            self.instructions,
+            regions.join(", ")
+        )
+    }
+}
+
+/// Longest a measured boot may take: SeaBIOS on q35 with a full trace takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One line of a `memory_region_ops_*` trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Written rather than read.
+    pub write: bool,
+    /// Address or port.
+    pub addr: u64,
+    /// Value read or written.
+    pub value: u64,
+    /// Bytes.
+    pub size: u8,
+    /// Name of the memory region.
+    pub region: String,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, arrow) = if self.write {
+            ("write", "<-")
+        } else {
+            ("read ", "->")
+        };
+        write!(
+            f,
+            "{verb}{} {:>#10x} {arrow} {:#x}  {}",
+            self.size, self.addr, self.value, self.region
+        )
+    }
+}
+
+impl Access {
+    fn parse(line: &str) -> Option<Self> {
+        let at = line.find("memory_region_ops_")?;
+        let line = &line[at + "memory_region_ops_".len()..];
+        let field = |name: &str| {
+            let rest = &line[line.find(&format!(" {name} "))? + name.len() + 2..];
+            rest.split_whitespace().next()
+        };
+        let hex = |name| u64::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
+        Some(Self {
+            write: line.starts_with("write"),
+            addr: hex("addr")?,
+            value: hex("value")?,
+            size: field("size")?.parse().ok()?,
+            region: line.split('\'').nth(1)?.to_owned(),
+        })
+    }
+}
+
+/// Counts a cell's accesses and instructions, and lists the accesses in order.
+///
+/// # Errors
+/// The probe is not reached.
+pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)> {
+    let mut vm = kit
+        .machine(rom, cell, Mode::Exit)?
+        .accel(Accel::Icount { shift: 0 })
+        .trace("memory_region_ops_*")
+        .spawn()?;
+    let status = vm
+        .wait_exit(TIMEOUT)
+        .with_context(|| format!("{} with {}", cell.name, rom.display()))?;
+    if status.code() != Some(probe::EXIT_STATUS) {
+        bail!(
+            "{} with {}: QEMU ended with {status}\n{}",
+            cell.name,
+            rom.display(),
+            vm.report()
+        );
+    }
+    let record = probe::Record::parse(&vm.debugcon(probe::REPORT_PORT))?;
+    let mut list = Vec::new();
+    let mut reported = false;
+    for line in BufReader::new(File::open(vm.trace_path())?).lines() {
+        let Some(access) = Access::parse(&line?) else {
+            continue;
+        };
+        if access.write && access.addr == u64::from(probe::REPORT_PORT) {
+            reported = true;
+            break;
+        }
+        list.push(access);
+    }
+    ensure!(reported, "{}: no report in the trace", cell.name);
+    let mut regions = BTreeMap::new();
+    for access in &list {
+        *regions.entry(access.region.clone()).or_default() += 1;
+    }
+    let counts = Counts {
+        accesses: list.len() as u64,
+        regions,
+        instructions: record.tsc,
+    };
+    Ok((counts, list))
+}
+
+/// Counts several cells, two at a time, and returns them in the cells' order.
+/// `done` is told of each cell as it ends.
+pub fn counts(
+    kit: &Kit,
+    rom: &Path,
+    cells: &[Cell],
+    done: impl Fn(&Cell) + Sync,
+) -> Vec<Result<Counts>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(cell) = cells.get(n) else { break };
+                    let result = trace(kit, rom, cell).map(|(counts, _)| counts);
+                    done(cell);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.insert(n, result);
+                }
+            });
+        }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_values().collect()
+}
+
+/// Options of `measure`.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Firmware to measure; target/qboot.rom when none is named
+    #[arg(long, value_name = "FILE")]
+    pub rom: Vec<PathBuf>,
+    /// Only cells whose name contains this, such as "q35 PVH"
+    #[arg(long, value_name = "TEXT")]
+    pub cell: Option<String>,
+    /// Also the cells with server devices, 8 vCPUs, 8 GiB and a 64 MiB initrd
+    #[arg(long)]
+    pub all: bool,
+    /// List every access in order
+    #[arg(long)]
+    pub trace: bool,
+    /// bzImage that gives the bzImage probe its setup header and 16-bit code
+    #[arg(long, value_name = "FILE")]
+    pub donor: Option<PathBuf>,
+}
+
+/// Prints accesses by region and instructions for each cell.
+///
+/// # Errors
+/// A cell's probe is not reached.
+pub fn run(options: &Options) -> Result<()> {
+    let kit = Kit::new(&donor(options.donor.as_deref())?)?;
+    let mut cells = if options.all {
+        all_cells()
+    } else {
+        core_cells()
+    };
+    if let Some(text) = &options.cell {
+        cells.retain(|cell| cell.name.contains(text.as_str()));
+    }
+    ensure!(!cells.is_empty(), "no cell has such a name");
+    let mut roms = options.rom.clone();
+    if roms.is_empty() {
+        roms.push(workspace::target().join("qboot.rom"));
+    }
+    let mut failed = 0;
+    for rom in &roms {
+        println!("{}", rom.display());
+        if options.trace {
+            for cell in &cells {
+                let (counts, list) = trace(&kit, rom, cell)?;
+                println!("{}: {}", cell.name, counts.summary());
+                for access in list {
+                    println!("  {access}");
+                }
+            }
+            continue;
+        }
+        let results = counts(&kit, rom, &cells, |_| ());
+        for (cell, result) in cells.iter().zip(results) {
+            match result {
+                Ok(counts) => println!("  {:<40} {}", cell.name, counts.summary()),
+                Err(error) => {
+                    failed += 1;
+                    println!("  {:<40} {error:#}", cell.name);
+                }
+            }
+        }
+    }
+    ensure!(failed == 0, "{failed} cells did not reach their kernel");
+    Ok(())
+}
+
+/// One run under KVM.
+#[derive(Clone, Copy, Debug)]
+pub struct KvmRun {
+    /// Exits to QEMU before the probe's own.
+    pub exits: u64,
+    /// From the start of the processors to the probe's first access, in milliseconds.
+    pub ms: f64,
+}
+
+/// Runs a cell under KVM.
+///
+/// # Errors
+/// KVM cannot be used, or the probe is not reached.
+pub fn kvm_run(kit: &Kit, rom: &Path, cell: &Cell) -> Result<KvmRun> {
+    let mut vm = kit
+        .machine(rom, cell, Mode::Bare)?
+        .accel(Accel::Kvm)
+        .trace("kvm_run_exit")
+        .trace("vm_state_notify")
+        .args(["-msg", "timestamp=on"])
+        .spawn()?;
+    let status = vm.wait_exit(TIMEOUT)?;
+    if status.code() != Some(probe::EXIT_STATUS) {
+        bail!(
+            "{} with {} under KVM: QEMU ended with {status}\n{}",
+            cell.name,
+            rom.display(),
+            vm.report()
+        );
+    }
+    let mut start = None;
+    let mut last = None;
+    let mut exits = 0u64;
+    for line in BufReader::new(File::open(vm.trace_path())?).lines() {
+        let line = line?;
+        if line.contains("vm_state_notify running 1") {
+            start = time_of(&line);
+        } else if line.contains("kvm_run_exit") {
+            last = time_of(&line);
+            exits += 1;
+        }
+    }
+    let (Some(start), Some(last)) = (start, last) else {
+        bail!("{}: no exits in the trace\n{}", cell.name, vm.report());
+    };
+    Ok(KvmRun {
+        exits: exits.saturating_sub(1),
+        ms: (last - start) * 1e3,
+    })
+}
+
+/// The time of a trace line in seconds: `PID@SECONDS.MICROSECONDS:event …`.
+fn time_of(line: &str) -> Option<f64> {
+    line.split_once('@')?.1.split_once(':')?.0.parse().ok()
+}
+
+/// Median, least and most of a list.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as what they are")]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    #[must_use]
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        Some(Self {
+            median: *values.get(values.len() / 2)?,
+            min: *values.first()?,
+            max: *values.last()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_line_is_taken_apart() {
+        let line =
+            "memory_region_ops_write cpu 0 mr 0x55a addr 0x518 value 0xf00 size 4 name 'fwcfg.dma'";
+        let access = Access::parse(line).unwrap();
+        assert!(access.write);
+        assert_eq!((access.addr, access.value, access.size), (0x518, 0xf00, 4));
+        assert_eq!(access.region, "fwcfg.dma");
+    }
+
+    #[test]
+    fn a_timestamp_is_read() {
+        let line = "1234@1700000000.250000:kvm_run_exit cpu_index 0, reason 2";
+        assert!((time_of(line).unwrap() - 1_700_000_000.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_spread_has_the_middle_and_the_ends() {
+        let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
+        assert_eq!((spread.median, spread.min, spread.max), (2.0, 1.0, 3.0));
+        assert!(Spread::of(Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,125 @@
+# The probe kernel: says in what state a firmware enters a kernel.
+#
+# Flat, position independent, at most 4 KiB from `start`. It needs a stack of 64
+# bytes at entry. probe.rs patches the fields of `config`, and reads `record`
+# back from the report port or from guest memory.
+
+        .code32
+        .text
+        .globl  start
+start:
+        rdtsc                           # or two nops, where EAX and EDX matter
+        pushal
+        pushfl
+        cld
+        call    1f
+1:      popl    %ebp
+        subl    $(1b - start), %ebp
+        testb   $4, config_mode - start(%ebp)
+        jnz     leave                   # measure: nothing but the end
+        leal    record - start(%ebp), %edi
+
+        movl    $0x52504251, %ebx       # "QBPR"
+        movl    %ebx, (%edi)
+        movl    $record_len, 4(%edi)
+        movl    %eax, 8(%edi)
+        movl    %edx, 12(%edi)
+        cmpw    $0x310f, (%ebp)         # was RDTSC the first instruction?
+        je      2f
+        rdtsc
+        movl    %eax, 8(%edi)
+        movl    %edx, 12(%edi)
+2:
+        popl    48(%edi)                # EFLAGS
+        popl    44(%edi)                # EDI
+        popl    40(%edi)                # ESI
+        popl    36(%edi)                # EBP
+        popl    32(%edi)                # ESP
+        popl    28(%edi)                # EBX
+        popl    24(%edi)                # EDX
+        popl    20(%edi)                # ECX
+        popl    16(%edi)                # EAX
+
+        xorl    %eax, %eax
+        movw    %cs, %ax
+        movl    %eax, 52(%edi)
+        movw    %ds, %ax
+        movl    %eax, 56(%edi)
+        movw    %es, %ax
+        movl    %eax, 60(%edi)
+        movw    %fs, %ax
+        movl    %eax, 64(%edi)
+        movw    %gs, %ax
+        movl    %eax, 68(%edi)
+        movw    %ss, %ax
+        movl    %eax, 72(%edi)
+        movl    %cr0, %eax
+        movl    %eax, 76(%edi)
+        movl    %cr3, %eax
+        movl    %eax, 80(%edi)
+        movl    %cr4, %eax
+        movl    %eax, 84(%edi)
+        xorl    %eax, %eax
+        movl    %eax, 88(%edi)
+        sgdt    88(%edi)
+        movl    88(%edi), %eax
+        movl    90(%edi), %edx          # the base, before its place is overwritten
+        movzwl  %ax, %eax
+        movl    %eax, 88(%edi)
+        movl    %edx, 92(%edi)
+        sidt    96(%edi)
+        movl    96(%edi), %eax
+        movl    98(%edi), %edx
+        movzwl  %ax, %eax
+        movl    %eax, 96(%edi)
+        movl    %edx, 100(%edi)
+        movl    %ebp, 104(%edi)
+
+        # The descriptors behind CS and DS.
+        movl    92(%edi), %esi
+        movl    52(%edi), %ecx
+        andl    $0xfff8, %ecx
+        movl    (%esi,%ecx), %eax
+        movl    %eax, 108(%edi)
+        movl    4(%esi,%ecx), %eax
+        movl    %eax, 112(%edi)
+        movl    56(%edi), %ecx
+        andl    $0xfff8, %ecx
+        movl    (%esi,%ecx), %eax
+        movl    %eax, 116(%edi)
+        movl    4(%esi,%ecx), %eax
+        movl    %eax, 120(%edi)
+
+        movl    $0x2ff, %ecx            # IA32_MTRR_DEF_TYPE
+        rdmsr
+        movl    %eax, 124(%edi)
+
+        leal    record - start(%ebp), %esi
+        movl    $record_len, %ecx
+        movw    config_report - start(%ebp), %dx
+        rep outsb
+        testb   $1, config_mode - start(%ebp)
+        jz      halt
+leave:
+        movb    $0x10, %al
+        movw    config_exit - start(%ebp), %dx
+        outb    %al, %dx
+halt:
+        cli
+3:      hlt
+        jmp     3b
+
+        .org    0x180
+config:
+        .ascii  "QBOOTCFG"
+config_report:
+        .word   0                       # the debug console
+config_exit:
+        .word   0                       # the debug exit
+config_mode:
+        .byte   0                       # 1: end QEMU; 4: end it without a report
+
+        .org    0x1a0
+record:
+        .fill   128, 1, 0
+        .equ    record_len, . - record
