@@ -27,6 +27,16 @@ pub enum Lists {
     Suite { suite: String, arch: String },
 }
 
+impl Lists {
+    /// The same lists as private ones, which may be fetched anew.
+    fn refreshable(&self) -> Result<Lists> {
+        Ok(match self {
+            Lists::System => Lists::Private { arch: host_arch()? },
+            other => other.clone(),
+        })
+    }
+}
+
 /// A package and where to look for it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Package {
@@ -95,13 +105,15 @@ pub fn unpack(package: &Package) -> Result<PathBuf> {
 /// When apt does not know the package, or it has no such dependency.
 pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
     require_apt(&package.name, "name the files that you have instead")?;
-    let output = match show(package) {
-        Ok(output) => output,
-        Err(error) => {
-            prepare(&package.lists, true).map_err(|_| error)?;
-            show(package)?
-        }
-    };
+    // No lists at all, as in a fresh container, is no reason to give up.
+    let output = show(package, false).or_else(|first| {
+        let refreshed = Package {
+            name: package.name.clone(),
+            lists: package.lists.refreshable()?,
+        };
+        show(&refreshed, true)
+            .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
+    })?;
     output
         .lines()
         .filter_map(|line| line.strip_prefix("Depends:"))
@@ -112,8 +124,8 @@ pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
         .with_context(|| format!("{} depends on no {prefix}* package", package.name))
 }
 
-fn show(package: &Package) -> Result<String> {
-    let options = prepare(&package.lists, false)?;
+fn show(package: &Package, refresh: bool) -> Result<String> {
+    let options = prepare(&package.lists, refresh)?;
     let output = Command::new("apt-cache")
         .args(options)
         .args(["show", "--no-all-versions"])
@@ -152,11 +164,7 @@ fn qualified(package: &Package) -> String {
 /// old to name a file that still exists are refreshed once.
 fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
     if let Err(first) = download_with(package, &package.lists, false, dir) {
-        let lists = match &package.lists {
-            Lists::System => Lists::Private { arch: host_arch()? },
-            other => other.clone(),
-        };
-        download_with(package, &lists, true, dir)
+        download_with(package, &package.lists.refreshable()?, true, dir)
             .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))?;
     }
     fs::read_dir(dir)?
@@ -220,13 +228,24 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
             "-oAPT::Sandbox::User=",
             "update",
         ]));
-        if update.is_err() {
-            // Half a list would be taken for a whole one next time.
-            fs::remove_dir_all(&lists_dir)?;
+        if let Err(error) = update {
+            // One index that a mirror is just replacing leaves the others good.
+            if !holds_packages(&lists_dir) {
+                fs::remove_dir_all(&lists_dir)?;
+                return Err(error);
+            }
+            eprintln!("some package lists could not be fetched, going on with the others");
         }
-        update?;
     }
     Ok(options)
+}
+
+fn holds_packages(lists_dir: &Path) -> bool {
+    fs::read_dir(lists_dir).is_ok_and(|mut entries| {
+        entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+        })
+    })
 }
 
 /// Debian's keys, which sign every suite including backports.

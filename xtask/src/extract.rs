@@ -434,3 +434,124 @@ fn be32(input: &mut Cursor<&[u8]>) -> Result<u32> {
     input.read_exact(&mut bytes)?;
     Ok(u32::from_be_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ELF: &[u8] = include_bytes!("../testdata/vmlinux.elf");
+
+    /// What the kernel's build makes of `ELF` with each compressor.
+    const PAYLOADS: &[(Compression, &[u8])] = &[
+        (
+            Compression::Gzip,
+            include_bytes!("../testdata/vmlinux.gzip"),
+        ),
+        (
+            Compression::Bzip2,
+            include_bytes!("../testdata/vmlinux.bzip2"),
+        ),
+        (
+            Compression::Lzma,
+            include_bytes!("../testdata/vmlinux.lzma"),
+        ),
+        (Compression::Xz, include_bytes!("../testdata/vmlinux.xz")),
+        (Compression::Lzo, include_bytes!("../testdata/vmlinux.lzo")),
+        (Compression::Lz4, include_bytes!("../testdata/vmlinux.lz4")),
+        (
+            Compression::Zstd,
+            include_bytes!("../testdata/vmlinux.zstd"),
+        ),
+    ];
+
+    /// A bzImage of one setup sector and a little code before the payload.
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        const CODE: usize = 0x40;
+        let mut image = vec![0; 1024 + CODE];
+        image[SETUP_SECTS] = 1;
+        image[SIGNATURE..SIGNATURE + 4].copy_from_slice(b"HdrS");
+        image[VERSION..VERSION + 2].copy_from_slice(&0x20f_u16.to_le_bytes());
+        image[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 4].copy_from_slice(&(CODE as u32).to_le_bytes());
+        let length = payload.len() as u32;
+        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&length.to_le_bytes());
+        image.extend_from_slice(payload);
+        // The decompressor proper follows in a real one.
+        image.extend_from_slice(&[0xcc; 512]);
+        image
+    }
+
+    #[test]
+    fn every_compression_of_the_kernel_is_undone() {
+        for (compression, payload) in PAYLOADS {
+            let vmlinux = vmlinux(&bzimage(payload)).unwrap();
+            assert_eq!(vmlinux.compression, *compression);
+            assert_eq!(vmlinux.elf, ELF, "{compression}");
+            assert_eq!(vmlinux.pvh_entry, Some(0x100_0040));
+        }
+    }
+
+    #[test]
+    fn an_elf_payload_is_taken_as_it_is() {
+        let vmlinux = vmlinux(&bzimage(ELF)).unwrap();
+        assert_eq!(vmlinux.compression, Compression::None);
+        assert_eq!(vmlinux.elf, ELF);
+    }
+
+    #[test]
+    fn a_damaged_payload_is_an_error_and_no_panic() {
+        for (compression, payload) in PAYLOADS {
+            for cut in [5, 16, payload.len() / 2, payload.len() - 5] {
+                let result = vmlinux(&bzimage(&payload[..cut]));
+                assert!(result.is_err(), "{compression} cut at {cut}");
+            }
+            for at in (0..payload.len()).step_by(7) {
+                let mut damaged = payload.to_vec();
+                damaged[at] ^= 0x55;
+                // Some formats have no checksum and yield other bytes instead.
+                let _ = vmlinux(&bzimage(&damaged));
+            }
+        }
+    }
+
+    #[test]
+    fn the_recorded_size_must_be_the_size_that_comes_out() {
+        let (_, payload) = PAYLOADS[5];
+        let mut lying = payload.to_vec();
+        let at = lying.len() - 4;
+        lying[at] ^= 1;
+        let error = vmlinux(&bzimage(&lying)).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("the kernel's build recorded"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_linux_bzimage_is_told_apart() {
+        assert_eq!(format(ELF), Format::Elf);
+        assert_eq!(format(b"MZ"), Format::Unknown);
+        assert_eq!(format(&bzimage(PAYLOADS[0].1)), Format::BzImage);
+        assert_eq!(format(&bzimage(&[])), Format::BzImageWithoutPayload);
+        let mut old = bzimage(PAYLOADS[0].1);
+        old[VERSION] = 0x07;
+        assert_eq!(format(&old), Format::BzImageWithoutPayload);
+        assert!(vmlinux(ELF).is_err());
+        assert!(vmlinux(&[]).is_err());
+    }
+
+    #[test]
+    fn a_payload_outside_the_file_is_an_error() {
+        let mut image = bzimage(PAYLOADS[0].1);
+        image[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 8].copy_from_slice(&[0xff; 8]);
+        assert!(vmlinux(&image).is_err());
+    }
+
+    #[test]
+    fn an_elf_without_the_note_has_no_pvh_entry() {
+        let mut elf = ELF.to_vec();
+        let name = elf.windows(4).position(|w| w == b"Xen\0").unwrap();
+        elf[name] = b'Y';
+        assert_eq!(pvh_entry(&elf).unwrap(), None);
+        assert!(pvh_entry(b"\x7fELF").is_err());
+    }
+}

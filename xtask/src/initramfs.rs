@@ -179,3 +179,49 @@ fn is_static(path: &Path) -> bool {
         .iter()
         .all(|header| header.p_type(endian) != PT_INTERP)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_lists_what_was_added() {
+        let archive = Initramfs::empty()
+            .directory("dev")
+            .character_device("dev/console", 0o600, 5, 1)
+            .file("init", 0o755, "#!/bin/sh\n")
+            .symlink("sh", "init")
+            .archive()
+            .unwrap();
+        let mut rest = archive.as_slice();
+        let mut seen = Vec::new();
+        loop {
+            let mut reader = newc::Reader::new(rest).unwrap();
+            let entry = reader.entry();
+            if entry.is_trailer() {
+                break;
+            }
+            let (name, mode) = (entry.name().to_owned(), entry.mode());
+            let rdev = (entry.rdev_major(), entry.rdev_minor());
+            let mut contents = Vec::new();
+            std::io::copy(&mut reader, &mut contents).unwrap();
+            seen.push((name, mode, rdev, contents));
+            rest = reader.finish().unwrap();
+        }
+        let expected = [
+            ("dev", 0o040_755, (0, 0), ""),
+            ("dev/console", 0o020_600, (5, 1), ""),
+            ("init", 0o100_755, (0, 0), "#!/bin/sh\n"),
+            ("sh", 0o120_777, (0, 0), "init"),
+        ]
+        .map(|(name, mode, rdev, contents)| {
+            (name.to_owned(), mode, rdev, contents.as_bytes().to_vec())
+        });
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_script_says_the_marker_that_the_host_looks_for() {
+        assert!(INIT.contains(&format!("echo \"{MARKER}")));
+    }
+}

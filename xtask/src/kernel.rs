@@ -8,17 +8,18 @@ use anyhow::{Context, Result};
 use crate::debian::{self, Lists, Package};
 
 /// A kernel that Debian builds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Flavour {
-    /// `linux-image-cloud-amd64`: for virtual machines, LZ4 or ZSTD.
+    /// For virtual machines (linux-image-cloud-amd64)
     CloudAmd64,
-    /// `linux-image-amd64`: for any machine.
+    /// For any machine (linux-image-amd64)
     Amd64,
-    /// `linux-image-686-pae`: 32 bits.
+    /// For any machine, 32 bits (linux-image-686-pae)
+    #[value(name = "686-pae")]
     I686Pae,
-    /// `linux-image-cloud-amd64` from the release's backports.
+    /// For virtual machines, from the release's backports
     CloudAmd64Backports,
-    /// `linux-image-amd64` from the release's backports.
+    /// For any machine, from the release's backports
     Amd64Backports,
 }
 

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use xtask::kernel::Flavour;
 use xtask::run::Outcome;
-use xtask::{build, extract, measure, run, workspace};
+use xtask::{build, extract, kernel, measure, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
@@ -29,11 +30,16 @@ enum Task {
     /// On a terminal the guest gives an interactive shell. Without one it prints a short report and
     /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
     Run(Box<run::Options>),
+    /// Fetch a Debian kernel without installing it, and print its bzImage's path
+    Kernel {
+        #[arg(value_enum, default_value = "cloud-amd64")]
+        flavour: Flavour,
+    },
     /// Take the vmlinux out of a bzImage
     ///
     /// The result boots by PVH, without the decompressor that a bzImage runs first. The exit status
     /// is 3 when the kernel has no PVH entry point; it is written all the same.
-    ExtractVmlinux {
+    Extract {
         /// The bzImage, such as /boot/vmlinuz
         bzimage: PathBuf,
         /// File to write
@@ -78,7 +84,10 @@ impl Task {
                 }
             }
             Task::Measure(options) => measure::run(&options)?,
-            Task::ExtractVmlinux { bzimage, vmlinux } => return extract(&bzimage, &vmlinux),
+            Task::Kernel { flavour } => {
+                println!("{}", kernel::debian(flavour)?.bzimage.display());
+            }
+            Task::Extract { bzimage, vmlinux } => return extract(&bzimage, &vmlinux),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -459,3 +459,38 @@ fn judge(ended: &Ended, reached: bool, options: &Options) -> Outcome {
         Outcome::NotReached
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLAGS: &str = "processor\t: 0\nflags\t\t: fpu vme";
+
+    #[test]
+    fn kvm_needs_the_device_and_the_processor() {
+        let with_vmx = format!("{FLAGS} vmx\n");
+        let with_svm = format!("{FLAGS} svm\n");
+        // A flag that only contains the name, and the name outside the flags.
+        let neither = format!("vmx\t: no\n{FLAGS} vmxnet\n");
+        assert_eq!(Accel::choose(None, &with_vmx).name, "kvm");
+        assert_eq!(Accel::choose(None, &with_svm).name, "kvm");
+        assert_eq!(Accel::choose(None, &neither).name, "tcg");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let accel = Accel::choose(Some(&denied), &with_vmx);
+        assert_eq!(accel.name, "tcg");
+        assert!(accel.reason.contains("permission denied"));
+    }
+
+    #[test]
+    fn user_space_is_told_by_our_init_or_by_the_kernel() {
+        let marker = format!("{} kernel=6.1 cpus=1", initramfs::MARKER);
+        assert!(shows_user_space(&format!("one\n{marker}\nthree")));
+        assert!(shows_user_space(
+            "[    0.6] Run /sbin/init as init process\r\n"
+        ));
+        assert!(!shows_user_space(
+            "[    0.6] Kernel panic - not syncing: No working init found."
+        ));
+        assert!(!shows_user_space(""));
+    }
+}
