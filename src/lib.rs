@@ -1,3 +1,13 @@
-//! qboot: the firmware's logic, free of hardware access and of `unsafe`.
-#![no_std]
+//! qboot: boot firmware for x86 QEMU, its logic.
+//!
+//! Everything here is free of `unsafe` and of hardware: ports, fw_cfg and
+//! guest memory are reached through [`io`], [`fw_cfg::FwCfg`] and
+//! [`phys::GuestMemory`], so the same code runs in the ROM and on the host.
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod error;
+pub mod fw_cfg;
+pub mod io;
+pub mod layout;
+pub mod phys;

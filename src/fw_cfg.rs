@@ -1,0 +1,393 @@
+//! QEMU's firmware configuration device: items, file directory, DMA.
+//!
+//! Specification: QEMU `docs/specs/fw_cfg.rst`.
+
+use crate::error::{Error, Result};
+use bitflags::bitflags;
+use zerocopy::byteorder::big_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// Selector register, 16 bits.
+pub const PORT_SELECTOR: u16 = 0x510;
+/// Data register, one byte an access.
+pub const PORT_DATA: u16 = 0x511;
+/// Low half of the DMA address register; a write starts the transfer.
+pub const PORT_DMA_LOW: u16 = 0x518;
+
+/// Item selectors that QEMU fixes.
+pub mod item {
+    /// The four bytes `QEMU`.
+    pub const SIGNATURE: u16 = 0x00;
+    /// Number of CPUs present at start, `u16`.
+    pub const NB_CPUS: u16 = 0x05;
+    /// Load address of the kernel, `u32`.
+    pub const KERNEL_ADDR: u16 = 0x07;
+    /// Bytes of [`KERNEL_DATA`], `u32`.
+    pub const KERNEL_SIZE: u16 = 0x08;
+    /// Bytes of [`INITRD_DATA`], `u32`; 0 without one.
+    pub const INITRD_SIZE: u16 = 0x0b;
+    /// Load address of the initrd, `u32`.
+    pub const INITRD_ADDR: u16 = 0x0a;
+    /// Highest possible number of CPUs, `u16`.
+    pub const MAX_CPUS: u16 = 0x0f;
+    /// Entry point of an ELF kernel, `u32`.
+    pub const KERNEL_ENTRY: u16 = 0x10;
+    /// The kernel without its setup code.
+    pub const KERNEL_DATA: u16 = 0x11;
+    /// The initrd.
+    pub const INITRD_DATA: u16 = 0x12;
+    /// Bytes of [`CMDLINE_DATA`] with its NUL, `u32`.
+    pub const CMDLINE_SIZE: u16 = 0x14;
+    /// The command line, NUL-terminated.
+    pub const CMDLINE_DATA: u16 = 0x15;
+    /// Bytes of [`SETUP_DATA`], `u32`.
+    pub const SETUP_SIZE: u16 = 0x17;
+    /// A bzImage's setup code, or the first 8 KiB of an ELF kernel.
+    pub const SETUP_DATA: u16 = 0x18;
+    /// The file directory.
+    pub const FILE_DIR: u16 = 0x19;
+}
+
+/// The first selector that is a file's; all below are fixed items.
+pub const FIRST_FILE: u16 = 0x20;
+
+bitflags! {
+    /// The control word of a DMA descriptor, host byte order.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct DmaControl: u32 {
+        /// Set by the device when the transfer failed.
+        const ERROR = 1 << 0;
+        /// Item to guest memory.
+        const READ = 1 << 1;
+        /// Advance the item's offset.
+        const SKIP = 1 << 2;
+        /// Select the item in the upper 16 bits first.
+        const SELECT = 1 << 3;
+        /// Guest memory to item.
+        const WRITE = 1 << 4;
+        const _ = !0;
+    }
+}
+
+impl DmaControl {
+    /// These flags with `selector` to be selected first.
+    #[must_use]
+    pub const fn select(self, selector: u16) -> Self {
+        Self::from_bits_retain(self.bits() | Self::SELECT.bits() | ((selector as u32) << 16))
+    }
+}
+
+/// Access to items.
+///
+/// A read past the end of an item gives zeroes, so an item may be read
+/// without asking for its size (specification, "Guest-side DMA Interface").
+pub trait FwCfg {
+    /// Selects `selector` and reads from its start.
+    ///
+    /// # Errors
+    /// [`Error::FwCfgTransfer`], [`Error::NoFwCfg`].
+    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()>;
+
+    /// Reads on in the selected item.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    fn read_next(&mut self, dest: &mut [u8]) -> Result<()>;
+
+    /// Writes `data` at `offset` of item `selector`.
+    ///
+    /// # Errors
+    /// [`Error::FwCfgTransfer`] also when the item is read-only.
+    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()>;
+
+    /// A little-endian `u32` item; 0 when there is none.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    fn read_u32(&mut self, selector: u16) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.read(selector, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+}
+
+/// Bytes of a file name, NUL-padded (specification, `FWCfgFile`).
+pub const FILE_NAME_LEN: usize = 56;
+
+/// A file name as directory and linker-loader hold it.
+pub type FileName = [u8; FILE_NAME_LEN];
+
+/// `name` padded with NULs.
+#[must_use]
+pub const fn file_name(name: &str) -> FileName {
+    let mut padded = [0; FILE_NAME_LEN];
+    let bytes = name.as_bytes();
+    let mut rest: &[u8] = bytes;
+    let mut target: &mut [u8] = &mut padded;
+    while let ([byte, more @ ..], [slot, free @ ..]) = (rest, target) {
+        *slot = *byte;
+        rest = more;
+        target = free;
+    }
+    padded
+}
+
+/// One entry of the file directory.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FileEntry {
+    size: U32,
+    select: U16,
+    reserved: U16,
+    name: FileName,
+}
+
+impl FileEntry {
+    /// Where and how large the file is.
+    #[must_use]
+    pub fn file(&self) -> File {
+        File {
+            selector: self.select.get(),
+            size: self.size.get(),
+        }
+    }
+
+    /// NUL-padded name.
+    #[must_use]
+    pub const fn name(&self) -> &FileName {
+        &self.name
+    }
+}
+
+/// A file's selector and its size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Selector, [`FIRST_FILE`] or above.
+    pub selector: u16,
+    /// Bytes.
+    pub size: u32,
+}
+
+/// The file directory, in memory that the caller lent.
+#[derive(Clone, Copy, Debug)]
+pub struct Directory<'a> {
+    entries: &'a [FileEntry],
+}
+
+/// Files that the first transfer has room for: what QEMU's default number
+/// of slots allows, so that one transfer is enough.
+const FIRST_FILES: usize = 63;
+
+impl<'a> Directory<'a> {
+    /// Reads the directory into the start of `scratch`; gives back what is
+    /// left of it.
+    ///
+    /// # Errors
+    /// [`Error::TooManyFiles`] when it does not fit, and the transfer's.
+    pub fn read<F: FwCfg>(fw_cfg: &mut F, scratch: &'a mut [u8]) -> Result<(Self, &'a mut [u8])> {
+        const ENTRY: usize = size_of::<FileEntry>();
+        const FIRST: usize = 4 + FIRST_FILES * ENTRY;
+        let first = scratch.get_mut(..FIRST).ok_or(Error::TooManyFiles)?;
+        fw_cfg.read(item::FILE_DIR, first)?;
+        let (count, _) = first.split_first_chunk().ok_or(Error::TooManyFiles)?;
+        let count = u32::from_be_bytes(*count) as usize;
+        let len = count
+            .checked_mul(ENTRY)
+            .and_then(|bytes| bytes.checked_add(4))
+            .ok_or(Error::TooManyFiles)?;
+        if len > FIRST {
+            let rest = scratch.get_mut(FIRST..len).ok_or(Error::TooManyFiles)?;
+            fw_cfg.read_next(rest)?;
+        }
+        // Keep what follows 16-byte aligned, as `scratch` itself is.
+        let end = len.max(FIRST).next_multiple_of(16);
+        let (used, free) = scratch
+            .split_at_mut_checked(end)
+            .ok_or(Error::TooManyFiles)?;
+        let bytes: &'a [u8] = used;
+        let bytes = bytes.get(4..).ok_or(Error::TooManyFiles)?;
+        let (entries, _) = <[FileEntry]>::ref_from_prefix_with_elems(bytes, count)
+            .map_err(|_| Error::TooManyFiles)?;
+        Ok((Self { entries }, free))
+    }
+
+    /// The entries, for tests and tools.
+    #[must_use]
+    pub const fn entries(&self) -> &'a [FileEntry] {
+        self.entries
+    }
+
+    /// The file called `name`.
+    #[must_use]
+    pub fn find(&self, name: &FileName) -> Option<File> {
+        self.entries
+            .iter()
+            .find(|entry| same_name(&entry.name, name))
+            .map(FileEntry::file)
+    }
+}
+
+/// Whether two names are the same up to their first NUL, or whole.
+///
+/// Compared from the back of the fixed part forwards would be no faster: QEMU
+/// pads with NULs, so four words decide nearly every pair.
+#[must_use]
+pub fn same_name(a: &FileName, b: &FileName) -> bool {
+    let (a, _) = a.as_chunks::<4>();
+    let (b, _) = b.as_chunks::<4>();
+    for (x, y) in a.iter().zip(b) {
+        if x != y {
+            return false;
+        }
+        // The name's last byte, or its padding: equal names end here.
+        let [.., last] = x;
+        if *last == 0 {
+            return true;
+        }
+    }
+    true
+}
+
+/// A scripted device for tests.
+#[cfg(any(test, not(target_os = "none")))]
+pub mod fake {
+    extern crate std;
+    use super::{DmaControl, FwCfg, Result};
+    use crate::error::Error;
+    use std::collections::BTreeMap;
+    use std::string::String;
+    use std::vec::Vec;
+
+    /// Items by selector, files by name, and what was written.
+    #[derive(Clone, Debug, Default)]
+    pub struct FakeFwCfg {
+        items: BTreeMap<u16, Vec<u8>>,
+        names: Vec<(String, u16)>,
+        cursor: (u16, usize),
+        /// Transfers made so far.
+        pub transfers: usize,
+        /// `(selector, offset, data)` of each write.
+        pub written: Vec<(u16, u32, Vec<u8>)>,
+    }
+
+    impl FakeFwCfg {
+        /// A device with no items.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// Adds a fixed item.
+        pub fn item(&mut self, selector: u16, data: &[u8]) -> &mut Self {
+            self.items.insert(selector, data.to_vec());
+            self
+        }
+
+        /// Adds a file, renewing the directory; gives its selector.
+        pub fn file(&mut self, name: &str, data: &[u8]) -> u16 {
+            let selector = u16::try_from(self.names.len())
+                .unwrap_or(0)
+                .wrapping_add(super::FIRST_FILE);
+            self.names.push((name.into(), selector));
+            self.items.insert(selector, data.to_vec());
+            let mut dir = Vec::new();
+            dir.extend_from_slice(&u32::try_from(self.names.len()).unwrap_or(0).to_be_bytes());
+            for (name, selector) in &self.names {
+                let size = self.items.get(selector).map_or(0, Vec::len);
+                dir.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes());
+                dir.extend_from_slice(&selector.to_be_bytes());
+                dir.extend_from_slice(&[0; 2]);
+                dir.extend_from_slice(&super::file_name(name));
+            }
+            self.items.insert(super::item::FILE_DIR, dir);
+            selector
+        }
+    }
+
+    impl FwCfg for FakeFwCfg {
+        fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+            self.cursor = (selector, 0);
+            self.read_next(dest)
+        }
+
+        fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
+            self.transfers = self.transfers.wrapping_add(1);
+            let (selector, offset) = self.cursor;
+            let data = self.items.get(&selector).map_or(&[][..], Vec::as_slice);
+            let rest = data.get(offset..).unwrap_or(&[]);
+            for (i, byte) in dest.iter_mut().enumerate() {
+                *byte = rest.get(i).copied().unwrap_or(0);
+            }
+            self.cursor.1 = offset.saturating_add(dest.len());
+            Ok(())
+        }
+
+        fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
+            let item = self.items.get_mut(&selector).ok_or(Error::FwCfgTransfer)?;
+            let end = (offset as usize).saturating_add(data.len());
+            item.get_mut(offset as usize..end)
+                .ok_or(Error::FwCfgTransfer)?
+                .copy_from_slice(data);
+            self.written.push((selector, offset, data.to_vec()));
+            Ok(())
+        }
+    }
+
+    const _: DmaControl = DmaControl::READ;
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::fake::FakeFwCfg;
+    use super::*;
+    use std::{format, vec};
+
+    #[test]
+    fn one_transfer_reads_an_ordinary_directory() {
+        let mut fw_cfg = FakeFwCfg::new();
+        for i in 0..30 {
+            fw_cfg.file(&format!("etc/file{i}"), &vec![0; i]);
+        }
+        let mut scratch = vec![0xa5; 8192];
+        let (dir, rest) = Directory::read(&mut fw_cfg, &mut scratch).unwrap();
+        assert_eq!(rest.len(), 8192 - 4048);
+        assert_eq!(fw_cfg.transfers, 1);
+        assert_eq!(dir.entries().len(), 30);
+        assert_eq!(
+            dir.find(&file_name("etc/file7")),
+            Some(File {
+                selector: 0x27,
+                size: 7
+            })
+        );
+        assert_eq!(dir.find(&file_name("etc/file")), None);
+        assert_eq!(dir.find(&file_name("etc/file77")), None);
+    }
+
+    #[test]
+    fn a_long_directory_takes_a_second_transfer() {
+        let mut fw_cfg = FakeFwCfg::new();
+        for i in 0..300 {
+            fw_cfg.file(&format!("opt/file{i}"), &[]);
+        }
+        let mut scratch = vec![0xa5; 32768];
+        let (dir, _) = Directory::read(&mut fw_cfg, &mut scratch).unwrap();
+        assert_eq!(fw_cfg.transfers, 2);
+        assert_eq!(
+            dir.find(&file_name("opt/file299")).map(|f| f.selector),
+            Some(0x20 + 299)
+        );
+    }
+
+    #[test]
+    fn a_directory_beyond_the_scratch_is_an_error() {
+        let mut fw_cfg = FakeFwCfg::new();
+        fw_cfg.item(item::FILE_DIR, &u32::MAX.to_be_bytes());
+        let mut scratch = vec![0; 8192];
+        assert_eq!(
+            Directory::read(&mut fw_cfg, &mut scratch).err(),
+            Some(Error::TooManyFiles)
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Every fixed physical address and size of the firmware.
+//!
+//! ```text
+//! 0x00000  real-mode vectors, BIOS data area
+//! 0x02000  stack, 16 KiB, growing down from 0x06000
+//! 0x06000  statics (.bss)
+//! 0x08000  free for placement
+//! 0x30000  scratch: file directory, loader script, kernel header
+//! 0x80000  free for placement: zero page, start_info, command line
+//! 0x9fc00  EBDA, reserved in E820
+//! 0xa0000  (VGA, option ROMs)
+//! 0xf0000  F segment: the copied image, then tables found by signature
+//! 0x100000 RAM: kernel, initrd, ACPI tables at the top
+//! ```
+
+use crate::phys::PhysRange;
+
+/// Real-mode interrupt vectors and the BIOS data area.
+pub const IVT_BDA: PhysRange = PhysRange::fixed(0, 0x600);
+/// The stack; the lowest word is its guard.
+pub const STACK: PhysRange = PhysRange::fixed(0x2000, 0x6000);
+/// `.bss`.
+pub const STATICS: PhysRange = PhysRange::fixed(0x6000, 0x8000);
+/// Low memory that placement may use.
+pub const LOW_FREE: PhysRange = PhysRange::fixed(0x8000, 0x3_0000);
+/// Working memory until the kernel is entered.
+pub const SCRATCH: PhysRange = PhysRange::fixed(0x3_0000, 0x8_0000);
+/// More low memory that placement may use.
+pub const LOW_FREE_TOP: PhysRange = PhysRange::fixed(0x8_0000, 0x9_fc00);
+/// Extended BIOS data area.
+pub const EBDA: PhysRange = PhysRange::fixed(0x9_fc00, 0xa_0000);
+/// VGA memory and option ROMs: never RAM.
+pub const LEGACY_HOLE: PhysRange = PhysRange::fixed(0xa_0000, 0xf_0000);
+/// The F segment, where kernels look for RSDP, SMBIOS and MP table.
+pub const F_SEGMENT: PhysRange = PhysRange::fixed(0xf_0000, 0x10_0000);
+/// Where RAM goes on after the legacy hole.
+pub const HIGH_RAM: u32 = 0x10_0000;
+/// Everything below 1 MiB that the running firmware occupies.
+pub const FIRMWARE: PhysRange = PhysRange::fixed(STACK.start(), LOW_FREE.start());
+
+/// ECAM of q35, as QEMU's ACPI tables expect it: 256 buses of 1 MiB.
+pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
+
+const _: () = {
+    let all = [
+        IVT_BDA,
+        STACK,
+        STATICS,
+        LOW_FREE,
+        SCRATCH,
+        LOW_FREE_TOP,
+        EBDA,
+        LEGACY_HOLE,
+        F_SEGMENT,
+    ];
+    let mut rest: &[PhysRange] = &all;
+    while let [first, next @ ..] = rest {
+        if let [second, ..] = next {
+            assert!(first.end() <= second.start(), "the fixed ranges overlap");
+        }
+        rest = next;
+    }
+    assert!(F_SEGMENT.end() == HIGH_RAM);
+    // The port of the DMA doorbell takes 16-byte aligned scratch as given.
+    assert!(SCRATCH.start().is_multiple_of(16));
+};

@@ -1,0 +1,3 @@
+//! The ROM.
+#![no_std]
+#![no_main]
