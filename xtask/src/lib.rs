@@ -13,7 +13,9 @@
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod build;
+pub mod chart;
 pub mod debian;
 pub mod extract;
 pub mod initramfs;
@@ -23,4 +25,5 @@ pub mod probe;
 pub mod progress;
 pub mod qemu;
 pub mod run;
+pub mod timeline;
 pub mod workspace;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
-use xtask::{build, extract, kernel, measure, run, workspace};
+use xtask::{bench, build, extract, kernel, measure, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
@@ -47,6 +47,8 @@ enum Task {
     },
     /// Count device accesses by region and instructions up to a kernel's first instruction
     Measure(measure::Options),
+    /// Measure all firmware side by side: a table, target/bench/results.json and a chart
+    Bench(bench::Options),
 }
 
 /// The kernel was extracted but cannot be booted by PVH.
@@ -84,6 +86,7 @@ impl Task {
                 }
             }
             Task::Measure(options) => measure::run(&options)?,
+            Task::Bench(options) => bench::run(&options)?,
             Task::Kernel { flavour } => {
                 println!("{}", kernel::debian(flavour)?.bzimage.display());
             }

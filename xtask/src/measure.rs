@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -172,8 +173,8 @@ impl Kit {
         let dir = tempfile::tempdir()?;
         for mode in [Mode::Exit, Mode::Bare] {
             let path = |kernel| dir.path().join(file_name(kernel, mode));
-            std::fs::write(path(Kernel::BzImage), BzImage::of(donor, mode)?.bytes())?;
-            std::fs::write(path(Kernel::Pvh), Elf::new(mode)?.bytes()?)?;
+            fs::write(path(Kernel::BzImage), BzImage::of(donor, mode)?.bytes())?;
+            fs::write(path(Kernel::Pvh), Elf::new(mode)?.bytes()?)?;
         }
         Ok(Self { dir })
     }
@@ -243,18 +244,28 @@ pub struct Counts {
 
 impl Counts {
     fn summary(&self) -> String {
-        let mut regions: Vec<_> = self.regions.iter().collect();
-        regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
-        let regions: Vec<_> = regions
-            .iter()
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect();
         format!(
             "{:>7} accesses {:>10} instructions   {}",
             self.accesses,
             self.instructions,
-            regions.join(", ")
+            self.by_region(usize::MAX)
         )
+    }
+
+    /// The accesses by region, the most first; of more regions than `most` only their number.
+    #[must_use]
+    pub fn by_region(&self, most: usize) -> String {
+        let mut regions: Vec<_> = self.regions.iter().collect();
+        regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
+        let mut texts: Vec<_> = regions
+            .iter()
+            .take(most)
+            .map(|(name, n)| format!("{name} {n}"))
+            .collect();
+        if regions.len() > most {
+            texts.push(format!("{} more regions", regions.len() - most));
+        }
+        texts.join(", ")
     }
 }
 
@@ -357,11 +368,57 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
     Ok((counts, list))
 }
 
-/// Counts several cells, two at a time, and returns them in the cells' order.
-/// `done` is told of each cell as it ends.
+/// Pages of 4 KiB of guest RAM that are touched for the first time between
+/// reset and the probe's end: what the firmware and its transfers touch, and the
+/// probe's own page.
+///
+/// # Errors
+/// The probe is not reached.
+pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
+    // Shared memory counts reads too; elsewhere a page read only stays a hole.
+    let shared = Path::new("/dev/shm");
+    let dir = if shared.is_dir() {
+        tempfile::tempdir_in(shared)?
+    } else {
+        tempfile::tempdir()?
+    };
+    let mut taken = [0, 0];
+    for (n, taken) in taken.iter_mut().enumerate() {
+        let file = dir.path().join(format!("ram{n}"));
+        let ram = format!(
+            "memory-backend-file,id=ram,size={}M,share=on,mem-path={}",
+            cell.memory_mib,
+            file.display()
+        );
+        let mut qemu = kit.machine(rom, cell, Mode::Exit)?.args([
+            "-object",
+            &ram,
+            "-machine",
+            "memory-backend=ram",
+        ]);
+        // The first run gives what QEMU itself touches before the reset.
+        if n == 0 {
+            qemu = qemu.qmp().arg("-S");
+        }
+        let mut vm = qemu.spawn()?;
+        if n == 0 {
+            *taken = fs::metadata(&file)?.blocks();
+            vm.quit()?;
+        } else {
+            vm.wait_exit(TIMEOUT)?;
+            *taken = fs::metadata(&file)?.blocks();
+        }
+        fs::remove_file(&file)?;
+    }
+    let [before, after] = taken;
+    Ok(after.saturating_sub(before) * 512 / 4096)
+}
+
+/// Counts several cells, each with the image beside it, two at a time, and
+/// returns them in the cells' order. `done` is told of each cell as it ends.
 pub fn counts(
     kit: &Kit,
-    rom: &Path,
+    images: &[&Path],
     cells: &[Cell],
     done: impl Fn(&Cell) + Sync,
 ) -> Vec<Result<Counts>> {
@@ -372,8 +429,10 @@ pub fn counts(
             scope.spawn(|| {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(cell) = cells.get(n) else { break };
-                    let result = trace(kit, rom, cell).map(|(counts, _)| counts);
+                    let (Some(cell), Some(image)) = (cells.get(n), images.get(n)) else {
+                        break;
+                    };
+                    let result = trace(kit, image, cell).map(|(counts, _)| counts);
                     done(cell);
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                     results.insert(n, result);
@@ -437,7 +496,8 @@ pub fn run(options: &Options) -> Result<()> {
             }
             continue;
         }
-        let results = counts(&kit, rom, &cells, |_| ());
+        let images = vec![rom.as_path(); cells.len()];
+        let results = counts(&kit, &images, &cells, |_| ());
         for (cell, result) in cells.iter().zip(results) {
             match result {
                 Ok(counts) => println!("  {:<40} {}", cell.name, counts.summary()),

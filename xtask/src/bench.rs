@@ -1,0 +1,395 @@
+//! All firmware side by side in one run: a table, `target/bench/results.json`
+//! and a chart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Cell as Entry, CellAlignment, ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+use crate::measure::{self, Cell, Counts, Kit, Spread};
+use crate::{build, chart, qemu, timeline, workspace};
+
+/// Options of `bench`.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Another firmware to measure beside the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub rom: Vec<PathBuf>,
+    /// Only cells whose name contains this, such as "q35 PVH"
+    #[arg(long, value_name = "TEXT")]
+    pub cell: Option<String>,
+    /// Only the bare machines: no server devices, 8 GiB or initrd
+    #[arg(long)]
+    pub bare: bool,
+    /// Runs under KVM of each firmware in each cell
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub runs: usize,
+    /// Leave KVM out
+    #[arg(long)]
+    pub no_kvm: bool,
+    /// Draw where the time goes from QEMU's start to user space
+    #[arg(long)]
+    pub timeline: bool,
+    /// bzImage that gives the bzImage probe its setup header and 16-bit code
+    #[arg(long, value_name = "FILE")]
+    pub donor: Option<PathBuf>,
+}
+
+/// A firmware that takes part.
+#[derive(Clone, Debug)]
+pub struct Firmware {
+    /// Name in tables and charts.
+    pub name: String,
+    /// Image for `pc` and `q35`.
+    pub image: PathBuf,
+    /// Image for microvm, where that is another one.
+    pub microvm: Option<PathBuf>,
+}
+
+impl Firmware {
+    fn image(&self, cell: &Cell) -> &Path {
+        match &self.microvm {
+            Some(image) if cell.machine.starts_with("microvm") => image,
+            _ => &self.image,
+        }
+    }
+}
+
+/// Name of C qboot in tables, to which the others are compared.
+pub const REFERENCE: &str = "C qboot";
+
+/// C qboot and SeaBIOS, as QEMU's packages install them.
+#[must_use]
+pub fn peers() -> Vec<Firmware> {
+    vec![
+        Firmware {
+            name: REFERENCE.to_owned(),
+            image: "/usr/share/qemu/qboot.rom".into(),
+            microvm: None,
+        },
+        Firmware {
+            name: "SeaBIOS".to_owned(),
+            image: "/usr/share/seabios/bios-256k.bin".into(),
+            microvm: Some("/usr/share/seabios/bios-microvm.bin".into()),
+        },
+    ]
+}
+
+/// Time and exits under KVM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kvm {
+    /// Exits to QEMU, the median of all runs.
+    pub exits: u64,
+    /// Milliseconds from the start of the processors to the kernel.
+    pub ms: Spread,
+    /// Runs that these were taken from.
+    pub runs: usize,
+}
+
+/// What one firmware costs in one cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Accesses and instructions; absent when the kernel was not reached.
+    pub counts: Option<Counts>,
+    /// Pages of guest RAM that were touched first between reset and kernel.
+    pub pages: Option<u64>,
+    /// Absent without KVM.
+    pub kvm: Option<Kvm>,
+}
+
+/// Everything that one run of the benchmark found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Results {
+    /// What `qemu --version` says.
+    pub qemu: String,
+    /// Used bytes of our ROM.
+    pub rom_used_bytes: u64,
+    /// Firmware names in the order of the table.
+    pub firmware: Vec<String>,
+    /// Cell names in the order of the table.
+    pub cells: Vec<String>,
+    /// By cell and firmware.
+    pub results: BTreeMap<String, BTreeMap<String, Outcome>>,
+    /// What was not measured, and why.
+    pub skipped: Vec<String>,
+}
+
+/// A firmware that takes longer than this under KVM gets fewer runs.
+const SLOW_MS: f64 = 1000.0;
+/// Runs that a slow firmware gets.
+const SLOW_RUNS: usize = 5;
+
+/// Measures, prints and writes everything.
+///
+/// # Errors
+/// The ROM does not build, our own firmware misses a kernel, or a file cannot be written.
+pub fn run(options: &Options) -> Result<()> {
+    if options.timeline {
+        return timeline::run(options.donor.as_deref());
+    }
+    let (image, used) = match std::env::var_os("QBOOT_ROM") {
+        Some(image) => (PathBuf::from(image), 0),
+        None => {
+            let rom = build::rom(&[])?;
+            (rom.image, rom.used)
+        }
+    };
+    let mut firmware = vec![Firmware {
+        name: "qboot".to_owned(),
+        image,
+        microvm: None,
+    }];
+    firmware.extend(peers());
+    for path in &options.rom {
+        firmware.push(Firmware {
+            name: path.display().to_string(),
+            image: path.clone(),
+            microvm: None,
+        });
+    }
+    let mut skipped = Vec::new();
+    firmware.retain(|one| {
+        let there = one.image.is_file();
+        if !there {
+            skipped.push(format!("{}: no {}", one.name, one.image.display()));
+        }
+        there
+    });
+
+    let mut cells = if options.bare {
+        measure::core_cells()
+    } else {
+        measure::all_cells()
+    };
+    if let Some(text) = &options.cell {
+        cells.retain(|cell| cell.name.contains(text.as_str()));
+    }
+    ensure!(!cells.is_empty(), "no cell has such a name");
+
+    let kit = Kit::new(&measure::donor(options.donor.as_deref())?)?;
+    let mut results = Results {
+        qemu: qemu::version()?,
+        rom_used_bytes: used,
+        firmware: firmware.iter().map(|one| one.name.clone()).collect(),
+        cells: cells.iter().map(|cell| cell.name.clone()).collect(),
+        results: BTreeMap::new(),
+        skipped,
+    };
+    count(&kit, &firmware, &cells, &mut results)?;
+    if options.no_kvm {
+        results.skipped.push("KVM: left out by --no-kvm".to_owned());
+    } else if let Some(reason) = qemu::kvm_missing() {
+        results.skipped.push(format!("KVM: {reason}"));
+    } else {
+        time(&kit, &firmware, &cells, options.runs, &mut results)?;
+    }
+
+    println!("{}", table(&results));
+    println!("{}, {} bytes of the ROM used", results.qemu, grouped(used));
+    println!("Each count is from reset to the kernel's first 32-bit instruction.");
+    println!("{} skipped", results.skipped.len());
+    for reason in &results.skipped {
+        println!("  skipped {reason}");
+    }
+    let dir = workspace::target().join("bench");
+    fs::create_dir_all(&dir)?;
+    let json = dir.join("results.json");
+    fs::write(&json, serde_json::to_string_pretty(&results)? + "\n")
+        .with_context(|| format!("writing {}", json.display()))?;
+    let svg = dir.join("results.svg");
+    chart::draw(&results, &svg)?;
+    for file in [json, svg] {
+        let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
+        println!("wrote {}", file.display());
+    }
+    let missed: Vec<_> = results
+        .results
+        .iter()
+        .filter(|(_, by)| by.get("qboot").is_none_or(|one| one.counts.is_none()))
+        .map(|(cell, _)| cell.as_str())
+        .collect();
+    ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
+    Ok(())
+}
+
+fn bar(len: usize, what: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {wide_msg} ({elapsed})")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    // Not a terminal: indicatif draws nothing, so a plain line says what runs.
+    if !console_is_terminal() {
+        eprintln!("{what}: {len} runs ...");
+    }
+    ProgressBar::new(len as u64)
+        .with_style(style)
+        .with_prefix(what.to_owned())
+}
+
+fn console_is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
+fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results) -> Result<()> {
+    let progress = bar(cells.len() * firmware.len(), "counting under TCG");
+    for one in firmware {
+        let images: Vec<_> = cells.iter().map(|cell| one.image(cell)).collect();
+        let list = measure::counts(kit, &images, cells, |cell| {
+            progress.set_message(format!("{}, {}", one.name, cell.name));
+            progress.inc(1);
+        });
+        for ((cell, image), counts) in cells.iter().zip(images).zip(list) {
+            let counts = match counts {
+                Ok(counts) => Some(counts),
+                Err(error) => {
+                    progress.suspend(|| eprintln!("{}: {error:#}", one.name));
+                    let reason = format!("{} in {}: no kernel reached", one.name, cell.name);
+                    results.skipped.push(reason);
+                    None
+                }
+            };
+            let pages = match &counts {
+                Some(_) => Some(measure::pages(kit, image, cell)?),
+                None => None,
+            };
+            let outcome = Outcome {
+                counts,
+                pages,
+                kvm: None,
+            };
+            let by_firmware = results.results.entry(cell.name.clone()).or_default();
+            by_firmware.insert(one.name.clone(), outcome);
+        }
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// Runs of all firmware in turn, so that a change of the host's load meets all alike.
+fn time(
+    kit: &Kit,
+    firmware: &[Firmware],
+    cells: &[Cell],
+    runs: usize,
+    results: &mut Results,
+) -> Result<()> {
+    let progress = bar(cells.len() * runs, "timing under KVM");
+    for cell in cells {
+        progress.set_message(cell.name.clone());
+        let Some(outcomes) = results.results.get_mut(&cell.name) else {
+            continue;
+        };
+        let mut taken: BTreeMap<&str, Vec<measure::KvmRun>> = BTreeMap::new();
+        for _ in 0..runs {
+            for one in firmware {
+                let name = one.name.as_str();
+                let reached = outcomes.get(name).is_some_and(|o| o.counts.is_some());
+                let list = taken.entry(name).or_default();
+                let slow = list.first().is_some_and(|run| run.ms > SLOW_MS);
+                if reached && !(slow && list.len() >= SLOW_RUNS) {
+                    list.push(measure::kvm_run(kit, one.image(cell), cell)?);
+                }
+            }
+            progress.inc(1);
+        }
+        for (name, list) in taken {
+            let mut exits: Vec<_> = list.iter().map(|run| run.exits).collect();
+            exits.sort_unstable();
+            let ms = Spread::of(list.iter().map(|run| run.ms).collect());
+            if let (Some(outcome), Some(ms)) = (outcomes.get_mut(name), ms) {
+                outcome.kvm = Some(Kvm {
+                    exits: exits[exits.len() / 2],
+                    ms,
+                    runs: list.len(),
+                });
+            }
+        }
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// The results as a table for a terminal.
+#[must_use]
+pub fn table(results: &Results) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header([
+            "cell",
+            "firmware",
+            "accesses",
+            "instructions",
+            "pages touched",
+            "KVM exits",
+            "KVM ms, median (min to max)",
+            "ms, C qboot = 1",
+            "accesses by region",
+        ]);
+    for cell in &results.cells {
+        let Some(outcomes) = results.results.get(cell) else {
+            continue;
+        };
+        let reference = outcomes
+            .get(REFERENCE)
+            .and_then(|one| one.kvm.as_ref())
+            .map(|kvm| kvm.ms.median);
+        for (n, name) in results.firmware.iter().enumerate() {
+            let Some(one) = outcomes.get(name) else {
+                continue;
+            };
+            let right = |text: String| Entry::new(text).set_alignment(CellAlignment::Right);
+            let number = |value: Option<u64>| right(value.map_or("-".to_owned(), grouped));
+            let counts = one.counts.as_ref();
+            let kvm = one.kvm.as_ref();
+            table.add_row([
+                Entry::new(if n == 0 { cell } else { "" }),
+                Entry::new(name),
+                number(counts.map(|c| c.accesses)),
+                number(counts.map(|c| c.instructions)),
+                number(one.pages),
+                number(kvm.map(|k| k.exits)),
+                right(kvm.map_or("-".to_owned(), |k| {
+                    let Spread { median, min, max } = k.ms;
+                    format!("{median:.1} ({min:.1} to {max:.1}), {} runs", k.runs)
+                })),
+                right(match (kvm, reference) {
+                    (Some(k), Some(reference)) => format!("{:.2}", k.ms.median / reference),
+                    _ => "-".to_owned(),
+                }),
+                Entry::new(counts.map_or("no kernel reached".to_owned(), |c| c.by_region(6))),
+            ]);
+        }
+    }
+    table
+}
+
+/// A number with a comma at each thousand.
+#[must_use]
+pub fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n != 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        let texts: Vec<_> = [0, 999, 1000, 1_234_567].map(grouped).into();
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+    }
+}
