@@ -85,11 +85,28 @@ pub fn format(bytes: &[u8]) -> Format {
     }
 }
 
+/// Whether the kernel file `bytes` (a bzImage or an ELF file) is a 32-bit one.
+///
+/// A 64-bit bzImage says so by `XLF_KERNEL_64` in `xloadflags`, an ELF file by
+/// its class.
+pub fn is_32_bit(bytes: &[u8]) -> bool {
+    const ELFCLASS32: u8 = 1;
+    const XLF_KERNEL_64: u8 = 1;
+    match format(bytes) {
+        Format::Elf => bytes.get(4) == Some(&ELFCLASS32),
+        Format::BzImage => bytes
+            .get(XLOADFLAGS)
+            .is_some_and(|flags| flags & XLF_KERNEL_64 == 0),
+        Format::BzImageWithoutPayload | Format::Unknown => false,
+    }
+}
+
 // Offsets in the file of setup_header's fields (boot protocol, "The real-mode
 // kernel header").
 const SETUP_SECTS: usize = 0x1f1;
 const SIGNATURE: usize = 0x202;
 const VERSION: usize = 0x206;
+const XLOADFLAGS: usize = 0x236;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
@@ -537,6 +554,18 @@ mod tests {
         assert_eq!(format(&old), Format::BzImageWithoutPayload);
         assert!(vmlinux(ELF).is_err());
         assert!(vmlinux(&[]).is_err());
+    }
+
+    #[test]
+    fn the_width_is_read_from_the_header() {
+        let mut image = bzimage(PAYLOADS[0].1);
+        assert!(is_32_bit(&image));
+        image[XLOADFLAGS] = 0x7f;
+        assert!(!is_32_bit(&image));
+        let mut elf = ELF.to_vec();
+        assert!(!is_32_bit(&elf));
+        elf[4] = 1;
+        assert!(is_32_bit(&elf));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use object::Endianness;
 use object::elf::PT_INTERP;
 use object::read::elf::{ElfFile64, ProgramHeader};
 
-use crate::debian::{self, Package};
+use crate::debian::{self, Lists, Package};
 use crate::workspace;
 
 /// `/init`, whose head lists the `qboot.*` parameters that it reads from the
@@ -19,6 +19,15 @@ pub const INIT: &str = include_str!("init.sh");
 /// Begins the line that `/init` prints when user space was reached; the line
 /// goes on with `kernel=… cpus=… memory_kib=…`.
 pub const MARKER: &str = "qboot: user space reached:";
+
+/// Which kernels can run the programs in an archive.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Arch {
+    /// 64-bit kernels.
+    Amd64,
+    /// 32-bit kernels.
+    I386,
+}
 
 /// An initial RAM file system in the making: a cpio archive in the `newc`
 /// format (the kernel's `Documentation/driver-api/early-userspace/
@@ -53,8 +62,8 @@ impl Initramfs {
     ///
     /// # Errors
     /// When no statically linked busybox can be had, see [`busybox`].
-    pub fn standard() -> Result<Self> {
-        let busybox = busybox()?;
+    pub fn standard(arch: Arch) -> Result<Self> {
+        let busybox = busybox(arch)?;
         let contents =
             fs::read(&busybox).with_context(|| format!("reading {}", busybox.display()))?;
         Ok(Self::empty()
@@ -128,14 +137,17 @@ impl Initramfs {
     }
 }
 
-/// Writes [`Initramfs::standard`] to `target/initramfs.cpio`, where it is kept
-/// until it would be different, and returns that path.
+/// Writes [`Initramfs::standard`] under `target/`, where it is kept until it
+/// would be different, and returns its path.
 ///
 /// # Errors
 /// As [`Initramfs::standard`], and when the file cannot be written.
-pub fn standard() -> Result<PathBuf> {
-    let archive = Initramfs::standard()?.archive()?;
-    let path = workspace::target().join("initramfs.cpio");
+pub fn standard(arch: Arch) -> Result<PathBuf> {
+    let archive = Initramfs::standard(arch)?.archive()?;
+    let path = workspace::target().join(match arch {
+        Arch::Amd64 => "initramfs.cpio",
+        Arch::I386 => "initramfs-i386.cpio",
+    });
     if fs::read(&path).ok().as_deref() != Some(&archive) {
         workspace::write_atomically(&path, &archive)?;
     }
@@ -147,26 +159,38 @@ pub fn standard() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the system has none and there is no apt to fetch it with.
-pub fn busybox() -> Result<PathBuf> {
-    for path in ["/bin/busybox", "/usr/bin/busybox"] {
-        let path = Path::new(path);
-        if is_static(path) {
-            return Ok(path.to_path_buf());
+pub fn busybox(arch: Arch) -> Result<PathBuf> {
+    if arch == Arch::Amd64 {
+        for path in ["/bin/busybox", "/usr/bin/busybox"] {
+            let path = Path::new(path);
+            if is_static(path) {
+                return Ok(path.to_path_buf());
+            }
         }
     }
     debian::require_apt(
         "busybox-static",
         "install a statically linked busybox as /bin/busybox, or name an initrd of your own with --initrd",
     )?;
-    let root = debian::unpack(&Package::system("busybox-static"))?;
+    let package = Package {
+        name: "busybox-static".into(),
+        lists: match arch {
+            Arch::Amd64 => Lists::System,
+            Arch::I386 => Lists::Private {
+                arch: "i386".into(),
+            },
+        },
+    };
+    let root = debian::unpack(&package)?;
     ["bin/busybox", "usr/bin/busybox"]
         .iter()
         .map(|path| root.join(path))
-        .find(|path| is_static(path))
-        .context("the package busybox-static holds no static busybox")
+        .find(|path| path.is_file())
+        .context("the package busybox-static holds no busybox")
 }
 
-/// A program without an interpreter segment needs no shared libraries.
+/// Whether the 64-bit program at `path` needs no shared libraries: it then has no
+/// interpreter segment.
 fn is_static(path: &Path) -> bool {
     let Ok(bytes) = fs::read(path) else {
         return false;

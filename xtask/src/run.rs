@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::extract::Format;
+use crate::initramfs::Arch;
 use crate::{build, extract, initramfs, kernel, workspace};
 
 /// What to boot and how; the command line of `run`.
@@ -204,10 +206,16 @@ fn plan(options: &Options) -> Result<Plan> {
         Some(path) => readable(path)?,
         None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
     };
-    let kernel = bootable(&kernel, options.bzimage)?;
+    let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
     let initrd = match &options.initrd {
         Some(path) => readable(path)?,
-        None => initramfs::standard()?,
+        None if extract::is_32_bit(&bytes) => initramfs::standard(Arch::I386)?,
+        None => initramfs::standard(Arch::Amd64)?,
+    };
+    let kernel = if options.bzimage || extract::format(&bytes) != Format::BzImage {
+        kernel
+    } else {
+        vmlinux_inside(kernel)?
     };
     let accel = match options.accel.as_str() {
         "auto" => Accel::detect(),
@@ -266,23 +274,17 @@ fn readable(path: &Path) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
-/// The file to hand to QEMU for `kernel`: the vmlinux inside it where that
-/// can be booted, else the kernel as it is.
-fn bootable(kernel: &Path, bzimage: bool) -> Result<PathBuf> {
-    let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
-    if bzimage || extract::format(&bytes) != extract::Format::BzImage {
-        return Ok(kernel.to_path_buf());
+/// The vmlinux inside the bzImage `kernel`, or `kernel` itself when it has no
+/// PVH entry point.
+fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
+    if let Some(vmlinux) = extract::cached(&kernel)?.path {
+        return Ok(vmlinux);
     }
-    match extract::cached(kernel)?.path {
-        Some(vmlinux) => Ok(vmlinux),
-        None => {
-            eprintln!(
-                "{} has no PVH entry point (built without CONFIG_PVH): booting it as bzImage",
-                kernel.display()
-            );
-            Ok(kernel.to_path_buf())
-        }
-    }
+    eprintln!(
+        "{} has no PVH entry point (built without CONFIG_PVH): booting it as bzImage",
+        kernel.display()
+    );
+    Ok(kernel)
 }
 
 fn parameters(options: &Options, shell: bool) -> String {
