@@ -73,7 +73,7 @@ if ! toolchain_is_complete; then
         exit 1
     fi
     say "installing Rust $channel with $target"
-    rustup toolchain install "$channel" --profile minimal \
+    rustup toolchain install "$channel" --no-self-update --profile minimal \
         --component clippy --component rustfmt --target "$target" >&2
     if ! toolchain_is_complete; then
         say "Rust $channel is still incomplete; is another toolchain forced by RUSTUP_TOOLCHAIN or an override?"
