@@ -13,17 +13,23 @@
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "measure")]
 pub mod bench;
 pub mod build;
+#[cfg(feature = "measure")]
 pub mod chart;
 pub mod debian;
 pub mod extract;
 pub mod initramfs;
 pub mod kernel;
+#[cfg(feature = "measure")]
 pub mod measure;
+#[cfg(feature = "measure")]
 pub mod probe;
 pub mod progress;
+#[cfg(feature = "measure")]
 pub mod qemu;
 pub mod run;
+#[cfg(feature = "measure")]
 pub mod timeline;
 pub mod workspace;

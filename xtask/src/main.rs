@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
-use xtask::{bench, build, extract, kernel, measure, run, workspace};
+#[cfg(feature = "measure")]
+use xtask::{bench, measure};
+use xtask::{build, extract, kernel, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
@@ -46,8 +48,10 @@ enum Task {
         vmlinux: PathBuf,
     },
     /// Count device accesses by region and instructions up to a kernel's first instruction
+    #[cfg(feature = "measure")]
     Measure(measure::Options),
     /// Measure all firmware side by side: a table, target/bench/results.json and a chart
+    #[cfg(feature = "measure")]
     Bench(bench::Options),
 }
 
@@ -85,7 +89,9 @@ impl Task {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            #[cfg(feature = "measure")]
             Task::Measure(options) => measure::run(&options)?,
+            #[cfg(feature = "measure")]
             Task::Bench(options) => bench::run(&options)?,
             Task::Kernel { flavour } => {
                 println!("{}", kernel::debian(flavour)?.bzimage.display());
