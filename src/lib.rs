@@ -6,8 +6,10 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod error;
 pub mod fw_cfg;
 pub mod io;
 pub mod layout;
 pub mod phys;
+pub mod smbios;

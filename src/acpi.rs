@@ -1,0 +1,412 @@
+//! ACPI tables: the linker-loader script that QEMU hands over in
+//! `etc/table-loader`.
+//!
+//! The script names files of fw_cfg that are to be loaded, and how their
+//! pointers and checksums are completed once their addresses are known.
+//! Specification: the structures at the head of QEMU's
+//! `hw/acpi/bios-linker-loader.c`; table formats: ACPI 6.5, chapter 5.
+//!
+//! What the specification leaves open is decided as follows.
+//!
+//! - A command number that is not known is skipped, as other firmware does:
+//!   QEMU adds commands only where ignoring them is safe. Number 0 ends the
+//!   script: QEMU pads it with zeroes to a multiple of 4 KiB.
+//! - A pointer's initial value is an offset into the file that it will point
+//!   to, and has to lie inside that file.
+//! - There is no way out of the F segment for a file that asks for it: an
+//!   RSDP elsewhere is not found by a search (ACPI 6.5, 5.2.5.1).
+//! - `etc/acpi/tables` is padded with zeroes to a multiple of 128 KiB. Of a
+//!   file that large, only the part up to the end of its last checksum is
+//!   transferred. What lies behind that end is left as it was, zero after
+//!   power-on and stale after a reset; a command that refers to a byte there
+//!   has the whole file transferred first, so no table ever contains it.
+
+use crate::error::{Error, Result};
+use crate::fw_cfg::{Directory, FileName, FwCfg, file_name, same_name};
+use crate::phys::{GuestMemory, PhysRange};
+use arrayvec::ArrayVec;
+use zerocopy::byteorder::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
+
+/// The file that holds the script.
+pub const SCRIPT: FileName = file_name("etc/table-loader");
+/// The file that holds the RSDP.
+pub const RSDP: FileName = file_name("etc/acpi/rsdp");
+
+/// Where a file has to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zone {
+    /// Anywhere below 4 GiB, in memory that E820 reserves for ACPI.
+    High,
+    /// The F segment, where the RSDP is searched for.
+    Fseg,
+}
+
+/// Gives out memory that stays reserved for the kernel.
+pub trait Allocator {
+    /// `len` bytes in `zone` at a multiple of `align`, a power of two.
+    ///
+    /// # Errors
+    /// [`Error::TablesTooBig`] when the zone has no room for it.
+    fn alloc(&mut self, zone: Zone, len: u32, align: u32) -> Result<PhysRange>;
+}
+
+/// Bytes of a command.
+const COMMAND_LEN: usize = 128;
+
+const END: u32 = 0;
+const ALLOCATE: u32 = 1;
+const ADD_POINTER: u32 = 2;
+const ADD_CHECKSUM: u32 = 3;
+const WRITE_POINTER: u32 = 4;
+
+const ZONE_HIGH: u8 = 1;
+const ZONE_FSEG: u8 = 2;
+
+/// Load `file` to a multiple of `align` in `zone`.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Allocate {
+    command: U32,
+    file: FileName,
+    align: U32,
+    zone: u8,
+    pad: [u8; 63],
+}
+
+/// Add the address of `src` to the `size` bytes at `offset` in `dest`.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct AddPointer {
+    command: U32,
+    dest: FileName,
+    src: FileName,
+    offset: U32,
+    size: u8,
+    pad: [u8; 7],
+}
+
+/// Subtract the sum of `len` bytes at `start` from the byte at `offset`.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct AddChecksum {
+    command: U32,
+    file: FileName,
+    offset: U32,
+    start: U32,
+    len: U32,
+    pad: [u8; 56],
+}
+
+/// Tell QEMU, in the fw_cfg file `dest`, the address of `src_offset` in `src`.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WritePointer {
+    command: U32,
+    dest: FileName,
+    src: FileName,
+    dest_offset: U32,
+    src_offset: U32,
+    size: u8,
+    pad: [u8; 3],
+}
+
+/// Files that a script may allocate; QEMU's largest machines have six.
+const MAX_FILES: usize = 32;
+
+/// QEMU fills its page-sized files; only larger ones can be mostly padding.
+const PADDED_FILE_MIN: u32 = 0x1_0000;
+
+/// What a transfer has to save, so that it is made in part only.
+const WORTH_SAVING: u32 = 0x1000;
+
+/// Alignment of every file: the RSDP needs it (ACPI 6.5, 5.2.5.1), and
+/// checksums go faster.
+const MIN_ALIGN: u32 = 16;
+
+/// A file in guest memory.
+struct Loaded<'s> {
+    name: &'s FileName,
+    range: PhysRange,
+    /// Bytes from its start that have been transferred.
+    filled: u32,
+    selector: u16,
+}
+
+impl Loaded<'_> {
+    /// Sees to it that the first `end` bytes have been transferred; `end` lies
+    /// inside the file.
+    fn fill<F: FwCfg, M: GuestMemory>(
+        &mut self,
+        end: u32,
+        fw_cfg: &mut F,
+        memory: &mut M,
+    ) -> Result<()> {
+        if end <= self.filled {
+            return Ok(());
+        }
+        self.fill_rest(fw_cfg, memory)
+    }
+
+    /// Transfers what is missing.
+    ///
+    /// Reading starts anew, and what is there may have been patched already:
+    /// the bytes to be passed over go where the missing ones will be.
+    #[cold]
+    #[inline(never)]
+    fn fill_rest<F: FwCfg, M: GuestMemory>(
+        &mut self,
+        fw_cfg: &mut F,
+        memory: &mut M,
+    ) -> Result<()> {
+        let missing = self.range.len().saturating_sub(self.filled);
+        let missing = self
+            .range
+            .part(self.filled, missing)
+            .ok_or(Error::LoaderOutOfBounds)?;
+        let missing = memory.bytes(missing)?;
+        let mut selector = Some(self.selector);
+        let mut skip = self.filled as usize;
+        while skip != 0 {
+            let len = skip.min(missing.len());
+            let sink = missing.get_mut(..len).ok_or(Error::LoaderOutOfBounds)?;
+            match selector.take() {
+                Some(selector) => fw_cfg.read(selector, sink)?,
+                None => fw_cfg.read_next(sink)?,
+            }
+            skip = skip.saturating_sub(len);
+        }
+        fw_cfg.read_next(missing)?;
+        self.filled = self.range.len();
+        Ok(())
+    }
+}
+
+/// The files that the script has allocated.
+struct Files<'s>(ArrayVec<Loaded<'s>, MAX_FILES>);
+
+impl<'s> Files<'s> {
+    /// The file called `name`.
+    ///
+    /// Searched from the back: QEMU's last allocation is `etc/acpi/tables`,
+    /// which nearly all commands name.
+    fn find(&mut self, name: &FileName) -> Option<&mut Loaded<'s>> {
+        self.0
+            .iter_mut()
+            .rev()
+            .find(|file| same_name(file.name, name))
+    }
+
+    fn get(&mut self, name: &FileName) -> Result<&mut Loaded<'s>> {
+        self.find(name).ok_or(Error::LoaderFileMissing)
+    }
+}
+
+/// Runs the linker-loader script `script`, the content of [`SCRIPT`].
+///
+/// Gives the address of the RSDP, if the script loaded one. Memory is written
+/// inside the ranges that `alloc` gave and nowhere else.
+///
+/// # Errors
+/// [`Error::BadLoaderScript`] for fields that the format does not know,
+/// [`Error::LoaderFileMissing`] for files that fw_cfg does not have or that
+/// were not allocated before they are used, [`Error::LoaderOutOfBounds`] for
+/// offsets outside their file and addresses that do not fit their field,
+/// [`Error::TooManyTables`] for more than 32 files, and what `fw_cfg`,
+/// `memory` and `alloc` give.
+pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
+    script: &[u8],
+    dir: &Directory<'_>,
+    fw_cfg: &mut F,
+    memory: &mut M,
+    alloc: &mut A,
+) -> Result<Option<u32>> {
+    let (mut rest, tail) = script.as_chunks::<COMMAND_LEN>();
+    if !tail.is_empty() {
+        return Err(Error::BadLoaderScript);
+    }
+    let mut files = Files(ArrayVec::new());
+    while let [bytes, more @ ..] = rest {
+        rest = more;
+        match command(bytes) {
+            END => break,
+            ALLOCATE => {
+                let file = allocate(transmute_ref!(bytes), more, dir, alloc, &mut files)?;
+                let part = PhysRange::new(file.range.start(), file.filled)
+                    .ok_or(Error::LoaderOutOfBounds)?;
+                fw_cfg.read(file.selector, memory.bytes(part)?)?;
+            }
+            ADD_POINTER => add_pointer(transmute_ref!(bytes), fw_cfg, memory, &mut files)?,
+            ADD_CHECKSUM => add_checksum(transmute_ref!(bytes), fw_cfg, memory, &mut files)?,
+            WRITE_POINTER => {
+                write_pointer(transmute_ref!(bytes), dir, fw_cfg, memory, &mut files)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(files.find(&RSDP).map(|file| file.range.start()))
+}
+
+fn command(bytes: &[u8; COMMAND_LEN]) -> u32 {
+    let command: &AddPointer = transmute_ref!(bytes);
+    command.command.get()
+}
+
+/// Finds a place for a file, and how much of it is to be transferred.
+fn allocate<'f, 's, A: Allocator>(
+    command: &'s Allocate,
+    rest: &[[u8; COMMAND_LEN]],
+    dir: &Directory<'_>,
+    alloc: &mut A,
+    files: &'f mut Files<'s>,
+) -> Result<&'f mut Loaded<'s>> {
+    let zone = match command.zone {
+        ZONE_HIGH => Zone::High,
+        ZONE_FSEG => Zone::Fseg,
+        _ => return Err(Error::BadLoaderScript),
+    };
+    // QEMU may ask for none at all: 0 is as good as 1.
+    let align = command.align.get().max(1);
+    if !align.is_power_of_two() || files.find(&command.file).is_some() {
+        return Err(Error::BadLoaderScript);
+    }
+    let file = dir.find(&command.file).ok_or(Error::LoaderFileMissing)?;
+    let mut filled = file.size;
+    if file.size >= PADDED_FILE_MIN {
+        let used = checksummed_end(&command.file, rest);
+        // Without a checksum nothing is known of the file.
+        if used != 0 && used <= file.size.saturating_sub(WORTH_SAVING) {
+            filled = used;
+        }
+    }
+    // An empty file gets an address too.
+    let range = alloc.alloc(zone, file.size.max(1), align.max(MIN_ALIGN))?;
+    let range = range.part(0, file.size).ok_or(Error::TablesTooBig)?;
+    files
+        .0
+        .try_push(Loaded {
+            name: &command.file,
+            range,
+            filled,
+            selector: file.selector,
+        })
+        .map_err(|_| Error::TooManyTables)?;
+    files.0.last_mut().ok_or(Error::TooManyTables)
+}
+
+/// The end of the last byte in file `name` that a checksum covers; 0 without
+/// a checksum.
+fn checksummed_end(name: &FileName, commands: &[[u8; COMMAND_LEN]]) -> u32 {
+    let mut end = 0;
+    for bytes in commands {
+        match command(bytes) {
+            END => break,
+            ADD_CHECKSUM => {
+                let command: &AddChecksum = transmute_ref!(bytes);
+                if same_name(&command.file, name) {
+                    end = end.max(command.start.get().saturating_add(command.len.get()));
+                }
+            }
+            _ => {}
+        }
+    }
+    end
+}
+
+fn add_pointer<F: FwCfg, M: GuestMemory>(
+    command: &AddPointer,
+    fw_cfg: &mut F,
+    memory: &mut M,
+    files: &mut Files<'_>,
+) -> Result<()> {
+    let dest = files.get(&command.dest)?;
+    let size = u32::from(command.size);
+    let offset = command.offset.get();
+    let field = dest
+        .range
+        .part(offset, size)
+        .ok_or(Error::LoaderOutOfBounds)?;
+    dest.fill(offset.saturating_add(size), fw_cfg, memory)?;
+    let old = match memory.bytes(field)? {
+        [a, b, c, d, 0, 0, 0, 0] | [a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]),
+        [a, b] => u32::from(u16::from_le_bytes([*a, *b])),
+        [a] => u32::from(*a),
+        [_, _, _, _, _, _, _, _] => return Err(Error::LoaderOutOfBounds),
+        _ => return Err(Error::BadLoaderScript),
+    };
+    let src = files.get(&command.src)?;
+    let target = src.range.part(old, 1).ok_or(Error::LoaderOutOfBounds)?;
+    // The target's table has to be there. It has a checksum behind it or none
+    // at all, so that its first byte decides for the whole of it.
+    src.fill(old.saturating_add(1), fw_cfg, memory)?;
+    put_address(memory.bytes(field)?, target.start())
+}
+
+/// Writes an address into a field of 1, 2, 4 or 8 bytes, of 8 the upper half
+/// being zero already.
+fn put_address(field: &mut [u8], address: u32) -> Result<()> {
+    match field {
+        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => [*a, *b, *c, *d] = address.to_le_bytes(),
+        [a, b] => {
+            let address = u16::try_from(address).map_err(|_| Error::LoaderOutOfBounds)?;
+            [*a, *b] = address.to_le_bytes();
+        }
+        [a] => *a = u8::try_from(address).map_err(|_| Error::LoaderOutOfBounds)?,
+        _ => return Err(Error::BadLoaderScript),
+    }
+    Ok(())
+}
+
+fn add_checksum<F: FwCfg, M: GuestMemory>(
+    command: &AddChecksum,
+    fw_cfg: &mut F,
+    memory: &mut M,
+    files: &mut Files<'_>,
+) -> Result<()> {
+    let file = files.get(&command.file)?;
+    let (start, len, offset) = (command.start.get(), command.len.get(), command.offset.get());
+    let (Some(summed), Some(checksum)) = (file.range.part(start, len), file.range.part(offset, 1))
+    else {
+        return Err(Error::LoaderOutOfBounds);
+    };
+    let end = summed.end().max(checksum.end());
+    file.fill(end.saturating_sub(file.range.start()), fw_cfg, memory)?;
+    let sum = memory.byte_sum(summed)?;
+    if let [byte] = memory.bytes(checksum)? {
+        *byte = byte.wrapping_sub(sum);
+    }
+    Ok(())
+}
+
+#[cold]
+#[inline(never)]
+fn write_pointer<F: FwCfg, M: GuestMemory>(
+    command: &WritePointer,
+    dir: &Directory<'_>,
+    fw_cfg: &mut F,
+    memory: &mut M,
+    files: &mut Files<'_>,
+) -> Result<()> {
+    let size @ (1 | 2 | 4 | 8) = command.size else {
+        return Err(Error::BadLoaderScript);
+    };
+    let src = files.get(&command.src)?;
+    let offset = command.src_offset.get();
+    let target = src.range.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
+    src.fill(offset.saturating_add(1), fw_cfg, memory)?;
+    let dest = dir.find(&command.dest).ok_or(Error::LoaderFileMissing)?;
+    let dest_offset = command.dest_offset.get();
+    dest_offset
+        .checked_add(u32::from(size))
+        .filter(|end| *end <= dest.size)
+        .ok_or(Error::LoaderOutOfBounds)?;
+    let mut address = [0; 8];
+    let address = address
+        .get_mut(..usize::from(size))
+        .ok_or(Error::BadLoaderScript)?;
+    put_address(address, target.start())?;
+    fw_cfg.write(dest.selector, dest_offset, address)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,367 @@
+//! The linker-loader over scripts written here, arbitrary ones, and those of
+//! real machines.
+
+use super::*;
+use crate::fw_cfg::fake::FakeFwCfg;
+use crate::phys::align_up;
+use crate::phys::fake::FakeMemory;
+use std::vec;
+use std::vec::Vec;
+
+const FSEG: PhysRange = PhysRange::fixed(0xf_8000, 0x10_0000);
+const HIGH: PhysRange = PhysRange::fixed(0x10_0000, 0x20_0000);
+const ALL: PhysRange = PhysRange::fixed(0xf_8000, 0x20_0000);
+
+/// Gives out both zones upwards, leaving a gap of one byte or more between
+/// any two ranges, and opens just what it gave.
+struct Arena {
+    fseg: u32,
+    high: u32,
+    given: Vec<(Zone, PhysRange)>,
+}
+
+impl Arena {
+    fn new() -> Self {
+        Self {
+            fseg: FSEG.start(),
+            high: HIGH.start(),
+            given: Vec::new(),
+        }
+    }
+}
+
+impl Allocator for Arena {
+    fn alloc(&mut self, zone: Zone, len: u32, align: u32) -> Result<PhysRange> {
+        let (next, within) = match zone {
+            Zone::High => (&mut self.high, HIGH),
+            Zone::Fseg => (&mut self.fseg, FSEG),
+        };
+        let range = align_up(*next, align)
+            .and_then(|start| PhysRange::new(start, len))
+            .filter(|range| within.contains(*range))
+            .ok_or(Error::TablesTooBig)?;
+        *next = range.end().saturating_add(1);
+        self.given.push((zone, range));
+        Ok(range)
+    }
+}
+
+fn allocate(file: &str, align: u32, zone: u8) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    bytes[..4].copy_from_slice(&ALLOCATE.to_le_bytes());
+    bytes[4..60].copy_from_slice(&file_name(file));
+    bytes[60..64].copy_from_slice(&align.to_le_bytes());
+    bytes[64] = zone;
+    bytes
+}
+
+fn add_pointer(dest: &str, src: &str, offset: u32, size: u8) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    bytes[..4].copy_from_slice(&ADD_POINTER.to_le_bytes());
+    bytes[4..60].copy_from_slice(&file_name(dest));
+    bytes[60..116].copy_from_slice(&file_name(src));
+    bytes[116..120].copy_from_slice(&offset.to_le_bytes());
+    bytes[120] = size;
+    bytes
+}
+
+fn add_checksum(file: &str, offset: u32, start: u32, len: u32) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    bytes[..4].copy_from_slice(&ADD_CHECKSUM.to_le_bytes());
+    bytes[4..60].copy_from_slice(&file_name(file));
+    bytes[60..64].copy_from_slice(&offset.to_le_bytes());
+    bytes[64..68].copy_from_slice(&start.to_le_bytes());
+    bytes[68..72].copy_from_slice(&len.to_le_bytes());
+    bytes
+}
+
+fn write_pointer(dest: &str, src: &str, dest_offset: u32, src_offset: u32, size: u8) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    bytes[..4].copy_from_slice(&WRITE_POINTER.to_le_bytes());
+    bytes[4..60].copy_from_slice(&file_name(dest));
+    bytes[60..116].copy_from_slice(&file_name(src));
+    bytes[116..120].copy_from_slice(&dest_offset.to_le_bytes());
+    bytes[120..124].copy_from_slice(&src_offset.to_le_bytes());
+    bytes[124] = size;
+    bytes
+}
+
+/// What a run leaves.
+struct Run {
+    result: Result<Option<u32>>,
+    fw_cfg: FakeFwCfg,
+    memory: FakeMemory,
+    given: Vec<(Zone, PhysRange)>,
+}
+
+impl Run {
+    fn bytes(&mut self, file: usize) -> Vec<u8> {
+        let range = self.given[file].1;
+        self.memory.bytes(range).unwrap().to_vec()
+    }
+}
+
+fn run(mut fw_cfg: FakeFwCfg, script: &[u8]) -> Run {
+    let mut scratch = vec![0; 65536];
+    let (dir, _) = Directory::read(&mut fw_cfg, &mut scratch).unwrap();
+    let mut memory = FakeMemory::new(ALL, &[ALL]);
+    let mut arena = Arena::new();
+    fw_cfg.transfers = 0;
+    let result = load(script, &dir, &mut fw_cfg, &mut memory, &mut arena);
+    Run {
+        result,
+        fw_cfg,
+        memory,
+        given: arena.given,
+    }
+}
+
+fn files(files: &[(&str, &[u8])]) -> FakeFwCfg {
+    let mut fw_cfg = FakeFwCfg::new();
+    for (name, data) in files {
+        fw_cfg.file(name, data);
+    }
+    fw_cfg
+}
+
+#[test]
+fn pointers_of_every_size_and_checksums() {
+    let tables: Vec<u8> = (0..64).map(|_| 1).collect();
+    let mut rsdp = vec![0; 36];
+    rsdp[0] = 7; // checksum before patching
+    rsdp[16] = 8;
+    rsdp[24] = 3;
+    let fw_cfg = files(&[("etc/acpi/tables", &tables), ("etc/acpi/rsdp", &rsdp)]);
+    let script = [
+        allocate("etc/acpi/rsdp", 16, ZONE_FSEG),
+        allocate("etc/acpi/tables", 64, ZONE_HIGH),
+        add_pointer("etc/acpi/rsdp", "etc/acpi/tables", 16, 4),
+        add_pointer("etc/acpi/rsdp", "etc/acpi/tables", 24, 8),
+        add_checksum("etc/acpi/rsdp", 8, 0, 20),
+        add_checksum("etc/acpi/rsdp", 32, 0, 36),
+        [0; 128],
+        // Behind the end nothing is looked at.
+        add_checksum("no such file", 0, 0, 1),
+    ]
+    .concat();
+    let mut run = run(fw_cfg, &script);
+    assert_eq!(run.result, Ok(Some(FSEG.start())));
+    assert_eq!(run.given[0].0, Zone::Fseg);
+    assert_eq!(
+        run.given[1],
+        (Zone::High, PhysRange::fixed(0x10_0000, 0x10_0040))
+    );
+    let rsdp = run.bytes(0);
+    assert_eq!(rsdp[16..20], 0x10_0008_u32.to_le_bytes());
+    assert_eq!(rsdp[24..32], 0x10_0003_u64.to_le_bytes());
+    assert_eq!(crate::phys::byte_sum(&rsdp[..20]), 0);
+    assert_eq!(crate::phys::byte_sum(&rsdp), 0);
+    assert_eq!(run.bytes(1), tables);
+    assert_eq!(run.fw_cfg.transfers, 2);
+}
+
+/// One file of 64 bytes, `0, 1, 2, …`, allocated, then `command`.
+fn with_one_file(command: [u8; 128]) -> Result<Option<u32>> {
+    let data: Vec<u8> = (0..64).collect();
+    let fw_cfg = files(&[("etc/file", &data), ("etc/other", &data)]);
+    let script = [allocate("etc/file", 1, ZONE_HIGH), command].concat();
+    run(fw_cfg, &script).result
+}
+
+#[test]
+fn malformed_commands_have_their_error() {
+    let at = |offset, size| with_one_file(add_pointer("etc/file", "etc/file", offset, size));
+    assert_eq!(at(63, 1), Err(Error::LoaderOutOfBounds)); // address needs more
+    assert_eq!(at(0, 2), Err(Error::LoaderOutOfBounds));
+    assert_eq!(at(0, 4), Err(Error::LoaderOutOfBounds)); // 0x03020100 is outside
+    assert_eq!(at(0, 8), Err(Error::LoaderOutOfBounds));
+    assert_eq!(at(61, 4), Err(Error::LoaderOutOfBounds));
+    assert_eq!(at(u32::MAX, 4), Err(Error::LoaderOutOfBounds));
+    assert_eq!(at(0, 0), Err(Error::BadLoaderScript));
+    assert_eq!(at(0, 3), Err(Error::BadLoaderScript));
+    assert_eq!(at(0, 5), Err(Error::BadLoaderScript));
+
+    let sum = |offset, start, len| with_one_file(add_checksum("etc/file", offset, start, len));
+    assert_eq!(sum(63, 0, 64), Ok(None));
+    assert_eq!(sum(64, 0, 64), Err(Error::LoaderOutOfBounds));
+    assert_eq!(sum(0, 64, 0), Ok(None));
+    assert_eq!(sum(0, 65, 0), Err(Error::LoaderOutOfBounds));
+    assert_eq!(sum(0, 1, 64), Err(Error::LoaderOutOfBounds));
+    assert_eq!(sum(0, 1, u32::MAX), Err(Error::LoaderOutOfBounds));
+
+    let missing = Err(Error::LoaderFileMissing);
+    assert_eq!(with_one_file(allocate("etc/none", 1, ZONE_HIGH)), missing);
+    assert_eq!(with_one_file(add_checksum("etc/other", 0, 0, 1)), missing);
+    let command = add_pointer("etc/other", "etc/file", 0, 8);
+    assert_eq!(with_one_file(command), missing);
+    let command = add_pointer("etc/file", "etc/other", 1, 1);
+    assert_eq!(with_one_file(command), missing);
+
+    let bad = Err(Error::BadLoaderScript);
+    assert_eq!(with_one_file(allocate("etc/file", 1, ZONE_HIGH)), bad);
+    assert_eq!(with_one_file(allocate("etc/other", 3, ZONE_HIGH)), bad);
+    assert_eq!(with_one_file(allocate("etc/other", 48, ZONE_HIGH)), bad);
+    assert_eq!(with_one_file(allocate("etc/other", 1, 0)), bad);
+    assert_eq!(with_one_file(allocate("etc/other", 1, 3)), bad);
+    assert_eq!(with_one_file(allocate("etc/other", 0, ZONE_HIGH)), Ok(None));
+    let too_big = Err(Error::TablesTooBig);
+    let command = allocate("etc/other", 1 << 31, ZONE_HIGH);
+    assert_eq!(with_one_file(command), too_big);
+
+    assert_eq!(run(FakeFwCfg::new(), &[0; 127]).result, bad);
+    let mut unknown = [0xff; 128];
+    assert_eq!(with_one_file(unknown), Ok(None));
+    unknown[..4].copy_from_slice(&5_u32.to_le_bytes());
+    assert_eq!(with_one_file(unknown), Ok(None));
+}
+
+#[test]
+fn write_pointer_tells_the_host() {
+    let guid = [0x11; 4096];
+    let script = |dest_offset, src_offset, size| {
+        [
+            allocate("etc/vmgenid_guid", 4096, ZONE_HIGH),
+            write_pointer(
+                "etc/vmgenid_addr",
+                "etc/vmgenid_guid",
+                dest_offset,
+                src_offset,
+                size,
+            ),
+        ]
+        .concat()
+    };
+    let device = || files(&[("etc/vmgenid_guid", &guid), ("etc/vmgenid_addr", &[0; 8])]);
+    let done = run(device(), &script(0, 40, 8));
+    assert_eq!(done.result, Ok(None));
+    let address = 0x10_0028_u64.to_le_bytes().to_vec();
+    assert_eq!(done.fw_cfg.written, [(0x21, 0, address)]);
+    let done = run(device(), &script(4, 0, 4));
+    let address = 0x10_0000_u32.to_le_bytes().to_vec();
+    assert_eq!(done.fw_cfg.written, [(0x21, 4, address)]);
+
+    let error = |dest, src, size| {
+        let done = run(device(), &script(dest, src, size));
+        assert_eq!(done.fw_cfg.written, []);
+        done.result
+    };
+    assert_eq!(error(1, 0, 8), Err(Error::LoaderOutOfBounds));
+    assert_eq!(error(u32::MAX, 0, 4), Err(Error::LoaderOutOfBounds));
+    assert_eq!(error(0, 4096, 8), Err(Error::LoaderOutOfBounds));
+    assert_eq!(error(0, 0, 2), Err(Error::LoaderOutOfBounds));
+    assert_eq!(error(0, 0, 3), Err(Error::BadLoaderScript));
+    let orphan = write_pointer("etc/none", "etc/file", 0, 0, 8);
+    assert_eq!(with_one_file(orphan), Err(Error::LoaderFileMissing));
+}
+
+#[test]
+fn an_empty_file_has_an_address_and_no_bytes() {
+    let fw_cfg = files(&[("etc/empty", &[])]);
+    let script = [
+        allocate("etc/empty", 1, ZONE_HIGH),
+        add_checksum("etc/empty", 0, 0, 0),
+    ];
+    assert_eq!(run(fw_cfg.clone(), &script[0]).result, Ok(None),);
+    assert_eq!(
+        run(fw_cfg, &script.concat()).result,
+        Err(Error::LoaderOutOfBounds)
+    );
+}
+
+#[test]
+fn as_many_files_as_there_is_room_for() {
+    let names: Vec<_> = (0..=MAX_FILES).map(|i| std::format!("etc/{i}")).collect();
+    let mut fw_cfg = FakeFwCfg::new();
+    for name in &names {
+        fw_cfg.file(name, &[0; 16]);
+    }
+    let script: Vec<u8> = names
+        .iter()
+        .flat_map(|name| allocate(name, 1, ZONE_HIGH))
+        .collect();
+    let full = script.len() - COMMAND_LEN;
+    assert_eq!(run(fw_cfg.clone(), &script[..full]).result, Ok(None));
+    assert_eq!(run(fw_cfg, &script).result, Err(Error::TooManyTables));
+}
+
+/// A file of 128 KiB whose byte at `i` is `i % 251`, but zero where pointers
+/// start, the last checksum ending at 0x2000.
+fn padded(more: &[[u8; 128]]) -> (Run, Vec<u8>) {
+    let mut data: Vec<u8> = (0..0x2_0000_u32).map(|i| (i % 251) as u8).collect();
+    data[..4].copy_from_slice(&0x1000_u32.to_le_bytes());
+    data[4..8].copy_from_slice(&0x1_0000_u32.to_le_bytes());
+    data[0x1_8000..0x1_8004].fill(0);
+    let fw_cfg = files(&[("etc/acpi/tables", &data)]);
+    let mut script = [
+        allocate("etc/acpi/tables", 64, ZONE_HIGH),
+        add_pointer("etc/acpi/tables", "etc/acpi/tables", 0, 4),
+    ]
+    .concat();
+    script.extend(more.concat());
+    script.extend(add_checksum("etc/acpi/tables", 16, 0x1000, 0x1000));
+    let run = run(fw_cfg, &script);
+    data[..4].copy_from_slice(&0x10_1000_u32.to_le_bytes());
+    let sum = crate::phys::byte_sum(&data[0x1000..0x2000]);
+    data[16] = data[16].wrapping_sub(sum);
+    (run, data)
+}
+
+#[test]
+fn padding_is_not_transferred() {
+    let (mut run, data) = padded(&[]);
+    assert_eq!(run.result, Ok(None));
+    assert_eq!(run.fw_cfg.transfers, 1);
+    let bytes = run.bytes(0);
+    assert_eq!(bytes[..0x2000], data[..0x2000]);
+    assert!(bytes[0x2000..].iter().all(|byte| *byte == 0xa5));
+}
+
+#[test]
+fn a_reference_into_the_padding_transfers_it() {
+    // What is patched before and after the second transfer is kept.
+    let name = "etc/acpi/tables";
+    let (mut run, mut data) = padded(&[add_pointer(name, name, 4, 4)]);
+    assert_eq!(run.result, Ok(None));
+    data[4..8].copy_from_slice(&0x11_0000_u32.to_le_bytes());
+    assert!(run.bytes(0) == data);
+
+    let (mut run, mut data) = padded(&[add_pointer(name, name, 0x1_8000, 4)]);
+    assert_eq!(run.result, Ok(None));
+    data[0x1_8000..0x1_8004].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+    assert!(run.bytes(0) == data);
+
+    let (mut run, mut data) = padded(&[add_checksum(name, 0x1_ffff, 0, 0)]);
+    assert_eq!(run.result, Ok(None));
+    assert!(run.bytes(0) == data);
+
+    // Nearly all of the file is to be passed over: more than fits at once.
+    let (mut run, expected) = padded(&[
+        add_pointer(name, name, 4, 4),
+        add_checksum(name, 20, 0x1_0000, 0xe000),
+    ]);
+    data[4..8].copy_from_slice(&0x11_0000_u32.to_le_bytes());
+    let sum = crate::phys::byte_sum(&expected[0x1_0000..0x1_e000]);
+    data[20] = data[20].wrapping_sub(sum);
+    assert_eq!(run.result, Ok(None));
+    assert_eq!(run.bytes(0)[..0x1_e000], data[..0x1_e000]);
+    let (mut run, mut data) = padded(&[
+        add_pointer(name, name, 4, 4),
+        add_checksum(name, 20, 0x1_e000, 0),
+        add_checksum(name, 0x1_e000, 0, 0),
+    ]);
+    data[4..8].copy_from_slice(&0x11_0000_u32.to_le_bytes());
+    assert_eq!(run.result, Ok(None));
+    assert!(run.bytes(0) == data);
+    assert_eq!(run.fw_cfg.transfers, 1 + 15 + 1);
+}
+
+#[test]
+fn a_file_without_checksums_is_transferred_whole() {
+    let log = vec![0x5a; 0x1_0000];
+    let mut run = run(
+        files(&[("etc/tpm/log", &log)]),
+        &allocate("etc/tpm/log", 1, ZONE_HIGH),
+    );
+    assert_eq!(run.result, Ok(None));
+    assert!(run.bytes(0) == log);
+}

@@ -1,0 +1,447 @@
+//! SMBIOS: the entry point and structures that QEMU prepares, or a minimal
+//! set of our own.
+//!
+//! Specification: DMTF DSP0134 (SMBIOS 3.6): 5.2 entry points, 6.1 structures,
+//! 7.1 type 0, 7.2 type 1, 7.45 type 127.
+
+use crate::acpi::{Allocator, Zone};
+use crate::error::{Error, Result};
+use crate::fw_cfg::{Directory, FileName, FwCfg, file_name};
+use crate::phys::{GuestMemory, PhysRange, byte_sum, copy_into};
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The file that holds the entry point.
+pub const ANCHOR: FileName = file_name("etc/smbios/smbios-anchor");
+/// The file that holds the structures.
+pub const TABLES: FileName = file_name("etc/smbios/smbios-tables");
+
+/// When this version was released, `mm/dd/yyyy` (7.1, BIOS Release Date).
+pub const RELEASE_DATE: &str = "11/21/2026";
+const VENDOR: &str = "qboot-rs";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Bytes of a 2.1 entry point (5.2.1).
+const ANCHOR_21_LEN: usize = 31;
+/// Bytes of a 3.0 entry point (5.2.2).
+const ANCHOR_30_LEN: usize = 24;
+/// Room for either, and a multiple of the alignment.
+const ANCHOR_ROOM: u32 = 32;
+/// Entry points lie at multiples of 16 bytes (5.2).
+const ALIGN: u32 = 16;
+
+const TYPE_BIOS: u8 = 0;
+const TYPE_END: u8 = 127;
+/// Type, length, handle (6.1.2).
+const HEADER_LEN: usize = 4;
+/// Handles from here on are reserved (6.1.2).
+const RESERVED_HANDLES: u16 = 0xff00;
+
+/// The formatted area of our type 0 (7.1, as of SMBIOS 2.4).
+const BIOS_FORMATTED: [u8; 24] = [
+    TYPE_BIOS, 24, 0, 0, // handle 0, until proved taken
+    1, 2, // vendor and version: strings 1 and 2
+    0x00, 0xf0, // starting segment
+    3,    // release date: string 3
+    0,    // ROM size: 64 KiB
+    0x08, 0, 0, 0, 0, 0, 0, 0, // characteristics not supported
+    // Targeted content distribution, which Windows' certification asks for,
+    // and: these structures describe a virtual machine.
+    0, 0x14, 0xff, 0xff, 0xff, 0xff, // no release numbers
+];
+
+/// The formatted area of our type 1 (7.2, as of SMBIOS 2.4): no UUID, woken by
+/// the power switch.
+const SYSTEM_FORMATTED: [u8; 27] = [
+    1, 27, 0x00, 0x01, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0,
+];
+
+/// Type 127, with its handle in QEMU's numbering.
+const END_OF_TABLE: [u8; 6] = [TYPE_END, 4, 0x00, 0x7f, 0, 0];
+
+/// Bytes of our type 0.
+const BIOS_LEN: usize =
+    BIOS_FORMATTED.len() + VENDOR.len() + VERSION.len() + RELEASE_DATE.len() + 4;
+const BIOS: [u8; BIOS_LEN] = joined(&[
+    &BIOS_FORMATTED,
+    VENDOR.as_bytes(),
+    &[0],
+    VERSION.as_bytes(),
+    &[0],
+    RELEASE_DATE.as_bytes(),
+    &[0, 0],
+]);
+
+const BIOS_BYTES: u32 = narrow(BIOS_LEN);
+const ANCHOR_21_BYTES: u32 = narrow(ANCHOR_21_LEN);
+
+/// A constant's length; one that does not fit does not compile.
+const fn narrow(len: usize) -> u32 {
+    assert!(len <= 0xffff);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "asserted in the line above"
+    )]
+    let len = len as u32;
+    len
+}
+
+/// Room in front of QEMU's structures, so that they are not moved.
+const BIOS_ROOM: u32 = 64;
+const _: () = assert!(BIOS_LEN <= BIOS_ROOM as usize);
+
+/// The parts one after another; tests see that they fill the array.
+const fn joined<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut all = [0; N];
+    let mut slots: &mut [u8] = &mut all;
+    let mut parts = parts;
+    while let [part, more @ ..] = parts {
+        let Some((slot, free)) = slots.split_at_mut_checked(part.len()) else {
+            break;
+        };
+        slot.copy_from_slice(part);
+        slots = free;
+        parts = more;
+    }
+    all
+}
+
+/// The 32-bit entry point (5.2.1); the structures' addresses are in bytes.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct EntryPoint21 {
+    anchor: [u8; 4],
+    /// Makes the sum of all `length` bytes zero.
+    checksum: u8,
+    length: u8,
+    version: [u8; 2],
+    max_structure_size: U16,
+    revision: u8,
+    formatted_area: [u8; 5],
+    intermediate_anchor: [u8; 5],
+    /// Makes the sum from `intermediate_anchor` on zero.
+    intermediate_checksum: u8,
+    table_length: U16,
+    table_address: U32,
+    structures: U16,
+    bcd_revision: u8,
+}
+
+/// Where the intermediate part starts.
+const INTERMEDIATE: usize = 0x10;
+
+/// The 64-bit entry point (5.2.2).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct EntryPoint30 {
+    anchor: [u8; 5],
+    /// Makes the sum of all `length` bytes zero.
+    checksum: u8,
+    length: u8,
+    version: [u8; 3],
+    revision: u8,
+    reserved: u8,
+    table_max_size: U32,
+    table_address: U64,
+}
+
+/// Loads QEMU's SMBIOS, adding a type 0 of our own where it has none.
+///
+/// Gives the address of the entry point, or `None` where QEMU prepares no
+/// SMBIOS. The entry point lies in the F segment, where it is searched for;
+/// the structures too while there is room for them.
+///
+/// # Errors
+/// [`Error::BadSmbios`] when entry point or structures are malformed,
+/// [`Error::SmbiosTooBig`] when there is no room, and what `fw_cfg` and
+/// `memory` give.
+pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
+    dir: &Directory<'_>,
+    fw_cfg: &mut F,
+    memory: &mut M,
+    alloc: &mut A,
+) -> Result<Option<u32>> {
+    let (Some(anchor), Some(tables)) = (dir.find(&ANCHOR), dir.find(&TABLES)) else {
+        return Ok(None);
+    };
+    let long = match anchor.size as usize {
+        ANCHOR_21_LEN => false,
+        ANCHOR_30_LEN => true,
+        _ => return Err(Error::BadSmbios),
+    };
+    let entry = alloc
+        .alloc(Zone::Fseg, ANCHOR_ROOM, ALIGN)
+        .ok()
+        .and_then(|room| room.part(0, anchor.size))
+        .ok_or(Error::SmbiosTooBig)?;
+    let room = tables
+        .size
+        .checked_add(BIOS_ROOM)
+        .ok_or(Error::SmbiosTooBig)?;
+    let room = alloc
+        .alloc(Zone::Fseg, room, ALIGN)
+        .or_else(|_| alloc.alloc(Zone::High, room, ALIGN))
+        .map_err(|_| Error::SmbiosTooBig)?;
+    let given = room
+        .part(BIOS_ROOM, tables.size)
+        .ok_or(Error::SmbiosTooBig)?;
+
+    fw_cfg.read(anchor.selector, memory.bytes(entry)?)?;
+    let bytes = memory.bytes(given)?;
+    fw_cfg.read(tables.selector, bytes)?;
+    let mut survey = survey(bytes)?;
+    let mut start = given.start();
+    if let Some(handle) = survey.handle_for_bios(long) {
+        start = start.saturating_sub(BIOS_BYTES);
+        let slot = PhysRange::between(start, given.start()).ok_or(Error::SmbiosTooBig)?;
+        put_bios(memory.bytes(slot)?, handle)?;
+        survey.add(BIOS_BYTES);
+    }
+    if long {
+        finish_30(memory, entry, start, &survey)?;
+    } else {
+        finish_21(memory, entry, start, &survey)?;
+    }
+    Ok(Some(entry.start()))
+}
+
+/// Completes a 32-bit entry point.
+fn finish_21<M: GuestMemory>(
+    memory: &mut M,
+    entry: PhysRange,
+    start: u32,
+    survey: &Survey,
+) -> Result<()> {
+    let bytes = memory.bytes(entry)?;
+    let anchor = EntryPoint21::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
+    if anchor.anchor != *b"_SM_"
+        || anchor.intermediate_anchor != *b"_DMI_"
+        || usize::from(anchor.length) != ANCHOR_21_LEN
+    {
+        return Err(Error::BadSmbios);
+    }
+    let narrow = |value: u32| u16::try_from(value).map_err(|_| Error::BadSmbios);
+    anchor.checksum = 0;
+    anchor.intermediate_checksum = 0;
+    anchor.max_structure_size = narrow(survey.largest)?.into();
+    anchor.table_length = narrow(survey.len)?.into();
+    anchor.table_address = start.into();
+    anchor.structures = narrow(survey.count)?.into();
+    let (front, intermediate) = bytes
+        .split_at_checked(INTERMEDIATE)
+        .ok_or(Error::BadSmbios)?;
+    // The intermediate part then sums to zero, and the rest alone decides.
+    let (front, intermediate) = (byte_sum(front), byte_sum(intermediate));
+    let anchor = EntryPoint21::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
+    anchor.checksum = front.wrapping_neg();
+    anchor.intermediate_checksum = intermediate.wrapping_neg();
+    Ok(())
+}
+
+/// Completes a 64-bit entry point.
+fn finish_30<M: GuestMemory>(
+    memory: &mut M,
+    entry: PhysRange,
+    start: u32,
+    survey: &Survey,
+) -> Result<()> {
+    let bytes = memory.bytes(entry)?;
+    let anchor = EntryPoint30::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
+    if anchor.anchor != *b"_SM3_" || usize::from(anchor.length) != ANCHOR_30_LEN {
+        return Err(Error::BadSmbios);
+    }
+    anchor.checksum = 0;
+    anchor.table_max_size = survey.len.into();
+    anchor.table_address = u64::from(start).into();
+    let sum = byte_sum(bytes);
+    let anchor = EntryPoint30::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
+    anchor.checksum = sum.wrapping_neg();
+    Ok(())
+}
+
+/// Writes our type 0 with `handle` to a slot of its size.
+fn put_bios(slot: &mut [u8], handle: u16) -> Result<()> {
+    let slot: &mut [u8; BIOS_LEN] = slot.try_into().map_err(|_| Error::SmbiosTooBig)?;
+    *slot = BIOS;
+    let [_, _, low, high, ..] = slot;
+    [*low, *high] = handle.to_le_bytes();
+    Ok(())
+}
+
+/// What a walk over structures finds.
+#[derive(Debug, PartialEq, Eq)]
+struct Survey {
+    /// Structures.
+    count: u32,
+    /// Bytes of all structures.
+    len: u32,
+    /// Bytes of the largest structure, strings included.
+    largest: u32,
+    /// Whether one is of type 0.
+    has_bios: bool,
+    /// Whether one has handle 0.
+    zero_taken: bool,
+    /// The highest handle that is not reserved.
+    highest: u16,
+}
+
+impl Survey {
+    fn add(&mut self, len: u32) {
+        self.count = self.count.saturating_add(1);
+        self.len = self.len.saturating_add(len);
+        self.largest = self.largest.max(len);
+    }
+
+    /// A free handle for a type 0 of our own, where one is missing and fits.
+    ///
+    /// A 32-bit entry point counts up to 65,535 bytes and structures: tables
+    /// that fill them stay as they are.
+    fn handle_for_bios(&self, long: bool) -> Option<u16> {
+        const LIMIT: u32 = u16::MAX as u32;
+        if self.has_bios {
+            return None;
+        }
+        let full = self.count >= LIMIT || self.len > LIMIT.saturating_sub(BIOS_BYTES);
+        if full && !long {
+            return None;
+        }
+        if !self.zero_taken {
+            return Some(0);
+        }
+        self.highest
+            .checked_add(1)
+            .filter(|handle| *handle < RESERVED_HANDLES)
+    }
+}
+
+/// Walks the structures.
+///
+/// Every step goes at least six bytes on, so that this ends. What follows a
+/// type 127 and is no structure is left out.
+///
+/// # Errors
+/// [`Error::BadSmbios`] when a structure is shorter than its header or goes
+/// on behind the end, or when there is none.
+fn survey(tables: &[u8]) -> Result<Survey> {
+    let mut survey = Survey {
+        count: 0,
+        len: 0,
+        largest: 0,
+        has_bios: false,
+        zero_taken: false,
+        highest: 0,
+    };
+    let mut ended = false;
+    let mut rest = tables;
+    while !rest.is_empty() {
+        let Some((header, next)) = structure(rest) else {
+            if ended {
+                break;
+            }
+            return Err(Error::BadSmbios);
+        };
+        let [kind, _, low, high] = *header;
+        let handle = u16::from_le_bytes([low, high]);
+        let len = rest.len().saturating_sub(next.len());
+        survey.add(u32::try_from(len).map_err(|_| Error::BadSmbios)?);
+        survey.has_bios |= kind == TYPE_BIOS;
+        survey.zero_taken |= handle == 0;
+        if handle < RESERVED_HANDLES {
+            survey.highest = survey.highest.max(handle);
+        }
+        ended |= kind == TYPE_END;
+        rest = next;
+    }
+    if survey.count == 0 {
+        return Err(Error::BadSmbios);
+    }
+    Ok(survey)
+}
+
+/// The header of the structure at the start of `bytes`, and what follows the
+/// structure.
+fn structure(bytes: &[u8]) -> Option<(&[u8; HEADER_LEN], &[u8])> {
+    let (header, _) = bytes.split_first_chunk()?;
+    let [_, len, _, _] = header;
+    let len = usize::from(*len);
+    if len < HEADER_LEN {
+        return None;
+    }
+    Some((header, after_strings(bytes.get(len..)?)?))
+}
+
+/// What follows the two zeroes that end a structure's strings (6.1.3).
+///
+/// Whether four bytes hold a zero takes three instructions, and most do not.
+fn after_strings(strings: &[u8]) -> Option<&[u8]> {
+    let mut rest = strings;
+    while let Some((word, more)) = rest.split_first_chunk::<4>() {
+        // The borrow of a zero reaches its top bit; bytes above 0x80 are only
+        // looked at in vain.
+        let flags = u32::from_le_bytes(*word).wrapping_sub(0x0101_0101) & 0x8080_8080;
+        if flags != 0 {
+            let end = match (word, more.first()) {
+                ([0, 0, _, _], _) => Some(2),
+                ([_, 0, 0, _], _) => Some(3),
+                ([_, _, 0, 0], _) => Some(4),
+                ([_, _, _, 0], Some(0)) => Some(5),
+                _ => None,
+            };
+            if let Some(end) = end {
+                return rest.get(end..);
+            }
+        }
+        rest = more;
+    }
+    match rest {
+        [0, 0, after @ ..] | [_, 0, 0, after @ ..] => Some(after),
+        _ => None,
+    }
+}
+
+/// Bytes of our own structures.
+const MINIMAL_TABLE_BYTES: u32 = narrow(MINIMAL_TABLES.len());
+/// Bytes of our own entry point, padded, and structures.
+const MINIMAL_BYTES: u32 = ANCHOR_ROOM + MINIMAL_TABLE_BYTES;
+const SYSTEM_STRINGS: &[u8] = b"QEMU\0microvm\0\0";
+const MINIMAL_TABLES: [u8; BIOS_LEN
+    + SYSTEM_FORMATTED.len()
+    + SYSTEM_STRINGS.len()
+    + END_OF_TABLE.len()] = joined(&[&BIOS, &SYSTEM_FORMATTED, SYSTEM_STRINGS, &END_OF_TABLE]);
+
+/// Builds a minimal SMBIOS of types 0, 1 and 127, for microvm, where QEMU
+/// prepares none; gives the address of its entry point.
+///
+/// # Errors
+/// [`Error::SmbiosTooBig`] when the F segment has no room for it, and what
+/// `memory` gives.
+pub fn build_minimal<M: GuestMemory, A: Allocator>(memory: &mut M, alloc: &mut A) -> Result<u32> {
+    let room = alloc
+        .alloc(Zone::Fseg, MINIMAL_BYTES, ALIGN)
+        .map_err(|_| Error::SmbiosTooBig)?;
+    let entry = room.part(0, ANCHOR_21_BYTES).ok_or(Error::SmbiosTooBig)?;
+    let tables = room
+        .part(ANCHOR_ROOM, MINIMAL_TABLE_BYTES)
+        .ok_or(Error::SmbiosTooBig)?;
+    copy_into(memory.bytes(tables)?, &MINIMAL_TABLES)?;
+    copy_into(memory.bytes(entry)?, &MINIMAL_ANCHOR)?;
+    finish_21(memory, entry, tables.start(), &MINIMAL_SURVEY)?;
+    Ok(entry.start())
+}
+
+/// SMBIOS 2.8, as QEMU's own 32-bit entry point says.
+const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = joined(&[
+    b"_SM_\0\x1f\x02\x08\0\0\0\0\0\0\0\0",
+    b"_DMI_\0\0\0\0\0\0\0\0\0\x28",
+]);
+const MINIMAL_SURVEY: Survey = Survey {
+    count: 3,
+    len: MINIMAL_TABLE_BYTES,
+    largest: BIOS_BYTES,
+    has_bios: true,
+    zero_taken: true,
+    highest: 0x7f00,
+};
+
+#[cfg(test)]
+mod tests;
