@@ -11,5 +11,6 @@ pub mod error;
 pub mod fw_cfg;
 pub mod io;
 pub mod layout;
+pub mod pci;
 pub mod phys;
 pub mod smbios;
