@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub mode: Mode,
 
-    /// Seconds until a guest that does not end by itself is given up (not for a shell)
+    /// Seconds until a guest that does not end by itself is given up (not on a terminal)
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub timeout: u64,
 
@@ -241,7 +241,7 @@ fn plan(options: &Options) -> Result<Plan> {
     add("-bios", &firmware.to_string_lossy());
     add("-kernel", &kernel.to_string_lossy());
     add("-initrd", &initrd.to_string_lossy());
-    add("-append", &parameters(options, shell));
+    add("-append", &parameters(options, &accel, shell));
     if shell {
         let log = serial_log();
         // A mux shares the terminal between console and monitor (Ctrl-A C), and
@@ -287,11 +287,14 @@ fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
     Ok(kernel)
 }
 
-fn parameters(options: &Options, shell: bool) -> String {
+fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
     if options.machine.starts_with("microvm") {
         // No keyboard controller to reset by.
         words.push("reboot=t".to_owned());
+        if accel.name.starts_with("tcg") {
+            words.extend(tsc_khz().map(|khz| format!("tsc_early_khz={khz}")));
+        }
     }
     if !shell {
         // Restart at once after a panic, which ends QEMU under -no-reboot.
@@ -316,16 +319,43 @@ fn parameters(options: &Options, shell: bool) -> String {
     words.join(" ")
 }
 
+/// Frequency in kHz of the time stamp counter that a TCG guest sees: the host's.
+///
+/// Linux measures it against the PIT. On a microvm that is the only reference, and
+/// under TCG on a busy host the measurement fails now and then; the kernel then
+/// waits for ever for a timer tick, whatever the firmware. So it is told.
+pub fn tsc_khz() -> Option<u64> {
+    let clock = quanta::Clock::new();
+    let (time, ticks) = (Instant::now(), clock.raw());
+    thread::sleep(Duration::from_millis(20));
+    let (elapsed, ticks) = (time.elapsed(), clock.raw().wrapping_sub(ticks));
+    let khz = u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1);
+    // A host without a steady counter makes quanta count nanoseconds instead.
+    if (999_000..1_001_000).contains(&khz) {
+        return None;
+    }
+    u64::try_from(khz).ok()
+}
+
 fn serial_log() -> PathBuf {
     workspace::target().join("run").join("serial.log")
 }
 
-/// Whether the console's output shows that a first process was started: our
-/// own `/init` says so, and for any other the kernel does.
+/// Whether the console's output shows that a first process ran.
+///
+/// Our own `/init` says so. Of any other the kernel tells: that it starts it, which
+/// `quiet` hides, and that it was asked to power off or restart, which is always
+/// shown and which only a process asks for (a panic restarts without these words).
 fn shows_user_space(output: &str) -> bool {
+    const ASKED_FOR: [&str; 3] = [
+        "reboot: Power down",
+        "reboot: Restarting system",
+        "reboot: System halted",
+    ];
     output.lines().any(|line| {
         line.contains(initramfs::MARKER)
             || (line.contains("Run /") && line.trim_end().ends_with(" as init process"))
+            || ASKED_FOR.iter().any(|words| line.contains(words))
     })
 }
 
@@ -335,7 +365,10 @@ fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
     eprintln!("to leave: exit (or Ctrl-D) in the guest's shell; Ctrl-A X ends QEMU at once");
     let mut child = spawn(plan, Stdio::inherit(), Stdio::inherit())?;
     let stop = stop_on_signal()?;
-    let ended = wait(&mut child, None, &stop)?;
+    // Somebody at a terminal may take as long as they like; a script may not.
+    let timeout = Duration::from_secs(options.timeout);
+    let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
+    let ended = wait(&mut child, timeout, &stop)?;
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     Ok(judge(&ended, shows_user_space(&output), options))
 }
@@ -453,11 +486,6 @@ fn judge(ended: &Ended, reached: bool, options: &Options) -> Outcome {
         Outcome::EndedBadly
     } else {
         eprintln!("user space was not reached: {how}");
-        if options.initrd.is_some() {
-            eprintln!(
-                "(looked for the kernel's \"Run ... as init process\", which quiet or loglevel= may hide)"
-            );
-        }
         Outcome::NotReached
     }
 }
@@ -490,6 +518,7 @@ mod tests {
         assert!(shows_user_space(
             "[    0.6] Run /sbin/init as init process\r\n"
         ));
+        assert!(shows_user_space("[    1.9] reboot: Power down"));
         assert!(!shows_user_space(
             "[    0.6] Kernel panic - not syncing: No working init found."
         ));
