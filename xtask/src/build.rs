@@ -5,16 +5,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use object::Endianness;
-use object::elf::{SHF_ALLOC, SHT_NOBITS, SectionFlags};
-use object::read::elf::{ElfFile32, FileHeader, SectionHeader};
 
-use crate::{progress, workspace};
+use crate::{inspect, progress, workspace};
 
 /// Size of the image: the ROM region that ends at 4 GiB.
 pub const ROM_SIZE: usize = 64 * 1024;
 
-const TARGET: &str = "i586-unknown-linux-gnu";
+/// The Rust target of the firmware.
+pub const TARGET: &str = "i586-unknown-linux-gnu";
 const PROFILE: &str = "rom";
 
 /// A built firmware.
@@ -90,7 +88,12 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
         image.len()
     );
     let elf = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    let used = used_bytes(&elf).context("reading the sections of the firmware")?;
+    let used = inspect::sections(&elf)
+        .context("reading the sections of the firmware")?
+        .iter()
+        .filter(|section| section.in_image)
+        .map(|section| u64::from(section.len))
+        .sum();
     // An unchanged image keeps its time stamp.
     for (path, bytes) in [(&rom.image, &image), (&rom.elf, &elf)] {
         if fs::read(path).ok().as_ref() != Some(bytes) {
@@ -104,21 +107,6 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
         sha256,
         ..rom
     })
-}
-
-/// Bytes of all sections that the image holds, padding between them left out.
-fn used_bytes(elf: &[u8]) -> Result<u64> {
-    let file = ElfFile32::<Endianness>::parse(elf)?;
-    let header = file.elf_header();
-    let endian = header.endian()?;
-    let mut used = 0;
-    for section in header.section_headers(endian, elf)? {
-        let allocated = section.sh_flags(endian) & SHF_ALLOC != SectionFlags(0);
-        if allocated && section.sh_type(endian) != SHT_NOBITS {
-            used += u64::from(section.sh_size(endian));
-        }
-    }
-    Ok(used)
 }
 
 fn run(mut command: Command) -> Result<()> {

@@ -160,13 +160,10 @@ pub fn standard(arch: Arch) -> Result<PathBuf> {
 /// # Errors
 /// When the system has none and there is no apt to fetch it with.
 pub fn busybox(arch: Arch) -> Result<PathBuf> {
-    if arch == Arch::Amd64 {
-        for path in ["/bin/busybox", "/usr/bin/busybox"] {
-            let path = Path::new(path);
-            if is_static(path) {
-                return Ok(path.to_path_buf());
-            }
-        }
+    if arch == Arch::Amd64
+        && let Some(installed) = installed_busybox()
+    {
+        return Ok(installed);
     }
     debian::require_apt(
         "busybox-static",
@@ -187,6 +184,14 @@ pub fn busybox(arch: Arch) -> Result<PathBuf> {
         .map(|path| root.join(path))
         .find(|path| path.is_file())
         .context("the package busybox-static holds no busybox")
+}
+
+/// The system's own busybox, where that is a statically linked 64-bit one.
+pub fn installed_busybox() -> Option<PathBuf> {
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| is_static(path))
 }
 
 /// Whether the 64-bit program at `path` needs no shared libraries: it then has no

@@ -7,6 +7,7 @@
 //! - [`kernel::debian`] fetches a Debian kernel without installing it.
 //! - [`extract::vmlinux`] takes the ELF kernel out of a bzImage.
 //! - [`initramfs::Initramfs`] makes the small user space that the boots reach.
+//! - [`inspect`] tells what a ROM is made of, [`doctor`] what a machine lacks.
 //! - [`run`] boots the lot under QEMU.
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`probe`] makes kernels that say in what state they were entered.
@@ -19,8 +20,10 @@ pub mod build;
 #[cfg(feature = "measure")]
 pub mod chart;
 pub mod debian;
+pub mod doctor;
 pub mod extract;
 pub mod initramfs;
+pub mod inspect;
 pub mod kernel;
 #[cfg(feature = "measure")]
 pub mod measure;

@@ -9,7 +9,7 @@ use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
 use xtask::{bench, measure};
-use xtask::{build, extract, kernel, run, workspace};
+use xtask::{build, doctor, extract, inspect, kernel, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
@@ -32,6 +32,17 @@ enum Task {
     /// On a terminal the guest gives an interactive shell. Without one it prints a short report and
     /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
     Run(Box<run::Options>),
+    /// Tell what this machine has and lacks, and what fixes that
+    Doctor,
+    /// Tell what a ROM is made of: size by section and by symbol
+    Inspect {
+        /// The ROM, with its ELF file beside it
+        #[arg(default_value = "target/qboot.rom")]
+        rom: PathBuf,
+        /// How many symbols to list, largest first
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        symbols: usize,
+    },
     /// Fetch a Debian kernel without installing it, and print its bzImage's path
     Kernel {
         #[arg(value_enum, default_value = "cloud-amd64")]
@@ -93,6 +104,17 @@ impl Task {
             Task::Measure(options) => measure::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Bench(options) => bench::run(&options)?,
+            Task::Doctor => {
+                let findings = doctor::findings();
+                print!("{}", doctor::shown(&findings));
+                if findings.iter().any(|f| f.state.is_err() && !f.optional) {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Task::Inspect { rom, symbols } => {
+                let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
+                print!("{}", inspect::shown(&rom, elf.as_deref(), symbols)?);
+            }
             Task::Kernel { flavour } => {
                 println!("{}", kernel::debian(flavour)?.bzimage.display());
             }

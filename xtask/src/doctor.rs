@@ -1,0 +1,161 @@
+//! What this machine has and lacks for building, running and testing.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::{initramfs, run, workspace};
+
+/// One thing that was looked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// What it is for, such as `linker`.
+    pub what: &'static str,
+    /// What was found, or why it is missing.
+    pub state: Result<String, String>,
+    /// The command that installs it.
+    pub fix: &'static str,
+    /// Whether a first boot can do without.
+    pub optional: bool,
+}
+
+/// Looks for everything that the commands use.
+pub fn findings() -> Vec<Finding> {
+    let needed = |what, state, fix| Finding {
+        what,
+        state,
+        fix,
+        optional: false,
+    };
+    let optional = |what, state, fix| Finding {
+        what,
+        state,
+        fix,
+        optional: true,
+    };
+    const SETUP: &str = "scripts/setup.sh";
+    vec![
+        needed("Rust", first_line("rustc", &["--version"]), SETUP),
+        needed("Rust for the ROM", rom_target(), SETUP),
+        needed(
+            "QEMU",
+            first_line("qemu-system-x86_64", &["--version"]),
+            SETUP,
+        ),
+        needed("C compiler", first_line("cc", &["--version"]), SETUP),
+        needed("linker", first_line("ld.bfd", &["--version"]), SETUP),
+        needed("objcopy", first_line("objcopy", &["--version"]), SETUP),
+        optional(
+            "32-bit libraries, for tests",
+            library_32_bit(),
+            "scripts/setup.sh test",
+        ),
+        optional(
+            "apt, for kernels",
+            first_line("apt-get", &["--version"]),
+            "use --kernel with a kernel of your own",
+        ),
+        optional(
+            "static busybox",
+            initramfs::installed_busybox()
+                .map(|path| path.display().to_string())
+                .ok_or_else(|| "not installed".to_owned()),
+            "fetched by itself where there is apt",
+        ),
+        optional("KVM", kvm(), "QEMU's TCG is used instead"),
+    ]
+}
+
+/// The findings as lines of text, one each.
+pub fn shown(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let (mark, state) = match &finding.state {
+            Ok(found) => ("ok", found),
+            Err(why) if finding.optional => ("--", why),
+            Err(why) => ("NO", why),
+        };
+        let _ = write!(text, "{mark}  {}: {state}", finding.what);
+        if finding.state.is_err() {
+            let _ = write!(text, " -> {}", finding.fix);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program)
+        .current_dir(workspace::root())
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("{program} does not start: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{program} fails ({})", output.status));
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().next().unwrap_or(program).to_owned())
+}
+
+fn rom_target() -> Result<String, String> {
+    let target = crate::build::TARGET;
+    let sysroot = first_line("rustc", &["--print", "sysroot"])?;
+    if Path::new(&sysroot)
+        .join("lib/rustlib")
+        .join(target)
+        .is_dir()
+    {
+        Ok(target.to_owned())
+    } else {
+        Err(format!("no {target}"))
+    }
+}
+
+fn library_32_bit() -> Result<String, String> {
+    let path = first_line("cc", &["-m32", "-print-file-name=crt1.o"])?;
+    // The compiler answers with the bare name when it knows no such file.
+    if Path::new(&path).is_absolute() {
+        Ok(path)
+    } else {
+        Err("not installed".to_owned())
+    }
+}
+
+fn kvm() -> Result<String, String> {
+    let accel = run::Accel::detect();
+    if accel.name == "kvm" {
+        Ok(accel.reason)
+    } else {
+        Err(accel.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_names_its_fix() {
+        let finding = |state, optional| Finding {
+            what: "thing",
+            state,
+            fix: "get it",
+            optional,
+        };
+        let text = shown(&[
+            finding(Ok("1.0".to_owned()), false),
+            finding(Err("gone".to_owned()), false),
+            finding(Err("gone".to_owned()), true),
+        ]);
+        assert_eq!(
+            text,
+            "ok  thing: 1.0\nNO  thing: gone -> get it\n--  thing: gone -> get it\n"
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_a_finding() {
+        assert!(first_line("qboot-no-such-program", &[]).is_err());
+        assert!(first_line("false", &[]).is_err());
+    }
+}
