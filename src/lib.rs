@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+#[cfg(test)]
+mod capture;
 pub mod error;
 pub mod fw_cfg;
 pub mod io;

@@ -1,10 +1,17 @@
 //! The linker-loader over scripts written here, arbitrary ones, and those of
 //! real machines.
+#![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
 
 use super::*;
+use crate::capture;
 use crate::fw_cfg::fake::FakeFwCfg;
-use crate::phys::align_up;
 use crate::phys::fake::FakeMemory;
+use crate::phys::{align_up, byte_sum, u32_at, u64_at};
+use proptest::collection::vec as vec_of;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::collections::BTreeMap;
+use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
@@ -154,8 +161,8 @@ fn pointers_of_every_size_and_checksums() {
     let rsdp = run.bytes(0);
     assert_eq!(rsdp[16..20], 0x10_0008_u32.to_le_bytes());
     assert_eq!(rsdp[24..32], 0x10_0003_u64.to_le_bytes());
-    assert_eq!(crate::phys::byte_sum(&rsdp[..20]), 0);
-    assert_eq!(crate::phys::byte_sum(&rsdp), 0);
+    assert_eq!(byte_sum(&rsdp[..20]), 0);
+    assert_eq!(byte_sum(&rsdp), 0);
     assert_eq!(run.bytes(1), tables);
     assert_eq!(run.fw_cfg.transfers, 2);
 }
@@ -301,7 +308,7 @@ fn padded(more: &[[u8; 128]]) -> (Run, Vec<u8>) {
     script.extend(add_checksum("etc/acpi/tables", 16, 0x1000, 0x1000));
     let run = run(fw_cfg, &script);
     data[..4].copy_from_slice(&0x10_1000_u32.to_le_bytes());
-    let sum = crate::phys::byte_sum(&data[0x1000..0x2000]);
+    let sum = byte_sum(&data[0x1000..0x2000]);
     data[16] = data[16].wrapping_sub(sum);
     (run, data)
 }
@@ -313,7 +320,7 @@ fn padding_is_not_transferred() {
     assert_eq!(run.fw_cfg.transfers, 1);
     let bytes = run.bytes(0);
     assert_eq!(bytes[..0x2000], data[..0x2000]);
-    assert!(bytes[0x2000..].iter().all(|byte| *byte == 0xa5));
+    assert!(untouched(&bytes[0x2000..]));
 }
 
 #[test]
@@ -340,7 +347,7 @@ fn a_reference_into_the_padding_transfers_it() {
         add_checksum(name, 20, 0x1_0000, 0xe000),
     ]);
     data[4..8].copy_from_slice(&0x11_0000_u32.to_le_bytes());
-    let sum = crate::phys::byte_sum(&expected[0x1_0000..0x1_e000]);
+    let sum = byte_sum(&expected[0x1_0000..0x1_e000]);
     data[20] = data[20].wrapping_sub(sum);
     assert_eq!(run.result, Ok(None));
     assert_eq!(run.bytes(0)[..0x1_e000], data[..0x1_e000]);
@@ -364,4 +371,325 @@ fn a_file_without_checksums_is_transferred_whole() {
     );
     assert_eq!(run.result, Ok(None));
     assert!(run.bytes(0) == log);
+}
+
+/// A run over the capture called `name`.
+fn run_capture(name: &str) -> (Run, Vec<u8>) {
+    let items = capture::items(name);
+    let script = &items
+        .iter()
+        .find(|item| item.0 == "etc/table-loader")
+        .unwrap()
+        .2;
+    (run(capture::device(name), script), script.clone())
+}
+
+/// The table at `at`, its checksum found right.
+fn table(memory: &mut FakeMemory, at: u32) -> Vec<u8> {
+    let header = memory.bytes(PhysRange::new(at, 36).unwrap()).unwrap();
+    let len = u32_at(header, 4).unwrap();
+    let table = memory
+        .bytes(PhysRange::new(at, len).unwrap())
+        .unwrap()
+        .to_vec();
+    let name = String::from_utf8_lossy(&table[..4]).into_owned();
+    assert_eq!(byte_sum(&table), 0, "checksum of {name} at {at:#x}");
+    table
+}
+
+/// All tables that the RSDP at `at` leads to.
+fn tables(memory: &mut FakeMemory, at: u32) -> BTreeMap<String, Vec<u8>> {
+    let rsdp = memory.bytes(PhysRange::new(at, 36).unwrap()).unwrap();
+    assert_eq!(rsdp[..8], *b"RSD PTR ");
+    assert_eq!(byte_sum(&rsdp[..20]), 0);
+    let mut roots = vec![(u32_at(rsdp, 16).unwrap(), 4)];
+    if rsdp[15] != 0 {
+        assert_eq!(byte_sum(rsdp), 0);
+        roots.push((u32::try_from(u64_at(rsdp, 24).unwrap()).unwrap(), 8));
+    }
+    let mut found = BTreeMap::new();
+    for (root, width) in roots {
+        if root == 0 {
+            continue;
+        }
+        for pointer in table(memory, root)[36..].chunks(width) {
+            let at = u32_at(pointer, 0).unwrap();
+            let bytes = table(memory, at);
+            if bytes[..4] == *b"FACP" {
+                let (facs, dsdt) = (u32_at(&bytes, 36).unwrap(), u32_at(&bytes, 40).unwrap());
+                let long = u64_at(&bytes, 140).unwrap_or(0);
+                assert!(long == 0 || dsdt == 0 || long == u64::from(dsdt));
+                let dsdt = if dsdt == 0 {
+                    u32::try_from(long).unwrap()
+                } else {
+                    dsdt
+                };
+                if facs != 0 {
+                    let facs = memory.bytes(PhysRange::new(facs, 64).unwrap()).unwrap();
+                    assert_eq!(facs[..4], *b"FACS");
+                }
+                found.insert("DSDT".into(), table(memory, dsdt));
+            }
+            found.insert(String::from_utf8(bytes[..4].to_vec()).unwrap(), bytes);
+        }
+    }
+    found
+}
+
+#[test]
+fn captured_machines_link() {
+    for (name, expected) in [
+        ("microvm", &["APIC", "DSDT", "FACP"][..]),
+        ("microvm-pcie", &["APIC", "DSDT", "FACP"]),
+        ("pc", &["APIC", "DSDT", "FACP", "HPET", "WAET"]),
+        ("pc-80-bridges", &["APIC", "DSDT", "FACP", "HPET", "WAET"]),
+        (
+            "pc-acpitable",
+            &["APIC", "DSDT", "FACP", "HPET", "TEST", "WAET"],
+        ),
+        (
+            "pc-numa-64cpus",
+            &["APIC", "DSDT", "FACP", "HPET", "SRAT", "SSDT", "WAET"],
+        ),
+        ("q35", &["APIC", "DSDT", "FACP", "HPET", "MCFG", "WAET"]),
+        (
+            "q35-nvdimm-vmgenid",
+            &[
+                "APIC", "DMAR", "DSDT", "FACP", "HPET", "MCFG", "NFIT", "SRAT", "SSDT", "WAET",
+            ],
+        ),
+    ] {
+        std::println!("{name}");
+        let (mut run, script) = run_capture(name);
+        let rsdp = run.result.unwrap().unwrap();
+        assert_eq!(rsdp, FSEG.start(), "{name}");
+        let tables = tables(&mut run.memory, rsdp);
+        let found: Vec<_> = tables.keys().map(String::as_str).collect();
+        assert_eq!(found, expected, "{name}");
+        // One transfer a file is all that a real machine takes.
+        assert_eq!(run.fw_cfg.transfers, run.given.len(), "{name}");
+        compare_with_model(&capture::device(name), &script, &mut run);
+    }
+}
+
+#[test]
+fn only_the_used_part_is_transferred() {
+    for name in ["pc", "q35", "q35-nvdimm-vmgenid", "pc-80-bridges"] {
+        let (mut run, _) = run_capture(name);
+        let largest = run
+            .given
+            .iter()
+            .map(|given| given.1)
+            .max_by_key(|range| range.len());
+        let bytes = run.memory.bytes(largest.unwrap()).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0xa5).unwrap();
+        let last = bytes.rchunks(4096).take_while(|page| untouched(page));
+        let untouched = last.count();
+        std::println!(
+            "{name}: {used} of {} bytes, {untouched} pages untouched",
+            bytes.len()
+        );
+        if name != "pc-80-bridges" {
+            assert!(used < 0x8000, "{name}: {used} bytes transferred");
+        }
+        assert!(untouched != 0);
+    }
+}
+
+#[test]
+fn vmgenid_reaches_host_and_guest() {
+    let (mut run, _) = run_capture("q35-nvdimm-vmgenid");
+    let guid = [
+        0xaf, 0x6e, 0x4e, 0x32, 0xd1, 0xd1, 0xf6, 0x4b, 0xbf, 0x41, 0xb9, 0xbb, 0x6c, 0x91, 0xfb,
+        0x87,
+    ];
+    let [(_, 0, address)] = run.fw_cfg.written.as_slice() else {
+        panic!("{:?}", run.fw_cfg.written);
+    };
+    let address = u32::try_from(u64_at(address, 0).unwrap()).unwrap();
+    let told = PhysRange::new(address, 16).unwrap();
+    let file = run
+        .given
+        .iter()
+        .find(|given| given.1.contains(told))
+        .unwrap()
+        .1;
+    let file = run.memory.bytes(file).unwrap();
+    assert!(file.windows(16).any(|bytes| bytes == guid));
+}
+
+/// The linker-loader written once more, as simply as can be: whole files, no
+/// bounds that a panic would not find.
+fn model(device: &FakeFwCfg, script: &[u8], given: &[(Zone, PhysRange)]) -> Vec<(Vec<u8>, usize)> {
+    let mut scratch = vec![0; 65536];
+    let mut device = device.clone();
+    let (dir, _) = Directory::read(&mut device, &mut scratch).unwrap();
+    let mut names: Vec<FileName> = Vec::new();
+    let mut files: Vec<(Vec<u8>, usize)> = Vec::new();
+    let word = |command: &[u8], at: usize| u32_at(command, at).unwrap() as usize;
+    for command in script.chunks(128) {
+        let name: FileName = command[4..60].try_into().unwrap();
+        let find = |name: &[u8]| names.iter().position(|known| known[..] == *name).unwrap();
+        match word(command, 0) {
+            0 => break,
+            1 => {
+                let file = dir.find(&name).unwrap();
+                let mut bytes = vec![0; file.size as usize];
+                device.read(file.selector, &mut bytes).unwrap();
+                names.push(name);
+                files.push((bytes, 0));
+            }
+            2 => {
+                let (dest, src) = (find(&name), find(&command[60..116]));
+                let (at, size) = (word(command, 116), usize::from(command[120]));
+                let mut value = [0; 8];
+                value[..size].copy_from_slice(&files[dest].0[at..at + size]);
+                let value = u64::from_le_bytes(value) + u64::from(given[src].1.start());
+                files[dest].0[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            3 => {
+                let (file, at) = (find(&name), word(command, 60));
+                let (start, len) = (word(command, 64), word(command, 68));
+                let (bytes, end) = &mut files[file];
+                let sum = byte_sum(&bytes[start..start + len]);
+                bytes[at] = bytes[at].wrapping_sub(sum);
+                *end = (*end).max(start + len);
+            }
+            _ => {}
+        }
+    }
+    files
+}
+
+/// Every byte that was transferred is as the model has it, and what was not
+/// lies behind the last checksum.
+fn compare_with_model(device: &FakeFwCfg, script: &[u8], run: &mut Run) {
+    let files = model(device, script, &run.given);
+    assert_eq!(files.len(), run.given.len());
+    for ((expected, end), (_, range)) in files.iter().zip(&run.given) {
+        let bytes = run.memory.bytes(*range).unwrap();
+        let filled = bytes
+            .iter()
+            .rposition(|byte| *byte != 0xa5)
+            .map_or(0, |at| at + 1);
+        let filled = filled.min(expected.len());
+        assert!(bytes[..filled] == expected[..filled]);
+        assert!(filled >= *end || untouched(&expected[filled..]));
+    }
+}
+
+/// Whether all bytes are as [`FakeMemory`] made them.
+fn untouched(bytes: &[u8]) -> bool {
+    const PAGE: [u8; 4096] = [0xa5; 4096];
+    bytes
+        .chunks(PAGE.len())
+        .all(|part| *part == PAGE[..part.len()])
+}
+
+/// Bytes outside the given ranges are as they were.
+fn outside_is_untouched(run: &mut Run) -> bool {
+    let mut ranges: Vec<_> = run.given.iter().map(|given| given.1).collect();
+    ranges.sort_by_key(|range| range.start());
+    let mut at = ALL.start();
+    ranges.push(PhysRange::fixed(ALL.end(), ALL.end()));
+    ranges.iter().all(|range| {
+        let gap = PhysRange::between(at, range.start()).unwrap();
+        at = range.end();
+        untouched(run.memory.bytes(gap).unwrap())
+    })
+}
+
+const NAMES: [&str; 5] = [
+    "etc/acpi/rsdp",
+    "etc/acpi/tables",
+    "etc/vmgenid_guid",
+    "etc/empty",
+    "etc/none",
+];
+
+/// The files that [`NAMES`] names, but the last.
+fn device() -> FakeFwCfg {
+    // Small numbers where pointers are read, so that many of them are valid.
+    let numbers = |len: u32| -> Vec<u8> {
+        (0..len / 8)
+            .flat_map(|i| u64::from(i % 32).to_le_bytes())
+            .collect()
+    };
+    files(&[
+        ("etc/acpi/rsdp", &numbers(40)),
+        ("etc/acpi/tables", &numbers(0x1_8000)),
+        ("etc/vmgenid_guid", &numbers(4096)),
+        ("etc/empty", &[]),
+    ])
+}
+
+/// Numbers about the sizes of files, and beyond all of them.
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        8 => (0..40_u32).prop_map(|n| n & !7),
+        2 => 0..0x2_0000_u32,
+        1 => 0..40_u32,
+        1 => any::<u32>(),
+        1 => (0..8_u32).prop_map(|n| u32::MAX - n),
+    ]
+}
+
+fn any_command() -> impl Strategy<Value = [u8; 128]> {
+    let name = || select(&NAMES[..]);
+    let size = || prop_oneof![6 => select(&[4, 8][..]), 1 => any::<u8>(), 1 => 0..9_u8];
+    let align = || prop_oneof![6 => (0..17).prop_map(|n| 1_u32 << n), 1 => any::<u32>()];
+    prop_oneof![
+        1 => (name(), align(), prop_oneof![8 => 1..3_u8, 1 => any::<u8>()])
+            .prop_map(|(file, align, zone)| allocate(file, align, zone)),
+        4 => (name(), name(), number(), size())
+            .prop_map(|(dest, src, offset, size)| add_pointer(dest, src, offset, size)),
+        4 => (name(), number(), number(), number())
+            .prop_map(|(file, offset, start, len)| add_checksum(file, offset, start, len)),
+        1 => (name(), name(), number(), number(), size())
+            .prop_map(|(dest, src, at, offset, size)| write_pointer(dest, src, at, offset, size)),
+        1 => any::<[u8; 128]>(),
+    ]
+}
+
+/// Scripts that begin with the files' allocation, as real ones do.
+fn any_script() -> impl Strategy<Value = Vec<u8>> {
+    vec_of(any_command(), 0..12).prop_map(|commands| {
+        let mut script: Vec<u8> = NAMES[..4]
+            .iter()
+            .flat_map(|name| allocate(name, 16, ZONE_HIGH))
+            .collect();
+        script.extend(commands.concat());
+        script
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_script_stays_in_its_files(script in any_script(), skip in 0..5_usize) {
+        let script = &script[skip * 128..];
+        let mut run = run(device(), script);
+        prop_assert!(outside_is_untouched(&mut run));
+        if run.result.is_ok() {
+            compare_with_model(&device(), script, &mut run);
+        }
+    }
+
+    #[test]
+    fn any_bytes_end(script in vec_of(any::<u8>(), 0..1024)) {
+        let mut run = run(device(), &script);
+        prop_assert!(outside_is_untouched(&mut run));
+    }
+
+    #[test]
+    fn a_damaged_real_script_stays_in_its_files(
+        damage in vec_of((0..2048_usize, any::<u8>()), 1..4),
+    ) {
+        let items = capture::items("q35-nvdimm-vmgenid");
+        let mut script = items.iter().find(|item| item.0 == "etc/table-loader").unwrap().2.clone();
+        for (at, byte) in damage {
+            script[at] = byte;
+        }
+        let mut run = run(capture::device("q35-nvdimm-vmgenid"), &script);
+        prop_assert!(outside_is_untouched(&mut run));
+    }
 }

@@ -17,6 +17,7 @@
 #[cfg(feature = "measure")]
 pub mod bench;
 pub mod build;
+pub mod capture;
 #[cfg(feature = "measure")]
 pub mod chart;
 pub mod debian;

@@ -9,7 +9,7 @@ use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
 use xtask::{bench, measure};
-use xtask::{build, doctor, extract, inspect, kernel, run, workspace};
+use xtask::{build, capture, doctor, extract, inspect, kernel, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
@@ -58,6 +58,8 @@ enum Task {
         /// File to write
         vmlinux: PathBuf,
     },
+    /// Capture what QEMU hands to its firmware through fw_cfg, as test data
+    Capture(capture::Options),
     /// Count device accesses by region and instructions up to a kernel's first instruction
     #[cfg(feature = "measure")]
     Measure(measure::Options),
@@ -100,6 +102,7 @@ impl Task {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            Task::Capture(options) => capture::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Measure(options) => measure::run(&options)?,
             #[cfg(feature = "measure")]
