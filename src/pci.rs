@@ -7,10 +7,14 @@
 
 use crate::io::{Mmio, PortIo};
 
+mod full;
+mod resource;
 mod scan;
 #[cfg(any(test, not(feature = "rom")))]
 pub mod sim;
 
+pub use full::full;
+pub use resource::{Aperture, Apertures};
 pub use scan::scan;
 
 /// Bus, device and function: bits 15:8, 7:3 and 2:0.

@@ -19,13 +19,14 @@ const PIIX4_SCI: u8 = 9;
 const BRIDGE_SERR: u32 = 2 << 16;
 
 /// A function as the walk finds it.
-#[allow(dead_code, reason = "the allocator's")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Function {
     pub(super) bdf: Bdf,
     /// Header type without its top bit.
     pub(super) header: u8,
-    /// IDE in compatibility mode: its BARs are legacy ports.
+    /// Base class (15:8) and subclass (7:0); 0 for a bridge.
+    pub(super) class: u16,
+    /// IDE: its first four BARs are legacy ports.
     pub(super) ide: bool,
 }
 
@@ -51,7 +52,7 @@ pub(super) trait Visit<C: Config> {
     }
 
     /// A bridge that has just got its numbers, after its `function`.
-    fn open(&mut self, _config: &mut C, _bdf: Bdf, _bus: u8, _caps: &BridgeCaps) -> Result<()> {
+    fn open(&mut self, _config: &mut C, _bdf: Bdf, _caps: &BridgeCaps) -> Result<()> {
         Ok(())
     }
 
@@ -211,19 +212,20 @@ fn walk_root<C: Config, V: Visit<C>>(
                 routing.line(root, level.root_device, swizzled & 3)
             }
         };
-        let ide = set_up_function(config, bdf, id, header, line);
-        visit.function(config, &Function { bdf, header, ide })?;
+        let found = set_up_function(config, bdf, id, header, line);
         if header == HEADER_BRIDGE {
-            let caps = read_caps(config, bdf, id);
             let Some(bus) = summary.last_bus.checked_add(1).filter(|bus| *bus <= limit) else {
+                // Without a number it forwards nothing and is left alone.
                 summary.unnumbered = summary.unnumbered.wrapping_add(1);
                 (device, function) = next(device, function, multi);
                 continue;
             };
+            visit.function(config, &found)?;
+            let caps = read_caps(config, bdf, id);
             summary.last_bus = bus;
             // Open for every bus there may be behind it.
             set_buses(config, bdf, bus, limit);
-            visit.open(config, bdf, bus, &caps)?;
+            visit.open(config, bdf, &caps)?;
             let inner = Level {
                 bus,
                 bridge: bdf,
@@ -243,6 +245,7 @@ fn walk_root<C: Config, V: Visit<C>>(
             multi = false;
             continue;
         }
+        visit.function(config, &found)?;
         (device, function) = next(device, function, multi);
     }
 }
@@ -261,15 +264,20 @@ fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate:
     config.write32(bridge, reg::BUSES, buses);
 }
 
-/// Interrupt line, bridge control and IDE ports; tells whether it is an IDE
-/// controller, whose BARs are the legacy ports.
+/// Interrupt line, bridge control and IDE ports; tells what it is.
 fn set_up_function<C: Config>(
     config: &mut C,
     bdf: Bdf,
     id: u32,
     header: u8,
     line: impl Fn(u8) -> u8,
-) -> bool {
+) -> Function {
+    let mut found = Function {
+        bdf,
+        header,
+        class: 0,
+        ide: false,
+    };
     let old = config.read32(bdf, reg::INTERRUPT);
     let [_, pin, ..] = old.to_le_bytes();
     let mut new = old;
@@ -285,20 +293,21 @@ fn set_up_function<C: Config>(
         config.write32(bdf, reg::INTERRUPT, new);
     }
     if header != HEADER_DEVICE {
-        return false;
+        return found;
     }
     let [_, _, sub, base] = config.read32(bdf, reg::CLASS).to_le_bytes();
-    let ide = u16::from_be_bytes([base, sub]) == CLASS_IDE;
+    found.class = u16::from_be_bytes([base, sub]);
+    found.ide = found.class == CLASS_IDE;
     if id == PIIX3_IDE || id == PIIX4_IDE {
         // IDETIM of both channels: decode the legacy ports (82371AB
         // datasheet, section 4.2). BARs for them do not exist.
         config.write32(bdf, 0x40, 0x8000_8000);
-    } else if ide {
+    } else if found.ide {
         for (bar, port) in [(0x10, 0x1f0), (0x14, 0x3f4), (0x18, 0x170), (0x1c, 0x374)] {
             config.write32(bdf, bar, port);
         }
     }
-    ide
+    found
 }
 
 const CAP_VENDOR: u8 = 0x09;
@@ -310,7 +319,6 @@ const RESERVE_TYPE: u8 = 1;
 const RESERVE_LEN: u8 = 32;
 
 /// Registers of the reservation, from the capability's start.
-#[allow(dead_code, reason = "the allocator's")]
 pub(super) mod reserve {
     /// Buses, `u32`.
     pub(in super::super) const BUSES: u16 = 4;

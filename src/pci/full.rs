@@ -1,0 +1,951 @@
+//! Everything a firmware owes its PCI devices: bus numbers, interrupt lines,
+//! addresses, and COMMAND.
+
+use super::resource::{Apertures, Bridge, Demand, Kind, Tree, slot};
+use super::scan::{self, BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, Visit, reserve};
+use super::{Bdf, Config, Routing, Summary, reg};
+use crate::error::{Error, Result};
+
+/// COMMAND (PCI Local Bus 3.0, section 6.2.2).
+const COMMAND_IO: u8 = 1;
+const COMMAND_MEM: u8 = 2;
+const COMMAND_MASTER: u8 = 4;
+/// Upper byte: report errors with SERR#.
+const COMMAND_SERR: u8 = 1;
+
+const CLASS_DISPLAY: u8 = 0x03;
+
+/// What an empty hot-plug slot has to hold, as SeaBIOS has it.
+const SLOT_MEM: u32 = 2 << 20;
+const SLOT_IO: u32 = 4096;
+
+/// What closes a window: its base above its limit.
+const CLOSED_IO: u32 = 0x00f0;
+const CLOSED_MEM: u32 = 0x0000_fff0;
+
+/// Does what [`super::scan`] does and gives addresses to all BARs and
+/// windows, expansion ROMs included, which stay off.
+///
+/// `scratch` holds the tree while it runs: 7 KiB, 24 bytes a BAR and 72 a
+/// bridge. COMMAND lets a device decode when all its BARs have an address,
+/// and a bridge be master too; [`Summary::unplaced`] counts the BARs that
+/// have none. It has to come before QEMU's ACPI tables are read: they
+/// announce what is programmed.
+///
+/// # Errors
+/// [`Error::PciTooMany`] when `scratch` does not hold the tree,
+/// [`Error::PciTooDeep`].
+pub fn full<C: Config>(
+    config: &mut C,
+    extra_roots: u8,
+    routing: Routing,
+    apertures: &Apertures,
+    scratch: &mut [u8],
+) -> Result<Summary> {
+    let mut collect = Collect {
+        tree: Tree::new(scratch, *apertures)?,
+        path: Path::new(),
+        command: 0,
+    };
+    let mut summary = scan::walk(config, extra_roots, routing, &mut collect)?;
+    let mut tree = collect.tree;
+    summary.unplaced = tree.solve();
+    program(config, tree.demands());
+    Ok(summary)
+}
+
+/// Indices of the buses from the root to the present one.
+type Path = arrayvec::ArrayVec<u8, 256>;
+
+struct Collect<'a> {
+    tree: Tree<'a>,
+    path: Path,
+    /// Of the function seen last.
+    command: u8,
+}
+
+impl Collect<'_> {
+    /// The bus that the walk is on; a new root when it is on none.
+    fn bus(&mut self) -> Result<u8> {
+        match self.path.last() {
+            Some(bus) => Ok(*bus),
+            None => {
+                let root = self.tree.add_root()?;
+                self.path.try_push(root).map_err(|_| Error::PciTooDeep)?;
+                Ok(root)
+            }
+        }
+    }
+}
+
+impl<C: Config> Visit<C> for Collect<'_> {
+    fn function(&mut self, config: &mut C, function: &Function) -> Result<()> {
+        let Function {
+            bdf,
+            header,
+            class,
+            ide,
+        } = *function;
+        let (bars, rom, rom_slot) = match header {
+            HEADER_DEVICE => (6, reg::ROM, slot::ROM),
+            HEADER_BRIDGE => (2, reg::BRIDGE_ROM, slot::BRIDGE_ROM),
+            // CardBus and what is unknown: nothing to give.
+            _ => return Ok(()),
+        };
+        let bus = self.bus()?;
+        let [old, ..] = config.read32(bdf, reg::COMMAND).to_le_bytes();
+        let decoding = old & (COMMAND_IO | COMMAND_MEM);
+        if decoding != 0 {
+            // What decodes while it is sized hides something else.
+            config.write16(bdf, reg::COMMAND, (old ^ decoding).into());
+        }
+        self.command = old ^ decoding;
+        let [_, base_class] = class.to_le_bytes();
+        if ide || base_class == CLASS_DISPLAY {
+            // Legacy ports, which no BAR stands for.
+            self.command |= COMMAND_IO;
+        }
+        let before = self.tree.demands().len();
+        let mut bar = if ide { 4 } else { 0 };
+        while bar < bars {
+            let found = size_bar(config, bdf, bar, bars);
+            if let Some(Sized { kind, order, wide }) = found {
+                self.tree
+                    .add_bar(bus, bdf, bar, kind, order, wide, self.command)?;
+            }
+            bar = bar.saturating_add(if found.is_some_and(|bar| bar.wide) {
+                2
+            } else {
+                1
+            });
+        }
+        // Bit 0 stays clear: it would switch the ROM on.
+        config.write32(bdf, rom, 0xffff_f800);
+        let mask = config.read32(bdf, rom) & 0xffff_f800;
+        if let Some(order) = lowest_bit(mask.into()) {
+            self.tree
+                .add_bar(bus, bdf, rom_slot, Kind::Mem, order, false, self.command)?;
+        }
+        if decoding != 0 && self.tree.demands().len() == before {
+            config.write16(bdf, reg::COMMAND, old.into());
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, config: &mut C, bdf: Bdf, caps: &BridgeCaps) -> Result<()> {
+        let parent = self.bus()?;
+        config.write32(bdf, reg::IO_WINDOW, CLOSED_IO);
+        let io = config.read32(bdf, reg::IO_WINDOW) & 0xf0 != 0;
+        config.write32(bdf, reg::PREF_WINDOW, CLOSED_MEM);
+        let pref = config.read32(bdf, reg::PREF_WINDOW);
+        let mut bridge = Bridge {
+            io,
+            pref64: pref & 0xfff0 != 0 && pref & 0xf == 1,
+            ..Bridge::default()
+        };
+        if caps.slot || caps.shpc {
+            bridge.mem_reserve = SLOT_MEM;
+            bridge.pref_reserve = SLOT_MEM.into();
+        }
+        if caps.shpc {
+            bridge.io_reserve = SLOT_IO;
+        }
+        if caps.reserve != 0 {
+            read_reserve(config, bdf, caps.reserve, &mut bridge);
+        }
+        let bus = self.tree.add_bridge(parent, bdf, &bridge, self.command)?;
+        self.path.try_push(bus).map_err(|_| Error::PciTooDeep)
+    }
+
+    fn close(&mut self) {
+        self.path.pop();
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sized {
+    kind: Kind,
+    /// Size as a power of two.
+    order: u8,
+    /// Two registers.
+    wide: bool,
+}
+
+/// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1). It is left with all bits
+/// set: whoever has an address gets it written later.
+fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<Sized> {
+    let register = bar_register(bar);
+    config.write32(bdf, register, u32::MAX);
+    let value = config.read32(bdf, register);
+    if value & 1 != 0 {
+        let order = lowest_bit((value & !3).into())?;
+        return Some(Sized {
+            kind: Kind::Io,
+            order,
+            wide: false,
+        });
+    }
+    let wide = value & 6 == 4 && bar.saturating_add(1) < bars;
+    let mut mask = u64::from(value & !15);
+    if wide && mask == 0 {
+        // 4 GiB or more: only the upper half tells.
+        let upper = register.wrapping_add(4);
+        config.write32(bdf, upper, u32::MAX);
+        mask = u64::from(config.read32(bdf, upper)) << 32;
+    }
+    let order = lowest_bit(mask)?;
+    // A bridge forwards what is not prefetchable below 4 GiB only. What is
+    // too large for there has the prefetchable window of a PCI Express port,
+    // which is allowed to (PCI Express Base 4.0, section 7.5.1.2.1, note).
+    let kind = if wide && (value & 8 != 0 || order >= 30) {
+        Kind::High
+    } else {
+        Kind::Mem
+    };
+    Some(Sized { kind, order, wide })
+}
+
+fn bar_register(bar: u8) -> u16 {
+    u16::from(bar).wrapping_mul(4).wrapping_add(reg::BAR0)
+}
+
+/// The number of the lowest bit that is set.
+fn lowest_bit(value: u64) -> Option<u8> {
+    if value == 0 {
+        return None;
+    }
+    u8::try_from(value.trailing_zeros()).ok()
+}
+
+/// Adds what a port reserves; all ones is "nothing said".
+fn read_reserve<C: Config>(config: &mut C, bdf: Bdf, cap: u16, bridge: &mut Bridge) {
+    let mut read = |register: u16| config.read32(bdf, cap.wrapping_add(register));
+    let low = read(reserve::IO);
+    if read(reserve::IO.wrapping_add(4)) == 0 {
+        bridge.io_reserve = low;
+    }
+    let mem = read(reserve::MEM);
+    if mem != u32::MAX {
+        bridge.mem_reserve = bridge.mem_reserve.max(mem);
+    }
+    let pref32 = read(reserve::PREF32);
+    if pref32 != u32::MAX {
+        bridge.pref_reserve = bridge.pref_reserve.max(pref32.into());
+        bridge.pref_low = true;
+    }
+    let low = read(reserve::PREF64);
+    let high = read(reserve::PREF64.wrapping_add(4));
+    if (low, high) != (u32::MAX, u32::MAX) {
+        let pref64 = u64::from(high) << 32 | u64::from(low);
+        bridge.pref_reserve = bridge.pref_reserve.max(pref64);
+        bridge.pref_high = pref64 != 0;
+    }
+}
+
+/// Writes addresses and, after the last of a function, its COMMAND.
+fn program<C: Config>(config: &mut C, demands: &[Demand]) {
+    let mut rest = demands;
+    while let [first, ..] = rest {
+        let bdf = first.bdf();
+        let mut command = first.command();
+        let mut complete = true;
+        let mut decodes = false;
+        while let [demand, after @ ..] = rest {
+            if demand.bdf() != bdf {
+                break;
+            }
+            rest = after;
+            let placed = write_place(config, demand);
+            if demand.slot() >= slot::IO_WINDOW {
+                // A bridge has to pass on what the devices behind it ask of
+                // memory.
+                command |= COMMAND_MASTER;
+                decodes = true;
+            } else if demand.slot() < slot::ROM {
+                complete &= placed;
+                decodes = true;
+            }
+            if placed && demand.slot() != slot::ROM && demand.slot() != slot::BRIDGE_ROM {
+                command |= match demand.kind() {
+                    Kind::Io => COMMAND_IO,
+                    Kind::Mem | Kind::High => COMMAND_MEM,
+                };
+            }
+        }
+        if complete && decodes {
+            let command = u16::from_le_bytes([command, COMMAND_SERR]);
+            config.write16(bdf, reg::COMMAND, command);
+        }
+    }
+}
+
+/// Writes one address; tells whether there is one.
+fn write_place<C: Config>(config: &mut C, demand: &Demand) -> bool {
+    let bdf = demand.bdf();
+    let place = demand.place();
+    let (start, size) = place.unwrap_or((0, 0));
+    let last = start.wrapping_add(size).wrapping_sub(1);
+    match demand.slot() {
+        slot::ROM => config.write32(bdf, reg::ROM, low(start)),
+        slot::BRIDGE_ROM => config.write32(bdf, reg::BRIDGE_ROM, low(start)),
+        // The windows for ports and prefetchable memory are closed already.
+        slot::IO_WINDOW if place.is_some() => {
+            let value = low(start) >> 8 & 0xf0 | low(last) & 0xf000;
+            config.write32(bdf, reg::IO_WINDOW, value);
+        }
+        slot::MEM_WINDOW => {
+            let value = place.map_or(CLOSED_MEM, |_| window(start, last));
+            config.write32(bdf, reg::MEM_WINDOW, value);
+        }
+        slot::PREF_WINDOW if place.is_some() => {
+            config.write32(bdf, reg::PREF_WINDOW, window(start, last));
+            if last > u32::MAX.into() {
+                config.write32(bdf, reg::PREF_BASE_HIGH, low(start >> 32));
+                config.write32(bdf, reg::PREF_LIMIT_HIGH, low(last >> 32));
+            }
+        }
+        slot::IO_WINDOW | slot::PREF_WINDOW => {}
+        bar => {
+            let register = bar_register(bar);
+            config.write32(bdf, register, low(start));
+            if demand.is_wide() {
+                config.write32(bdf, register.wrapping_add(4), low(start >> 32));
+            }
+        }
+    }
+    place.is_some()
+}
+
+/// Base and limit of a memory window, in MiB from bit 4 and bit 20 on.
+fn window(start: u64, last: u64) -> u32 {
+    low(start) >> 16 & 0xfff0 | low(last) & 0xfff0_0000
+}
+
+/// The lower half.
+const fn low(value: u64) -> u32 {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "overflow fails the test")]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::pci::sim::{
+        Bar, Bus, Function as SimFunction, Mapping, Port, Reserve, Sim, Span, io_window,
+        mem_window, pref_window,
+    };
+    use crate::pci::{Aperture, Cam};
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    const VIRTIO: u32 = 0x1041_1af4;
+
+    fn dev(device: u8) -> u8 {
+        device << 3
+    }
+
+    fn virtio() -> SimFunction {
+        SimFunction::device(VIRTIO, 0x0200)
+            .bar(1, Bar::Mem32, 12)
+            .bar(4, Bar::Pref64, 14)
+            .rom(18)
+            .pin(1)
+    }
+
+    /// A root port as QEMU has it on q35: an MSI-X BAR, 4 KiB of ports.
+    fn root_port(behind: Bus) -> SimFunction {
+        SimFunction::port(Port::Root, behind)
+            .bar(0, Bar::Mem32, 12)
+            .pin(1)
+            .reserve(Reserve {
+                io: Some(4096),
+                ..Reserve::default()
+            })
+    }
+
+    fn q35_apertures() -> Apertures {
+        Apertures::q35(0x2000_0000, 0, 40)
+    }
+
+    fn run(sim: &mut Sim, extra: u8, apertures: &Apertures) -> Summary {
+        let mut scratch = vec![0xa5; 0x4_0000];
+        full(sim, extra, Routing::Ich9, apertures, &mut scratch).unwrap()
+    }
+
+    fn mapping(sim: &Sim, bdf: Bdf, bar: u8) -> Mapping {
+        let all = sim.mappings();
+        *all.iter()
+            .find(|m| m.bdf == bdf && m.bar == bar)
+            .unwrap_or_else(|| panic!("{bdf:?} {bar} in {all:#x?}"))
+    }
+
+    /// What must hold of every result.
+    fn check(sim: &Sim, apertures: &Apertures) {
+        let mappings = sim.mappings();
+        let inside = |mapping: &Mapping, aperture: &Aperture| {
+            aperture.start <= mapping.span.start && mapping.span.end < aperture.end
+        };
+        for (i, one) in mappings.iter().enumerate() {
+            assert!(one.reachable, "{one:x?}");
+            let size = one.span.end - one.span.start + 1;
+            assert_eq!(one.span.start & (size - 1), 0, "{one:x?}");
+            let fits = if one.io {
+                apertures.io.iter().any(|io| inside(one, io))
+            } else {
+                inside(one, &apertures.mem32) || inside(one, &apertures.mem64)
+            };
+            assert!(fits, "{one:x?}");
+            for other in &mappings[..i] {
+                assert!(
+                    one.io != other.io || !one.span.overlaps(other.span),
+                    "{one:x?} {other:x?}"
+                );
+            }
+        }
+        for bus in sim.roots.values() {
+            check_windows(bus);
+        }
+    }
+
+    /// Open windows of siblings and their BARs are apart.
+    fn check_windows(bus: &Bus) {
+        let mut io: Vec<Span> = Vec::new();
+        let mut mem: Vec<Span> = Vec::new();
+        for function in bus.values() {
+            let Some(behind) = function.behind() else {
+                continue;
+            };
+            let command = function.dword(4);
+            for (window, on) in [
+                (io_window(function), 1),
+                (mem_window(function), 2),
+                (pref_window(function), 2),
+            ] {
+                let seen = if on == 1 { &mut io } else { &mut mem };
+                if command & on != 0 && window.start <= window.end {
+                    assert!(seen.iter().all(|other| !other.overlaps(window)));
+                    seen.push(window);
+                }
+            }
+            check_windows(behind);
+        }
+    }
+
+    /// COMMAND is on only where every BAR has a place; counts the BARs of
+    /// functions that have not.
+    fn check_command(bus: &Bus, number: u8) {
+        for (devfn, function) in bus {
+            let command = function.dword(4) & 3;
+            for (bar, kind, _) in function.bars() {
+                let low = function.dword(0x10 + 4 * bar) & if *kind == Bar::Io { !3 } else { !15 };
+                let wide = matches!(kind, Bar::Mem64 | Bar::Pref64);
+                let high = if wide {
+                    function.dword(0x14 + 4 * bar)
+                } else {
+                    0
+                };
+                let needed = if *kind == Bar::Io { 1 } else { 2 };
+                if (low, high) == (0, 0) {
+                    assert_eq!(command, 0, "{number:x}:{devfn:x}");
+                } else if command != 0 {
+                    assert_ne!(command & needed, 0);
+                }
+            }
+            if let Some(behind) = function.behind() {
+                let [_, secondary, ..] = function.dword(0x18).to_le_bytes();
+                check_command(behind, secondary);
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_gets_all_it_asks_for() {
+        let mut sim = Sim::new(Bus::from([(dev(2), virtio().bar(0, Bar::Io, 5))]));
+        let summary = run(&mut sim, 0, &q35_apertures());
+        assert_eq!(summary.unplaced, 0);
+        check(&sim, &q35_apertures());
+        let function = sim.function(Bdf::new(0, 2, 0)).unwrap();
+        assert_eq!(function.dword(4) & 0xffff, 0x103);
+        assert_eq!(function.dword(0x10), 0xc001);
+        // The ROM, 256 KiB, first; the three fill the room to the I/O APIC.
+        assert_eq!(function.dword(0x30), 0xfeb8_0000);
+        assert_eq!(function.dword(0x20), 0xfebc_000c);
+        assert_eq!(function.dword(0x14), 0xfebc_4000);
+    }
+
+    #[test]
+    fn a_64_gib_bar_works_on_both_machines() {
+        let gpu = || {
+            SimFunction::device(0x1234_10de, 0x0302)
+                .bar(0, Bar::Mem32, 24)
+                .bar(1, Bar::Pref64, 36)
+                .bar(3, Bar::Pref64, 25)
+        };
+        for apertures in [
+            Apertures::i440fx(0xc000_0000, 0x1_8000_0000, 40),
+            Apertures::q35(0x8000_0000, 0, 40),
+        ] {
+            let mut sim = Sim::new(Bus::from([
+                (dev(2), gpu()),
+                (dev(3), root_port(Bus::from([(0, gpu())]))),
+            ]));
+            assert_eq!(run(&mut sim, 0, &apertures).unplaced, 0);
+            check(&sim, &apertures);
+            for bdf in [Bdf::new(0, 2, 0), Bdf::new(1, 0, 0)] {
+                let start = mapping(&sim, bdf, 1).span.start;
+                assert!(start >= apertures.mem64.start);
+            }
+            // What fits below stays below.
+            assert!(mapping(&sim, Bdf::new(0, 2, 0), 3).span.end < 1 << 32);
+        }
+    }
+
+    #[test]
+    fn a_64_gib_bar_without_prefetch_works_behind_a_port() {
+        let device = SimFunction::device(VIRTIO, 0x0500).bar(2, Bar::Mem64, 36);
+        let mut sim = Sim::new(Bus::from([(dev(3), root_port(Bus::from([(0, device)])))]));
+        assert_eq!(run(&mut sim, 0, &q35_apertures()).unplaced, 0);
+        check(&sim, &q35_apertures());
+    }
+
+    #[test]
+    fn twenty_root_ports_cost_less_than_a_plain_scan_of_qboot() {
+        let mut bus: Bus = (1..=20)
+            .map(|device| (dev(device), root_port(Bus::new())))
+            .collect();
+        bus.insert(dev(0), SimFunction::device(0x29c0_8086, 0x0600));
+        bus.insert(dev(31), SimFunction::device(0x2918_8086, 0x0601).multi());
+        bus.insert(
+            dev(31) | 2,
+            SimFunction::device(0x2922_8086, 0x0106)
+                .bar(4, Bar::Io, 5)
+                .bar(5, Bar::Mem32, 12)
+                .pin(1),
+        );
+        bus.insert(
+            dev(31) | 3,
+            SimFunction::device(0x2930_8086, 0x0c05)
+                .bar(4, Bar::Io, 6)
+                .pin(1),
+        );
+        let mut sim = Sim::new(bus);
+        let summary = run(&mut sim, 0, &q35_apertures());
+        assert_eq!(summary.unplaced, 0);
+        assert!(sim.accesses <= 1_000, "{}", sim.accesses);
+        check(&sim, &q35_apertures());
+        // There is room for 14 times 4 KiB, and the devices need some of
+        // it; all have memory.
+        let ports = &sim.roots[&0];
+        let with = |window: fn(&SimFunction) -> Span| {
+            ports
+                .values()
+                .filter(|f| f.behind().is_some() && window(f).start <= window(f).end)
+                .count()
+        };
+        assert_eq!(with(io_window), 13);
+        assert_eq!(with(mem_window), 20);
+        assert_eq!(with(pref_window), 20);
+    }
+
+    #[test]
+    fn hot_plug_slots_get_room() {
+        let mut sim = Sim::new(Bus::from([
+            (dev(1), SimFunction::port(Port::Root, Bus::new())),
+            (dev(2), SimFunction::bridge(0x0001_1b36, Bus::new()).shpc()),
+            (dev(3), SimFunction::bridge(0x0001_1b36, Bus::new())),
+        ]));
+        run(&mut sim, 0, &q35_apertures());
+        let size = |window: Span| (window.end + 1).saturating_sub(window.start);
+        let sizes = |sim: &mut Sim, device| {
+            let f = sim.function(Bdf::new(0, device, 0)).unwrap();
+            (
+                size(io_window(f)),
+                size(mem_window(f)),
+                size(pref_window(f)),
+            )
+        };
+        assert_eq!(sizes(&mut sim, 1), (0, 2 << 20, 2 << 20));
+        assert_eq!(sizes(&mut sim, 2), (4096, 2 << 20, 2 << 20));
+        assert_eq!(sizes(&mut sim, 3), (0, 0, 0));
+    }
+
+    #[test]
+    fn reservations_are_honoured() {
+        let port = |reserve| SimFunction::port(Port::Root, Bus::new()).reserve(reserve);
+        let inner = port(Reserve {
+            pref64: Some(3 << 30),
+            ..Reserve::default()
+        });
+        let switch = SimFunction::port(Port::Upstream, Bus::from([(0, inner)]));
+        let mut sim = Sim::new(Bus::from([
+            (
+                dev(1),
+                port(Reserve {
+                    pref64: Some(64 << 30),
+                    mem: Some(5 << 20),
+                    io: Some(8192),
+                    ..Reserve::default()
+                }),
+            ),
+            (
+                dev(2),
+                port(Reserve {
+                    pref32: Some(32 << 20),
+                    ..Reserve::default()
+                }),
+            ),
+            (
+                dev(3),
+                SimFunction::port(Port::Root, Bus::from([(0, switch)])),
+            ),
+            (
+                dev(4),
+                port(Reserve {
+                    pref64: Some(u64::MAX - 1),
+                    mem: Some(u32::MAX - 1),
+                    io: Some(1 << 40),
+                    ..Reserve::default()
+                }),
+            ),
+            (
+                dev(5),
+                port(Reserve {
+                    pref64: Some(4 << 20),
+                    ..Reserve::default()
+                }),
+            ),
+        ]));
+        run(&mut sim, 0, &q35_apertures());
+        check(&sim, &q35_apertures());
+        let f = |device| &sim.roots[&0][&dev(device)];
+        assert_eq!(
+            pref_window(f(1)).end - pref_window(f(1)).start,
+            (64 << 30) - 1
+        );
+        assert_eq!(mem_window(f(1)).end - mem_window(f(1)).start, (5 << 20) - 1);
+        assert_eq!(io_window(f(1)).end - io_window(f(1)).start, 8191);
+        assert_eq!(
+            pref_window(f(2)).end - pref_window(f(2)).start,
+            (32 << 20) - 1
+        );
+        assert!(pref_window(f(2)).end < 1 << 32);
+        assert!(pref_window(f(3)).start >= 1 << 32);
+        assert!(pref_window(f(3)).end - pref_window(f(3)).start >= (3 << 30) - 1);
+        // Nonsense is as if nothing had been said.
+        assert!(pref_window(f(4)).start > pref_window(f(4)).end);
+        // Asked for 64 bits, gets them.
+        assert!(pref_window(f(5)).start >= 1 << 32);
+    }
+
+    #[test]
+    fn absurd_bars_leave_the_others_alone() {
+        let mut sim = Sim::new(Bus::from([
+            (dev(1), virtio()),
+            (
+                dev(2),
+                SimFunction::device(VIRTIO, 0x0200).bar(0, Bar::Pref64, 62),
+            ),
+            (
+                dev(3),
+                SimFunction::device(VIRTIO, 0x0200).bar(0, Bar::Mem32, 31),
+            ),
+            (
+                dev(4),
+                SimFunction::device(VIRTIO, 0x0200)
+                    .bar(0, Bar::Io, 20)
+                    .bar(1, Bar::Mem32, 12),
+            ),
+        ]));
+        let summary = run(&mut sim, 0, &q35_apertures());
+        assert_eq!(summary.unplaced, 3);
+        check(&sim, &q35_apertures());
+        let command =
+            |sim: &mut Sim, device| sim.function(Bdf::new(0, device, 0)).unwrap().dword(4) & 7;
+        assert_eq!(command(&mut sim, 1), 2);
+        for device in 2..=4 {
+            assert_eq!(command(&mut sim, device), 0);
+        }
+    }
+
+    #[test]
+    fn too_much_drops_the_largest() {
+        let big = || SimFunction::device(VIRTIO, 0x0200).bar(0, Bar::Mem32, 28);
+        let mut bus: Bus = (1..=5).map(|device| (dev(device), big())).collect();
+        bus.insert(dev(9), virtio());
+        let mut sim = Sim::new(bus);
+        assert_eq!(run(&mut sim, 0, &q35_apertures()).unplaced, 5);
+        check(&sim, &q35_apertures());
+        assert!(mapping(&sim, Bdf::new(0, 9, 0), 1).reachable);
+    }
+
+    #[test]
+    fn expanders_share_the_apertures() {
+        let expander = Bus::from([(
+            0,
+            SimFunction::bridge(0x0001_1b36, Bus::from([(dev(2), virtio())])),
+        )]);
+        let mut sim = Sim::new(Bus::from([(dev(1), virtio())])).root(0x80, expander);
+        assert_eq!(run(&mut sim, 1, &q35_apertures()).unplaced, 0);
+        check(&sim, &q35_apertures());
+        assert!(mapping(&sim, Bdf::new(0x81, 2, 0), 4).reachable);
+    }
+
+    #[test]
+    fn legacy_ports_are_decoded() {
+        let ide = SimFunction::device(0x7010_8086, 0x0101)
+            .scratch(0x40, 4)
+            .bar(4, Bar::Io, 4);
+        let vga = SimFunction::device(0x1111_1234, 0x0300).bar(0, Bar::Pref32, 24);
+        let isa = SimFunction::device(0x7000_8086, 0x0601)
+            .scratch(4, 2)
+            .preset(4, &[7]);
+        let mut sim = Sim::new(Bus::from([
+            (dev(1) | 1, ide),
+            (dev(1), isa.multi()),
+            (dev(2), vga),
+        ]));
+        run(&mut sim, 0, &Apertures::i440fx(0x2000_0000, 0, 40));
+        let command = |sim: &mut Sim, bdf| sim.function(bdf).unwrap().dword(4) & 0xffff;
+        assert_eq!(command(&mut sim, Bdf::new(0, 1, 1)), 0x101);
+        assert_eq!(command(&mut sim, Bdf::new(0, 2, 0)), 0x103);
+        assert_eq!(command(&mut sim, Bdf::new(0, 1, 0)), 7);
+    }
+
+    #[test]
+    fn what_decodes_is_moved() {
+        let device = virtio().preset(4, &[2]).preset(0x14, &[0, 0, 0, 0xe0]);
+        let mut sim = Sim::new(Bus::from([(dev(1), device)]));
+        run(&mut sim, 0, &q35_apertures());
+        check(&sim, &q35_apertures());
+    }
+
+    #[test]
+    fn an_old_bridge_forwards_everything_below_4_gib() {
+        let old = SimFunction::bridge(0x0026_1011, Bus::from([(dev(1), virtio())]))
+            .without_io_window()
+            .with_pref32_window();
+        let mut sim = Sim::new(Bus::from([(dev(1), old)]));
+        assert_eq!(run(&mut sim, 0, &q35_apertures()).unplaced, 0);
+        check(&sim, &q35_apertures());
+    }
+
+    #[test]
+    fn what_no_bridge_forwards_costs_nobody_else() {
+        let gpu = || SimFunction::device(VIRTIO, 0x0302).bar(0, Bar::Pref64, 36);
+        let old =
+            SimFunction::bridge(0x0026_1011, Bus::from([(dev(1), gpu())])).with_pref32_window();
+        let mut sim = Sim::new(Bus::from([(dev(1), old), (dev(2), gpu())]));
+        assert_eq!(run(&mut sim, 0, &q35_apertures()).unplaced, 1);
+        check(&sim, &q35_apertures());
+        assert!(mapping(&sim, Bdf::new(0, 2, 0), 0).reachable);
+    }
+
+    #[test]
+    fn a_window_reserved_below_4_gib_stays_there() {
+        let reserve = Reserve {
+            pref32: Some(512 << 20),
+            ..Reserve::default()
+        };
+        let port = SimFunction::port(Port::Root, Bus::new()).reserve(reserve);
+        let other = SimFunction::device(VIRTIO, 0x0302)
+            .bar(0, Bar::Pref64, 28)
+            .bar(2, Bar::Pref64, 28)
+            .bar(4, Bar::Pref64, 28);
+        let mut sim = Sim::new(Bus::from([(dev(1), port), (dev(2), other)]));
+        assert_eq!(run(&mut sim, 0, &q35_apertures()).unplaced, 0);
+        check(&sim, &q35_apertures());
+        let window = pref_window(&sim.roots[&0][&dev(1)]);
+        assert_eq!(window.end - window.start, (512 << 20) - 1);
+        assert!(window.end < 1 << 32);
+        assert!(mapping(&sim, Bdf::new(0, 2, 0), 0).span.start >= 1 << 32);
+    }
+
+    #[test]
+    fn ports_behind_a_bridge_without_them_are_not_placed() {
+        let inner = root_port(Bus::from([(
+            0,
+            SimFunction::device(VIRTIO, 0x0200)
+                .bar(0, Bar::Io, 5)
+                .bar(1, Bar::Mem32, 12),
+        )]));
+        let outer = SimFunction::port(Port::Root, Bus::from([(0, inner)])).without_io_window();
+        let mut sim = Sim::new(Bus::from([
+            (dev(1), outer),
+            (dev(2), root_port(Bus::from([(0, virtio())]))),
+        ]));
+        assert_eq!(run(&mut sim, 0, &q35_apertures()).unplaced, 1);
+        check(&sim, &q35_apertures());
+        assert!(mapping(&sim, Bdf::new(3, 0, 0), 1).reachable);
+    }
+
+    #[test]
+    fn scratch_is_the_limit() {
+        let bus: Bus = (0..=255).map(|devfn| (devfn, virtio().multi())).collect();
+        let mut sim = Sim::new(bus);
+        let mut scratch = vec![0xa5; 0x2000 + 24 * 3 * 256];
+        let mut attempt = |len: usize| {
+            sim.reset();
+            full(
+                &mut sim,
+                0,
+                Routing::Piix,
+                &q35_apertures(),
+                &mut scratch[..len],
+            )
+        };
+        assert_eq!(attempt(100), Err(Error::PciTooMany));
+        assert_eq!(attempt(0x2000), Err(Error::PciTooMany));
+        assert_eq!(attempt(0x2000 + 24 * 3 * 256).unwrap().functions, 256);
+    }
+
+    /// Whatever is read, it ends and stays inside the apertures.
+    struct Garbage(u64, usize);
+
+    impl Config for Garbage {
+        fn read32(&mut self, _: Bdf, _: u16) -> u32 {
+            self.1 = self.1.wrapping_add(1);
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            u32::try_from(self.0 >> 32).unwrap()
+        }
+        fn write8(&mut self, _: Bdf, _: u16, _: u8) {}
+        fn write16(&mut self, _: Bdf, _: u16, _: u16) {}
+        fn write32(&mut self, _: Bdf, _: u16, _: u32) {}
+    }
+
+    fn arb_bar() -> impl Strategy<Value = (Bar, u8)> {
+        prop_oneof![
+            (Just(Bar::Io), 2..9_u8),
+            (Just(Bar::Io), 2..17_u8),
+            (Just(Bar::Mem32), 4..32_u8),
+            (Just(Bar::Mem32), 4..20_u8),
+            (Just(Bar::Pref32), 4..30_u8),
+            (Just(Bar::Mem64), 4..24_u8),
+            (Just(Bar::Mem64), 4..45_u8),
+            (Just(Bar::Pref64), 12..40_u8),
+            (Just(Bar::Pref64), 4..64_u8),
+        ]
+    }
+
+    fn arb_reserve() -> impl Strategy<Value = Option<Reserve>> {
+        proptest::option::of(
+            (any::<u8>(), 0..40_u8, 0..32_u8, 0..50_u8, any::<u8>()).prop_map(
+                |(buses, io, mem, pref, which)| Reserve {
+                    buses: (which & 1 != 0).then_some((buses & 15).into()),
+                    io: (which & 2 != 0).then_some((1 << io) + 1),
+                    mem: (which & 4 != 0).then_some((1 << mem) + 1),
+                    pref32: (which & 24 == 8).then_some(1 << (pref & 31)),
+                    pref64: (which & 24 == 16).then_some((1 << pref) + 1),
+                },
+            ),
+        )
+    }
+
+    fn arb_device() -> impl Strategy<Value = SimFunction> {
+        (
+            proptest::collection::vec(arb_bar(), 0..4),
+            proptest::option::of(11..20_u8),
+            0..5_u8,
+        )
+            .prop_map(|(bars, rom, pin)| {
+                let mut function = SimFunction::device(VIRTIO, 0x0200).pin(pin);
+                let mut at = 0;
+                for (kind, order) in bars {
+                    let wide = u8::from(matches!(kind, Bar::Mem64 | Bar::Pref64));
+                    if at + wide < 6 {
+                        function = function.bar(at, kind, order);
+                    }
+                    at += 1 + wide;
+                }
+                match rom {
+                    Some(rom) => function.rom(rom),
+                    None => function,
+                }
+            })
+    }
+
+    fn arb_function() -> impl Strategy<Value = SimFunction> {
+        arb_device().prop_recursive(4, 40, 6, |inner| {
+            (
+                proptest::collection::btree_map(0..32_u8, inner, 0..6),
+                0..6_u8,
+                arb_reserve(),
+                any::<bool>(),
+            )
+                .prop_map(|(behind, kind, reserve, bar)| {
+                    let behind: Bus = behind.into_iter().map(|(d, f)| (d << 3, f)).collect();
+                    let mut function = match kind {
+                        0 => SimFunction::port(Port::Root, behind),
+                        1 => SimFunction::port(Port::Upstream, behind),
+                        2 => SimFunction::port(Port::Downstream, behind).without_io_window(),
+                        3 => SimFunction::bridge(0x0001_1b36, behind).shpc(),
+                        4 => SimFunction::bridge(0x0026_1011, behind).with_pref32_window(),
+                        _ => SimFunction::port(Port::ToPci, behind),
+                    };
+                    if bar {
+                        function = function.bar(0, Bar::Mem64, 8);
+                    }
+                    match reserve {
+                        Some(reserve) => function.reserve(reserve),
+                        None => function,
+                    }
+                })
+        })
+    }
+
+    fn arb_sim() -> impl Strategy<Value = Sim> {
+        let bus = || {
+            proptest::collection::btree_map(0..32_u8, arb_function(), 0..8)
+                .prop_map(|bus| bus.into_iter().map(|(d, f)| (d << 3, f)).collect::<Bus>())
+        };
+        (bus(), proptest::option::of(bus())).prop_map(|(root, extra)| {
+            let sim = Sim::new(root);
+            match extra {
+                Some(extra) => sim.root(0x80, extra),
+                None => sim,
+            }
+        })
+    }
+
+    fn arb_apertures() -> impl Strategy<Value = Apertures> {
+        prop_oneof![
+            Just(Apertures::i440fx(0x2000_0000, 0, 36)),
+            Just(Apertures::i440fx(0xe000_0000, 0x1_2000_0000, 40)),
+            Just(Apertures::q35(0x8000_0000, 0x2_8000_0000, 46)),
+            Just(Apertures::q35(0x8000_0000, 0, 32)),
+            Just(Apertures::microvm(40)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn every_tree_is_laid_out(mut sim in arb_sim(), apertures in arb_apertures()) {
+            let summary = run(&mut sim, 1, &apertures);
+            check(&sim, &apertures);
+            check_command(&sim.roots[&0], 0);
+            let first = sim.mappings();
+            sim.reset();
+            let again = run(&mut sim, 1, &apertures);
+            prop_assert_eq!(summary, again);
+            prop_assert_eq!(first, sim.mappings());
+            // Both mechanisms see the same.
+            sim.reset();
+            let mut scratch = vec![0; 0x4_0000];
+            let ports = full(&mut Cam::new(&mut sim), 1, Routing::Ich9, &apertures, &mut scratch);
+            prop_assert_eq!(ports, Ok(summary));
+        }
+
+        #[test]
+        fn garbage_ends(seed: u64) {
+            let mut config = Garbage(seed | 1, 0);
+            let mut scratch = vec![0; 0x4_0000];
+            let _ = full(&mut config, 3, Routing::Ich9, &q35_apertures(), &mut scratch);
+            prop_assert!(config.1 < 65536 * 100);
+        }
+    }
+}
