@@ -249,7 +249,7 @@ pub fn same_name(a: &FileName, b: &FileName) -> bool {
 }
 
 /// A scripted device for tests.
-#[cfg(any(test, not(target_os = "none")))]
+#[cfg(any(test, feature = "sim"))]
 pub mod fake {
     extern crate std;
     use super::{DmaControl, FwCfg, Result};

@@ -7,12 +7,18 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod boot;
+pub mod bzimage;
 #[cfg(test)]
 mod capture;
+pub mod chipset;
+pub mod e820;
 pub mod error;
 pub mod fw_cfg;
 pub mod io;
+pub mod kernel;
 pub mod layout;
 pub mod pci;
 pub mod phys;
+pub mod pvh;
 pub mod smbios;

@@ -1,3 +1,73 @@
-//! The ROM.
+//! The ROM: the entry, and the library's boot sequence on real hardware.
+//!
+//! True at [`rust_main`], by `boot16.S`:
+//! 1. flat 32-bit segments, paging off, interrupts off;
+//! 2. the code runs at 0xf0000, constants are read from the ROM;
+//! 3. `.bss` is zero, the stack is [`layout::STACK`];
+//! 4. one processor runs, and nothing else writes memory.
 #![no_std]
 #![no_main]
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "addresses have 32 bits here"
+)]
+mod rom;
+
+use core::arch::global_asm;
+use qboot::boot::{Found, Machine, boot};
+use qboot::error::{Error, Shortfall};
+use qboot::layout;
+use x86_64::registers::control::Cr0Flags;
+use x86_64::structures::gdt::DescriptorFlags;
+
+/// Where `.boot` lies in the 64 KiB image.
+const BOOT_OFFSET: u32 = 0xfd00;
+
+global_asm!(
+    include_str!("../boot16.S"),
+    boot_offset = const BOOT_OFFSET,
+    cr0 = const Cr0Flags::PROTECTED_MODE_ENABLE.bits() | Cr0Flags::EXTENSION_TYPE.bits(),
+    pciexbar = const layout::Q35_ECAM.start() | 1,
+    stack_guard = const rom::stack::GUARD,
+    stack_bottom = const layout::STACK.start(),
+    stack_top = const layout::STACK.end(),
+    code_segment = const (DescriptorFlags::KERNEL_CODE32.bits() | DescriptorFlags::ACCESSED.bits()),
+    data_segment = const (DescriptorFlags::KERNEL_DATA.bits() | DescriptorFlags::ACCESSED.bits()),
+    rust_main = sym rust_main,
+    rust_exception = sym rom::exception::rust_exception,
+    options(att_syntax),
+);
+
+/// The first Rust code: `host_bridge` is the id at 00:00.0, `signature` what
+/// the processor left in EDX at reset.
+extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
+    let mut shortfall = Shortfall::default();
+    // SAFETY: called once, from the entry code, which gives the firmware's
+    // memory to this call chain alone.
+    let (io, fw_cfg, memory, scratch) = unsafe { rom::take(signature) };
+    let mut machine = Machine { io, fw_cfg, memory };
+    let found = Found {
+        host_bridge,
+        f_segment: rom::memory::f_segment(),
+    };
+    let result = boot(&mut machine, found, scratch, &mut shortfall).and_then(|handoff| {
+        if rom::stack::overflowed() {
+            Err(Error::StackOverflow)
+        } else {
+            Ok(handoff)
+        }
+    });
+    match result {
+        Ok(handoff) => {
+            rom::cpu::enable_caching(signature);
+            rom::handoff::enter(handoff)
+        }
+        Err(error) => rom::report::fail(error, shortfall),
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    rom::report::fail(Error::Exception, Shortfall::default())
+}

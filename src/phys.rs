@@ -192,7 +192,7 @@ pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 
 /// A guest memory for tests: `len` bytes at `base`, of which only what was
 /// opened may be reached.
-#[cfg(any(test, not(target_os = "none")))]
+#[cfg(any(test, feature = "sim"))]
 pub mod fake {
     extern crate std;
     use super::{GuestMemory, PhysRange};

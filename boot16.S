@@ -1,0 +1,136 @@
+/*
+ * From the reset vector to Rust.
+ *
+ * Finds   a processor after reset: real mode, CS base 0xffff0000, paging and
+ *         caches off, EDX = processor signature; RAM as the last run left it.
+ * Leaves  flat 32-bit segments (0x10 code, 0x18 data: Linux's __BOOT_CS and
+ *         __BOOT_DS), interrupts off, caches on, an IDT whose gates report,
+ *         the image's code at 0xf0000, the F segment writable where the
+ *         machine has RAM there, .bss zero, a stack with its guard word, and
+ *         calls rust_main(host bridge id, processor signature).
+ *
+ * Runs in the ROM below 4 GiB: 0xf0000 shows the same bytes only until the
+ * chipset opens it as RAM. On microvm both are one writable RAM that keeps
+ * what is written over a reset, so nothing here is ever written to.
+ *
+ * Exits to the host: pc 4 (bridge id 2, PAM 2), q35 5 (bridge id 2,
+ * PCIEXBAR 2, PAM 1), else 2.
+ */
+        .section .boot, "ax", @progbits
+        .code16
+        .globl boot16
+boot16:
+        lgdtl   %cs:(gdt_pointer - boot16 + {boot_offset})
+        /* Protection on; not-write-through and cache-disable off: one write,
+         * since each is an exit of its own on some hosts. */
+        movl    ${cr0}, %eax
+        movl    %eax, %cr0
+        ljmpl   $0x10, $boot32
+
+        .code32
+boot32:
+        movl    $0x18, %eax
+        movw    %ax, %ds
+        movw    %ax, %es
+        movw    %ax, %ss
+        movl    %edx, %ebp
+        lidtl   idt_pointer
+
+        /* Which host bridge: register 0 of 00:00.0. */
+        movl    $0x80000000, %eax
+        movl    $0xcf8, %edx
+        outl    %eax, %dx
+        movb    $0xfc, %dl
+        inl     %dx, %eax
+        movl    %eax, %ebx
+
+        cmpl    $0x12378086, %ebx
+        je      i440fx
+        cmpl    $0x29c08086, %ebx
+        jne     relocated       /* microvm, isapc: 0xf0000 is this image */
+
+        /* Q35: ECAM first, then the F segment through it (PAM0, 0x90). */
+        movb    $0xf8, %dl
+        movl    $0x80000060, %eax
+        outl    %eax, %dx
+        movb    $0xfc, %dl
+        movl    ${pciexbar}, %eax
+        outl    %eax, %dx
+        movb    $0x30, {pciexbar} - 1 + 0x90
+        jmp     relocate
+
+i440fx: /* PAM0 at 0x59, in the dword at 0x58. */
+        movb    $0xf8, %dl
+        movl    $0x80000058, %eax
+        outl    %eax, %dx
+        movb    $0xfd, %dl
+        movb    $0x30, %al
+        outb    %al, %dx
+
+relocate:
+        movl    $__hot_load, %esi
+        movl    $__hot_start, %edi
+        movl    $__hot_dwords, %ecx
+        rep movsl
+
+relocated:
+        movl    $__bss_start, %edi
+        movl    $__bss_dwords, %ecx
+        xorl    %eax, %eax
+        rep stosl
+
+        movl    ${stack_guard}, {stack_bottom}
+        movl    ${stack_top}, %esp
+        pushl   %ebp
+        pushl   %ebx
+        pushl   $0              /* no caller to return to */
+        jmp     {rust_main}
+
+/*
+ * Exceptions: each gate calls, so the return address tells the vector; the
+ * processor's frame is above it. Nothing returns.
+ */
+        .balign 4
+gates:
+        .rept   32
+        call    gate            /* 5 bytes, by the displacement's size */
+        .endr
+gate:
+        popl    %eax
+        subl    $gates + 5, %eax
+        movl    %esp, %edx      /* error code or EIP, EIP or CS */
+        pushl   4(%edx)
+        pushl   0(%edx)
+        pushl   %eax            /* 5 times the vector */
+        pushl   $0
+        jmp     {rust_exception}
+
+        .balign 8
+idt:
+        .set    gate_offset, gates - boot16 + {boot_offset}
+        .rept   32
+        .word   gate_offset
+        .word   0x10
+        .word   0x8e00          /* present, 32-bit interrupt gate */
+        .word   0xffff
+        .set    gate_offset, gate_offset + 5
+        .endr
+idt_end:
+        .balign 8
+gdt:
+        .quad   0, 0
+        .quad   {code_segment}
+        .quad   {data_segment}
+gdt_end:
+gdt_pointer:
+        .word   gdt_end - gdt - 1
+        .long   gdt
+idt_pointer:
+        .word   idt_end - idt - 1
+        .long   idt
+
+        .section .reset, "ax", @progbits
+        .code16
+        jmp     boot16
+        .balign 16, 0
+        .code32

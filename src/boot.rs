@@ -1,0 +1,262 @@
+//! The boot sequence: from a set-up processor to a kernel's entry point.
+//!
+//! It reads like the README: chipset, files, memory map, kernel, PCI,
+//! tables, loading, handoff. Each step stands where it does for a reason,
+//! written beside it.
+
+use crate::acpi;
+use crate::chipset::{self, Chipset};
+use crate::e820::{Kind, MemoryMap};
+use crate::error::{Error, Result, Shortfall};
+use crate::fw_cfg::{Directory, File, FwCfg, file_name, same_name};
+use crate::io::{Mmio, PortIo};
+use crate::kernel::{Kernel, Loader};
+use crate::layout;
+use crate::phys::{GuestMemory, PhysRange, align_up, kib};
+use crate::smbios;
+
+/// The machine, through its seams.
+#[derive(Debug)]
+pub struct Machine<I, F, M> {
+    /// Ports and memory-mapped registers.
+    pub io: I,
+    /// Configuration device.
+    pub fw_cfg: F,
+    /// Memory that may be used.
+    pub memory: M,
+}
+
+/// What the entry code has found out.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Dword at register 0 of 00:00.0, all ones where nothing answers.
+    pub host_bridge: u32,
+    /// The part of the F segment that the image leaves free.
+    pub f_segment: PhysRange,
+}
+
+/// How the kernel is entered: flat 32-bit segments, paging off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handoff {
+    /// Linux's 32-bit boot protocol.
+    Linux {
+        /// First instruction.
+        entry: u32,
+        /// Zero page, for ESI.
+        boot_params: u32,
+    },
+    /// PVH.
+    Pvh {
+        /// First instruction.
+        entry: u32,
+        /// `start_info`, for EBX.
+        start_info: u32,
+    },
+}
+
+/// One boot.
+struct Boot<'b, I, F, M> {
+    machine: &'b mut Machine<I, F, M>,
+    shortfall: &'b mut Shortfall,
+    map: &'b mut MemoryMap,
+    f_segment: PhysRange,
+}
+
+/// Boots: everything from chipset to the filled-in block that the kernel
+/// gets. `scratch` is working memory that is free again afterwards;
+/// `shortfall` gets sizes where an error is about room.
+///
+/// # Errors
+/// Whatever [`Error`] names; nothing of the guest's has been overwritten
+/// then but free memory.
+pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
+    machine: &mut Machine<I, F, M>,
+    found: Found,
+    scratch: &mut [u8],
+    shortfall: &mut Shortfall,
+) -> Result<Handoff> {
+    let chipset = Chipset::from_id(found.host_bridge);
+    if chipset == Chipset::Unknown {
+        return Err(Error::UnknownMachine);
+    }
+    // Before anything reads an ACPI file: QEMU builds them from this.
+    chipset::set_up(&mut machine.io, chipset);
+
+    let mut map = MemoryMap::new();
+    Boot {
+        machine,
+        shortfall,
+        map: &mut map,
+        f_segment: found.f_segment,
+    }
+    .run(chipset, scratch)
+}
+
+impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
+    fn run(mut self, chipset: Chipset, scratch: &mut [u8]) -> Result<Handoff> {
+        let (dir, scratch) = Directory::read(&mut self.machine.fw_cfg, scratch)?;
+        let files = Files::find(&dir);
+        self.read_memory_map(files.e820.ok_or(Error::BadE820)?, scratch)?;
+        if chipset == Chipset::Q35 {
+            // Linux trusts the MCFG table only where E820 reserves its range.
+            self.map.reserve(layout::Q35_ECAM, Kind::RESERVED)?;
+        }
+
+        // The kernel's memory before the tables': its place is given, theirs
+        // is not. Its command line before PCI, which it may ask for.
+        let Machine { fw_cfg, memory, .. } = &mut *self.machine;
+        let (kernel, scratch) = Kernel::identify(fw_cfg, memory, scratch)?;
+        let claimed = kernel.claim(&mut self.loader())?;
+
+        let rsdp = self.load_acpi(&dir, files.table_loader, scratch)?;
+        self.load_smbios(&dir)?;
+        kernel.load(claimed, rsdp, &mut self.loader())
+    }
+
+    fn loader(&mut self) -> Loader<'_, F, M> {
+        Loader {
+            fw_cfg: &mut self.machine.fw_cfg,
+            memory: &mut self.machine.memory,
+            map: self.map,
+            shortfall: self.shortfall,
+        }
+    }
+
+    fn read_memory_map(&mut self, file: File, scratch: &mut [u8]) -> Result<()> {
+        let raw = scratch
+            .get_mut(..file.size as usize)
+            .ok_or(Error::TooManyE820Entries)?;
+        self.machine.fw_cfg.read(file.selector, raw)?;
+        self.map.fill(raw)?;
+        self.machine.memory.open(self.map.high());
+        Ok(())
+    }
+
+    /// Loads the ACPI tables; gives the RSDP's address, 0 without one.
+    fn load_acpi(
+        &mut self,
+        dir: &Directory<'_>,
+        script: Option<File>,
+        scratch: &mut [u8],
+    ) -> Result<u32> {
+        let Some(script) = script else { return Ok(0) };
+        let bytes = scratch
+            .get_mut(..script.size as usize)
+            .ok_or(Error::BadLoaderScript)?;
+        let Machine { fw_cfg, memory, .. } = &mut *self.machine;
+        fw_cfg.read(script.selector, bytes)?;
+        let mut space = TableSpace {
+            map: self.map,
+            shortfall: self.shortfall,
+            f_segment: &mut self.f_segment,
+            pending: None,
+        };
+        let rsdp = acpi::load(bytes, dir, fw_cfg, memory, &mut space)?;
+        space.finish()?;
+        Ok(rsdp.unwrap_or(0))
+    }
+
+    fn load_smbios(&mut self, dir: &Directory<'_>) -> Result<()> {
+        let Machine { fw_cfg, memory, .. } = &mut *self.machine;
+        let mut space = TableSpace {
+            map: self.map,
+            shortfall: self.shortfall,
+            f_segment: &mut self.f_segment,
+            pending: None,
+        };
+        smbios::load(dir, fw_cfg, memory, &mut space)?;
+        space.finish()
+    }
+}
+
+/// The files that the sequence itself asks for, found in one pass.
+#[derive(Default)]
+struct Files {
+    e820: Option<File>,
+    table_loader: Option<File>,
+}
+
+impl Files {
+    fn find(dir: &Directory<'_>) -> Self {
+        let mut files = Self::default();
+        for entry in dir.entries() {
+            let slot = match entry.name() {
+                name if same_name(name, const { &file_name("etc/e820") }) => &mut files.e820,
+                name if same_name(name, const { &file_name("etc/table-loader") }) => {
+                    &mut files.table_loader
+                }
+                _ => continue,
+            };
+            *slot = Some(entry.file());
+        }
+        files
+    }
+}
+
+/// Where tables go: by zone, and into the E820 map as what they are.
+struct TableSpace<'a> {
+    map: &'a mut MemoryMap,
+    shortfall: &'a mut Shortfall,
+    f_segment: &'a mut PhysRange,
+    /// Allocated above 1 MiB, in one piece, not yet in the map.
+    pending: Option<PhysRange>,
+}
+
+/// E820 and page tables know nothing finer.
+const PAGE: u32 = 4096;
+
+impl TableSpace<'_> {
+    /// Enters what was allocated into the map.
+    fn finish(&mut self) -> Result<()> {
+        match self.pending.take() {
+            None => Ok(()),
+            Some(range) => self.map.reserve(range, Kind::ACPI),
+        }
+    }
+}
+
+impl acpi::Allocator for TableSpace<'_> {
+    fn alloc(&mut self, zone: acpi::Zone, len: u32, align: u32) -> Result<PhysRange> {
+        match zone {
+            acpi::Zone::Fseg => {
+                let start = align_up(self.f_segment.start(), align.max(16));
+                let range = start.and_then(|start| PhysRange::new(start, len));
+                let range = range.filter(|r| r.end() <= self.f_segment.end());
+                let Some(range) = range else {
+                    *self.shortfall = Shortfall {
+                        need_kib: kib(len),
+                        have_kib: self.f_segment.len() >> 10,
+                    };
+                    return Err(Error::TablesTooBig);
+                };
+                *self.f_segment = PhysRange::between(range.end(), self.f_segment.end())
+                    .ok_or(Error::TablesTooBig)?;
+                Ok(range)
+            }
+            acpi::Zone::High => {
+                // Whole pages, so that nothing else shares one with a table.
+                let high = self.map.high();
+                let whole = align_up(len.max(1), PAGE).ok_or(Error::TablesTooBig)?;
+                let Some(claim) = self.map.place(whole, align.max(PAGE), high) else {
+                    *self.shortfall = Shortfall {
+                        need_kib: kib(whole),
+                        have_kib: self.map.largest_free(high) >> 10,
+                    };
+                    return Err(Error::TablesTooBig);
+                };
+                let new = claim.range();
+                self.pending = match self.pending {
+                    Some(old) if new.end() == old.start() => {
+                        PhysRange::between(new.start(), old.end())
+                    }
+                    Some(old) => {
+                        self.map.reserve(old, Kind::ACPI)?;
+                        Some(new)
+                    }
+                    None => Some(new),
+                };
+                PhysRange::new(new.start(), len).ok_or(Error::TablesTooBig)
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The Linux boot protocol: setup header and zero page.
+//!
+//! Specification: Linux `Documentation/arch/x86/boot.rst` and
+//! `zero-page.rst`.
+
+use crate::e820::{Entry, MAX_ENTRIES};
+use crate::error::{Error, Result};
+use crate::phys::{copy_at, u16_at, u32_at, u64_at};
+use bitflags::bitflags;
+use zerocopy::IntoBytes;
+
+/// Offset of the setup header in the image and in the zero page.
+const HEADER: usize = 0x1f1;
+/// Bytes of a zero page.
+pub const ZERO_PAGE_LEN: u32 = 4096;
+/// Bytes of the image that are read to see its header: the longest header
+/// ends at 0x202 + 255.
+pub const HEADER_READ: usize = 1024;
+
+bitflags! {
+    /// `loadflags`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct LoadFlags: u8 {
+        /// The protected-mode code is loaded at 1 MiB.
+        const LOADED_HIGH = 1 << 0;
+        /// `heap_end_ptr` is valid.
+        const CAN_USE_HEAP = 1 << 7;
+        const _ = !0;
+    }
+
+    /// `xloadflags`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct XLoadFlags: u16 {
+        /// Kernel, boot parameters, command line and initrd may lie anywhere.
+        const CAN_BE_LOADED_ABOVE_4G = 1 << 1;
+        const _ = !0;
+    }
+}
+
+/// A setup header inside the first bytes of an image, its own length within.
+#[derive(Clone, Copy, Debug)]
+pub struct SetupHeader<'a> {
+    /// From the start of the image to the header's end.
+    bytes: &'a [u8],
+    protocol: u16,
+}
+
+impl<'a> SetupHeader<'a> {
+    /// The header of `image`, its first [`HEADER_READ`] bytes; `None` when
+    /// it has none.
+    #[must_use]
+    pub fn find(image: &'a [u8]) -> Option<Self> {
+        if u32_at(image, 0x202)? != u32::from_le_bytes(*b"HdrS") {
+            return None;
+        }
+        // The jump instruction's offset at 0x201 tells where the header ends.
+        let len = usize::from(*image.get(0x201)?);
+        let bytes = image.get(..0x202_usize.checked_add(len)?)?;
+        Some(Self {
+            bytes,
+            protocol: u16_at(image, 0x206)?,
+        })
+    }
+
+    /// Boot protocol version, 0x020c for 2.12.
+    #[must_use]
+    pub const fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
+    /// A field that exists from `protocol` on, if header and version have it.
+    fn u32_since(&self, protocol: u16, offset: usize) -> Option<u32> {
+        if self.protocol < protocol {
+            None
+        } else {
+            u32_at(self.bytes, offset)
+        }
+    }
+
+    /// Sectors of 512 bytes of setup code after the boot sector.
+    #[must_use]
+    pub fn setup_sects(&self) -> u8 {
+        match self.bytes.get(HEADER) {
+            None | Some(0) => 4,
+            Some(sects) => *sects,
+        }
+    }
+
+    /// `loadflags`.
+    #[must_use]
+    pub fn loadflags(&self) -> LoadFlags {
+        LoadFlags::from_bits_retain(self.bytes.get(0x211).copied().unwrap_or(0))
+    }
+
+    /// `xloadflags`, none before protocol 2.12.
+    #[must_use]
+    pub fn xloadflags(&self) -> XLoadFlags {
+        let bits = if self.protocol < 0x20c {
+            None
+        } else {
+            u16_at(self.bytes, 0x236)
+        };
+        XLoadFlags::from_bits_retain(bits.unwrap_or(0))
+    }
+
+    /// Bytes of the protected-mode code by the header, 0 where it is too old
+    /// to say.
+    #[must_use]
+    pub fn code_len(&self) -> u32 {
+        self.u32_since(0x204, 0x1f4).unwrap_or(0).saturating_mul(16)
+    }
+
+    /// Whether the kernel can be entered at `code32_start` in 32-bit mode
+    /// wherever it was loaded.
+    #[must_use]
+    pub fn is_32bit_entry(&self) -> bool {
+        self.protocol >= 0x205
+            && self.loadflags().contains(LoadFlags::LOADED_HIGH)
+            && self
+                .bytes
+                .get(0x234)
+                .is_some_and(|relocatable| *relocatable != 0)
+    }
+
+    /// `ramdisk_size` as QEMU has filled it in; 0 without an initrd.
+    #[must_use]
+    pub fn ramdisk_size(&self) -> u32 {
+        u32_at(self.bytes, 0x21c).unwrap_or(0)
+    }
+
+    /// The highest byte that the initrd may occupy.
+    #[must_use]
+    pub fn initrd_addr_max(&self) -> u32 {
+        self.u32_since(0x203, 0x22c).unwrap_or(0x37ff_ffff)
+    }
+
+    /// The longest command line, without its NUL.
+    #[must_use]
+    pub fn cmdline_size(&self) -> u32 {
+        self.u32_since(0x206, 0x238).unwrap_or(255)
+    }
+
+    /// `kernel_alignment`, a power of two.
+    ///
+    /// # Errors
+    /// [`Error::BadSetupHeader`] when it is none.
+    pub fn kernel_alignment(&self) -> Result<u32> {
+        match self.u32_since(0x205, 0x230) {
+            None => Ok(1),
+            Some(align) if align.is_power_of_two() => Ok(align),
+            Some(_) => Err(Error::BadSetupHeader),
+        }
+    }
+
+    /// `pref_address` and `init_size`: from where, and how many bytes, the
+    /// kernel uses before it reads the memory map.
+    #[must_use]
+    pub fn runtime(&self) -> Option<(u64, u32)> {
+        if self.protocol < 0x20a {
+            return None;
+        }
+        Some((u64_at(self.bytes, 0x258)?, u32_at(self.bytes, 0x260)?))
+    }
+
+    /// `payload_offset` (from the protected-mode code's start) and
+    /// `payload_length`: the compressed kernel, which only Linux has.
+    #[must_use]
+    pub fn payload(&self) -> Option<(u32, u32)> {
+        let len = self.u32_since(0x208, 0x24c)?;
+        if len == 0 {
+            None
+        } else {
+            Some((self.u32_since(0x208, 0x248)?, len))
+        }
+    }
+
+    /// `setup_data`, the address of a list that QEMU may have put behind the
+    /// kernel (`-dtb`, random seed).
+    #[must_use]
+    pub fn setup_data(&self) -> u64 {
+        if self.protocol < 0x209 {
+            0
+        } else {
+            u64_at(self.bytes, 0x250).unwrap_or(0)
+        }
+    }
+}
+
+/// What a zero page is filled from.
+#[derive(Debug)]
+pub struct ZeroPage<'a> {
+    /// The image's header.
+    pub header: SetupHeader<'a>,
+    /// Where the protected-mode code was loaded.
+    pub code32_start: u32,
+    /// Address of the NUL-terminated command line.
+    pub cmd_line_ptr: u32,
+    /// Initrd's address, 0 without one.
+    pub ramdisk_image: u32,
+    /// Initrd's bytes.
+    pub ramdisk_size: u32,
+    /// RSDP's address, 0 without one.
+    pub acpi_rsdp_addr: u32,
+    /// Memory map.
+    pub e820: &'a [Entry],
+    /// End of RAM above 1 MiB, for kernels that do not read E820.
+    pub high_ram_end: u32,
+}
+
+/// QEMU's boot loader id (0xb) in the high half; version 0.
+const TYPE_OF_LOADER: u8 = 0xb0;
+
+impl ZeroPage<'_> {
+    /// Writes `boot_params` into `page`, which holds [`ZERO_PAGE_LEN`] zeroes.
+    ///
+    /// # Errors
+    /// [`Error::TooManyE820Entries`], [`Error::BadSetupHeader`] when the
+    /// header is longer than the page has room for.
+    pub fn write(&self, page: &mut [u8]) -> Result<()> {
+        let header = self
+            .header
+            .bytes
+            .get(HEADER..)
+            .ok_or(Error::BadSetupHeader)?;
+        // hdr's room ends at edd_mbr_sig_buffer.
+        if header.len() > 0x290 - HEADER {
+            return Err(Error::BadSetupHeader);
+        }
+        let count = u8::try_from(self.e820.len())
+            .ok()
+            .filter(|n| usize::from(*n) <= MAX_ENTRIES)
+            .ok_or(Error::TooManyE820Entries)?;
+        copy_at(page, HEADER, header)?;
+        copy_at(page, 0x2d0, self.e820.as_bytes())?;
+        let mut put = |offset, value: u32| copy_at(page, offset, &value.to_le_bytes());
+        // alt_mem_k: KiB above 1 MiB, what INT 15h E801 would say.
+        put(
+            0x1e0,
+            self.high_ram_end.saturating_sub(crate::layout::HIGH_RAM) >> 10,
+        )?;
+        put(0x214, self.code32_start)?;
+        put(0x218, self.ramdisk_image)?;
+        put(0x21c, self.ramdisk_size)?;
+        put(0x228, self.cmd_line_ptr)?;
+        put(0x070, self.acpi_rsdp_addr)?;
+        copy_at(page, 0x1e8, &[count])?;
+        copy_at(page, 0x210, &[TYPE_OF_LOADER])
+    }
+}

@@ -1,0 +1,136 @@
+//! The chipset: i440FX with PIIX, Q35 with ICH9, or none.
+//!
+//! The entry code has read the host bridge's id and opened the F segment;
+//! on Q35 it has also placed the ECAM, so that everything here is one access
+//! a register. Power management comes before ACPI tables are read: QEMU
+//! writes the FADT from what is programmed here.
+
+use crate::io::{Mmio, PortIo};
+use crate::layout;
+
+/// Which host bridge answers at 00:00.0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chipset {
+    /// 8086:1237, machine type `pc`.
+    I440fx,
+    /// 8086:29c0, machine type `q35`.
+    Q35,
+    /// Nothing answers: `microvm`, `isapc`.
+    None,
+    /// A bridge that this firmware does not know.
+    Unknown,
+}
+
+impl Chipset {
+    /// From the dword at register 0 of 00:00.0: device id above vendor id.
+    #[must_use]
+    pub const fn from_id(id: u32) -> Self {
+        match id {
+            0x1237_8086 => Self::I440fx,
+            0x29c0_8086 => Self::Q35,
+            0xffff_ffff => Self::None,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// CAM address port; the dword at [`CAM_DATA`] is the register it names.
+const CAM_ADDRESS: u16 = 0xcf8;
+/// CAM data port.
+const CAM_DATA: u16 = 0xcfc;
+
+/// Base of the ACPI power management ports, bit 0 marks I/O space.
+const PM_BASE: u32 = 0x600 | 1;
+/// Routes of PIRQA to PIRQD (and E to H): IRQ 10, 10, 11, 11.
+const PIRQ_ROUTES: u32 = 0x0b0b_0a0a;
+
+/// A configuration register of bus 0 and what it is set to.
+struct Register {
+    device: u8,
+    function: u8,
+    offset: u8,
+    value: u32,
+}
+
+const fn register(device: u8, function: u8, offset: u8, value: u32) -> Register {
+    Register {
+        device,
+        function,
+        offset,
+        value,
+    }
+}
+
+/// PIIX3 at 00:01.0 and PIIX4 power management at 00:01.3 (Intel 82371AB
+/// datasheet, 4.1 and 7.1).
+const PIIX: [Register; 3] = [
+    register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
+    register(1, 3, 0x40, PM_BASE),     // PMBA
+    register(1, 3, 0x80, 1),           // PMREGMISC: PMIOSE
+];
+
+/// ICH9 LPC at 00:1f.0 (Intel ICH9 datasheet, 13.1).
+const ICH9: [Register; 4] = [
+    register(0x1f, 0, 0x40, PM_BASE),     // PMBASE
+    register(0x1f, 0, 0x44, 0x80),        // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
+    register(0x1f, 0, 0x60, PIRQ_ROUTES), // PIRQ[A:D]_ROUT
+    register(0x1f, 0, 0x68, PIRQ_ROUTES), // PIRQ[E:H]_ROUT
+];
+
+/// PIIX4 SMBus: base address and host enable (82371AB, 7.1).
+const PIIX_SMBUS: [Register; 2] = [register(1, 3, 0x90, 0x701), register(1, 3, 0xd0, 9 << 16)];
+
+fn cam_write<P: PortIo>(ports: &mut P, r: &Register) {
+    let function = (u32::from(r.device) << 11) | (u32::from(r.function) << 8);
+    ports.out32(CAM_ADDRESS, 1 << 31 | function | u32::from(r.offset));
+    ports.out32(CAM_DATA, r.value);
+}
+
+fn ecam_write<M: Mmio>(mmio: &mut M, r: &Register) {
+    let function = (u32::from(r.device) << 15) | (u32::from(r.function) << 12);
+    mmio.write32(
+        layout::Q35_ECAM.start() | function | u32::from(r.offset),
+        r.value,
+    );
+}
+
+/// Routes interrupts and switches power management on: what every kernel
+/// needs, with and without ACPI.
+pub fn set_up<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) {
+    match chipset {
+        Chipset::I440fx => PIIX.iter().for_each(|r| cam_write(io, r)),
+        Chipset::Q35 => ICH9.iter().for_each(|r| ecam_write(io, r)),
+        Chipset::None | Chipset::Unknown => {}
+    }
+}
+
+/// What only kernels without ACPI need: the interrupt controllers in their
+/// PC state, PCI's interrupts level-triggered, the PIIX4's SMBus in place.
+/// Linux with ACPI does all of it itself.
+#[cold]
+pub fn set_up_legacy<I: PortIo>(io: &mut I, chipset: Chipset) {
+    if matches!(chipset, Chipset::None | Chipset::Unknown) {
+        return;
+    }
+    // 8259A: ICW1 (edge, cascade, ICW4), ICW2 (vectors 0x08 and 0x70),
+    // ICW3 (slave on IRQ 2), ICW4 (8086 mode), all masked but the cascade.
+    for (port, value) in [
+        (0x20, 0x11),
+        (0xa0, 0x11),
+        (0x21, 0x08),
+        (0xa1, 0x70),
+        (0x21, 0x04),
+        (0xa1, 0x02),
+        (0x21, 0x01),
+        (0xa1, 0x01),
+        (0x21, 0xfb),
+        (0xa1, 0xff),
+    ] {
+        io.out8(port, value);
+    }
+    // ELCR: IRQ 10 and 11 are level-triggered.
+    io.out16(0x4d0, 0x0c00);
+    if chipset == Chipset::I440fx {
+        PIIX_SMBUS.iter().for_each(|r| cam_write(io, r));
+    }
+}

@@ -1,0 +1,509 @@
+//! The memory map: what the guest has, what is told to the kernel, and who
+//! holds what until the kernel runs.
+//!
+//! One map owns every byte. Whatever is loaded or built is placed by a
+//! search in it, and the resulting [`Claim`] is the proof that the range is
+//! RAM and nobody else's.
+
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::phys::{PhysRange, align_down, align_up};
+use arrayvec::ArrayVec;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Entries that a zero page can carry (`E820_MAX_ENTRIES_ZEROPAGE`).
+pub const MAX_ENTRIES: usize = 128;
+
+/// Ranges that can be held at one time.
+const MAX_CLAIMS: usize = 48;
+
+/// What a range of the map is (ACPI 6.5, table 15.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind(u32);
+
+impl Kind {
+    /// Usable RAM.
+    pub const RAM: Self = Self(1);
+    /// Not usable.
+    pub const RESERVED: Self = Self(2);
+    /// ACPI tables.
+    pub const ACPI: Self = Self(3);
+
+    /// The number that the map carries.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// One entry as `etc/e820` and the zero page hold it.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Entry {
+    base: U64,
+    len: U64,
+    kind: U32,
+}
+
+impl Entry {
+    const fn new(base: u64, end: u64, kind: Kind) -> Self {
+        Self {
+            base: U64::new(base),
+            len: U64::new(end.wrapping_sub(base)),
+            kind: U32::new(kind.0),
+        }
+    }
+
+    /// First byte.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.base.get()
+    }
+
+    /// One past the last byte; entries whose end passes 2^64 are never kept.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.base.get().wrapping_add(self.len.get())
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len.get()
+    }
+
+    /// Whether it holds no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len.get() == 0
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        Kind(self.kind.get())
+    }
+}
+
+/// Proof that a range is RAM that nobody else holds; only [`MemoryMap`]
+/// makes one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claim(PhysRange);
+
+impl Claim {
+    /// The range.
+    #[must_use]
+    pub const fn range(&self) -> PhysRange {
+        self.0
+    }
+
+    /// The claim to `part` alone, when it lies inside.
+    #[must_use]
+    pub fn narrow(self, part: PhysRange) -> Option<Self> {
+        self.0.contains(part).then_some(Self(part))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct MemoryMap {
+    /// Sorted, disjoint, none empty.
+    entries: ArrayVec<Entry, MAX_ENTRIES>,
+    /// Disjoint, in no order.
+    claims: ArrayVec<PhysRange, MAX_CLAIMS>,
+    /// RAM from 1 MiB up, below 4 GiB; placement above 1 MiB stays in it.
+    high: PhysRange,
+}
+
+impl MemoryMap {
+    /// An empty map; [`MemoryMap::fill`] makes it usable.
+    ///
+    /// Two steps, because the map is large and is not to be moved.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            entries: ArrayVec::new_const(),
+            claims: ArrayVec::new_const(),
+            high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
+        }
+    }
+
+    /// Takes over the content of `etc/e820`, and reserves what every PC has
+    /// below 1 MiB.
+    ///
+    /// Where entries overlap, anything wins over RAM.
+    ///
+    /// # Errors
+    /// [`Error::BadE820`] when there is no RAM from 0 to 640 KiB,
+    /// [`Error::TooManyE820Entries`].
+    pub fn fill(&mut self, raw: &[u8]) -> Result<()> {
+        let raw = <[Entry]>::ref_from_bytes(raw).map_err(|_| Error::BadE820)?;
+        for ram in raw.iter().filter(|e| e.kind() == Kind::RAM) {
+            self.set_entry(ram)?;
+        }
+        let low = self.entries.first().ok_or(Error::BadE820)?;
+        if low.base() != 0 || low.end() < u64::from(layout::LEGACY_HOLE.start()) {
+            return Err(Error::BadE820);
+        }
+        for other in raw.iter().filter(|e| e.kind() != Kind::RAM) {
+            self.set_entry(other)?;
+        }
+        self.remove(
+            u64::from(layout::LEGACY_HOLE.start()),
+            u64::from(layout::LEGACY_HOLE.end()),
+        )?;
+        self.reserve(layout::EBDA, Kind::RESERVED)?;
+        self.reserve(layout::F_SEGMENT, Kind::RESERVED)?;
+        let from = u64::from(layout::HIGH_RAM);
+        let high = self
+            .entries
+            .iter()
+            .find(|e| e.kind() == Kind::RAM && e.base() <= from && e.end() > from);
+        if let Some(high) = high {
+            // RAM never reaches the ROM at the top of 4 GiB; a map that says
+            // so is cut there.
+            let end = u32::try_from(high.end())
+                .unwrap_or(0xfff0_0000)
+                .min(0xfff0_0000);
+            self.high = PhysRange::between(layout::HIGH_RAM, end).ok_or(Error::BadE820)?;
+        }
+        Ok(())
+    }
+
+    fn set_entry(&mut self, entry: &Entry) -> Result<()> {
+        let end = entry
+            .base()
+            .checked_add(entry.len())
+            .ok_or(Error::BadE820)?;
+        self.set(entry.base(), end, entry.kind())
+    }
+
+    /// The map as the kernel gets it: sorted and disjoint.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// RAM from 1 MiB up that lies below 4 GiB in one piece.
+    #[must_use]
+    pub const fn high(&self) -> PhysRange {
+        self.high
+    }
+
+    /// Marks `range` as `kind`, whatever it was.
+    ///
+    /// # Errors
+    /// [`Error::TooManyE820Entries`].
+    pub fn reserve(&mut self, range: PhysRange, kind: Kind) -> Result<()> {
+        self.set(u64::from(range.start()), u64::from(range.end()), kind)
+    }
+
+    fn set(&mut self, base: u64, end: u64, kind: Kind) -> Result<()> {
+        if base >= end {
+            return Ok(());
+        }
+        let at = self.remove(base, end)?;
+        self.entries
+            .try_insert(at, Entry::new(base, end, kind))
+            .map_err(|_| Error::TooManyE820Entries)
+    }
+
+    /// Takes `[base, end)` out of the map; gives the index where an entry
+    /// for that range belongs.
+    fn remove(&mut self, base: u64, end: u64) -> Result<usize> {
+        let at = self
+            .entries
+            .iter()
+            .position(|e| e.end() > base)
+            .unwrap_or(self.entries.len());
+        let mut at = at;
+        while let Some(entry) = self.entries.get_mut(at) {
+            let old = *entry;
+            if old.base() >= end {
+                break;
+            }
+            match (old.base() < base, old.end() > end) {
+                (true, true) => {
+                    // A hole in the middle: the lower part stays here, the
+                    // upper part becomes an entry of its own.
+                    *entry = Entry::new(old.base(), base, old.kind());
+                    at = at.saturating_add(1);
+                    self.entries
+                        .try_insert(at, Entry::new(end, old.end(), old.kind()))
+                        .map_err(|_| Error::TooManyE820Entries)?;
+                    break;
+                }
+                (true, false) => {
+                    *entry = Entry::new(old.base(), base, old.kind());
+                    at = at.saturating_add(1);
+                }
+                (false, true) => {
+                    *entry = Entry::new(end, old.end(), old.kind());
+                    break;
+                }
+                (false, false) => {
+                    self.entries.pop_at(at);
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Where placement may put things: RAM below the EBDA that the running
+    /// firmware does not use, and RAM above 1 MiB.
+    fn is_placeable(&self, range: PhysRange) -> bool {
+        self.high.contains(range)
+            || layout::LOW_FREE_TOP.contains(range)
+            || layout::LOW_FREE.contains(range)
+    }
+
+    /// Claims exactly `range`: what a kernel's header or ELF segments dictate.
+    ///
+    /// # Errors
+    /// `None` when it is not free RAM.
+    pub fn claim(&mut self, range: PhysRange) -> Option<Claim> {
+        if !self.is_placeable(range) || self.claims.iter().any(|held| held.overlaps(range)) {
+            return None;
+        }
+        self.claims.try_push(range).ok()?;
+        Some(Claim(range))
+    }
+
+    /// Holds a range that is occupied already, before anything is claimed:
+    /// parts of it may be held before.
+    ///
+    /// # Errors
+    /// `None` when it is not RAM that a kernel may occupy.
+    pub fn hold(&mut self, range: PhysRange) -> Option<()> {
+        if !self.is_placeable(range) {
+            return None;
+        }
+        // An ELF's segments follow each other: one range for all of them.
+        if let Some(last) = self.claims.last_mut()
+            && last.start() <= range.start()
+            && range.start() <= align_up(last.end(), 4096)?
+        {
+            *last = PhysRange::between(last.start(), last.end().max(range.end()))?;
+            return Some(());
+        }
+        self.claims.try_push(range).ok()
+    }
+
+    /// Whether the byte at `addr` is held.
+    #[must_use]
+    pub fn is_claimed(&self, addr: u32) -> bool {
+        self.claims
+            .iter()
+            .any(|held| held.start() <= addr && addr < held.end())
+    }
+
+    /// Claims `len` bytes aligned to `align` (a power of two), as high as
+    /// possible inside `within`.
+    ///
+    /// # Errors
+    /// `None` when there is no room.
+    pub fn place(&mut self, len: u32, align: u32, within: PhysRange) -> Option<Claim> {
+        let mut top = within.end();
+        loop {
+            let start = align_down(top.checked_sub(len)?, align);
+            if start < within.start() {
+                return None;
+            }
+            let range = PhysRange::new(start, len)?;
+            match self.claims.iter().find(|held| held.overlaps(range)) {
+                Some(held) => top = held.start(),
+                None => return self.claim(range),
+            }
+        }
+    }
+
+    /// As [`MemoryMap::place`], in low memory: what a kernel reads before it
+    /// knows of more.
+    ///
+    /// # Errors
+    /// `None` when there is no room.
+    pub fn place_low(&mut self, len: u32, align: u32) -> Option<Claim> {
+        self.place(len, align, layout::LOW_FREE_TOP)
+            .or_else(|| self.place(len, align, layout::LOW_FREE))
+    }
+
+    /// The largest free piece inside `within`, for messages.
+    #[cold]
+    #[must_use]
+    pub fn largest_free(&self, within: PhysRange) -> u32 {
+        let mut largest = 0;
+        let mut from = within.start();
+        loop {
+            // The nearest claim that ends above `from` bounds this piece.
+            let next = self
+                .claims
+                .iter()
+                .filter(|held| held.end() > from && held.start() < within.end())
+                .min_by_key(|held| held.start());
+            let end = next.map_or(within.end(), |held| held.start());
+            largest = largest.max(end.saturating_sub(from));
+            match next {
+                Some(held) => from = held.end(),
+                None => return largest,
+            }
+        }
+    }
+}
+
+impl Default for MemoryMap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn raw(entries: &[(u64, u64, u32)]) -> Vec<u8> {
+        entries
+            .iter()
+            .flat_map(|(base, len, kind)| {
+                Entry {
+                    base: U64::new(*base),
+                    len: U64::new(*len),
+                    kind: U32::new(*kind),
+                }
+                .as_bytes()
+                .to_vec()
+            })
+            .collect()
+    }
+
+    fn map(entries: &[(u64, u64, u32)]) -> MemoryMap {
+        let mut map = MemoryMap::new();
+        map.fill(&raw(entries)).unwrap();
+        map
+    }
+
+    fn listed(map: &MemoryMap) -> Vec<(u64, u64, u32)> {
+        map.entries()
+            .iter()
+            .map(|e| (e.base(), e.end(), e.kind().number()))
+            .collect()
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn an_ordinary_machine() {
+        let map = map(&[
+            (0, 512 * MIB, 1),
+            (0xfeff_c000, 0x4000, 2),
+            (4096 * MIB, 512 * MIB, 1),
+        ]);
+        assert_eq!(
+            listed(&map),
+            [
+                (0, 0x9_fc00, 1),
+                (0x9_fc00, 0xa_0000, 2),
+                (0xf_0000, 0x10_0000, 2),
+                (0x10_0000, 512 * MIB, 1),
+                (0xfeff_c000, 0xff00_0000, 2),
+                (4096 * MIB, 4608 * MIB, 1),
+            ]
+        );
+        assert_eq!(map.high(), PhysRange::fixed(0x10_0000, 512 << 20));
+    }
+
+    #[test]
+    fn reserved_wins_over_ram() {
+        let map = map(&[(0x20_0000, 0x1000, 2), (0, 64 * MIB, 1)]);
+        assert_eq!(map.high(), PhysRange::fixed(0x10_0000, 0x20_0000));
+    }
+
+    #[test]
+    fn one_mebibyte_is_a_map_without_high_memory() {
+        assert!(map(&[(0, MIB, 1)]).high().is_empty());
+    }
+
+    #[test]
+    fn malformed_maps_are_refused() {
+        for bad in [
+            raw(&[]),
+            raw(&[(0x1000, MIB, 1)]),
+            raw(&[(0, MIB / 2, 1)]),
+            raw(&[(0, MIB, 1), (u64::MAX, 2, 2)]),
+            vec![0; 21],
+        ] {
+            assert_eq!(MemoryMap::new().fill(&bad), Err(Error::BadE820));
+        }
+        let many: Vec<_> = (0..200).map(|i| (16 * MIB + i * 8192, 4096, 2)).collect();
+        let many = [&[(0, MIB, 1)], many.as_slice()].concat();
+        assert_eq!(
+            MemoryMap::new().fill(&raw(&many)),
+            Err(Error::TooManyE820Entries)
+        );
+    }
+
+    #[test]
+    fn placement_goes_round_what_is_held() {
+        let mut map = map(&[(0, 16 * MIB, 1)]);
+        let high = map.high();
+        let kernel = map.claim(PhysRange::fixed(0x80_0000, 0x100_0000)).unwrap();
+        let initrd = map.place(0x10_0001, 4096, high).unwrap();
+        assert_eq!(
+            initrd.range(),
+            PhysRange::new(0x6f_f000, 0x10_0001).unwrap()
+        );
+        assert!(map.claim(kernel.range()).is_none());
+        assert!(map.place(0x70_0000, 4096, high).is_none());
+        assert_eq!(map.largest_free(high), 0x6f_f000 - 0x10_0000);
+    }
+
+    proptest! {
+        #[test]
+        fn the_map_is_always_sorted_and_disjoint(
+            entries in prop::collection::vec((0u64..1 << 34, 0u64..1 << 33, 1u32..4), 0..12)
+        ) {
+            let mut entries = entries;
+            entries.push((0, MIB, 1));
+            let mut map = MemoryMap::new();
+            prop_assert_eq!(map.fill(&raw(&entries)), Ok(()));
+            let list = listed(&map);
+            for pair in list.windows(2) {
+                prop_assert!(pair[0].1 <= pair[1].0);
+            }
+            for (base, end, kind) in list {
+                prop_assert!(base < end);
+                // RAM only where some entry says RAM and none says otherwise.
+                if kind == 1 {
+                    for at in [base, end - 1] {
+                        let says = |k: u32| entries.iter()
+                            .any(|e| e.0 <= at && at < e.0 + e.1 && (e.2 == 1) == (k == 1));
+                        prop_assert!(says(1) && !says(2));
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn claims_never_overlap(
+            wishes in prop::collection::vec((1u32..0x40_0000, 0u32..13, any::<bool>()), 1..40)
+        ) {
+            let mut map = map(&[(0, 64 * MIB, 1)]);
+            let high = map.high();
+            let mut held: Vec<PhysRange> = Vec::new();
+            for (len, shift, low) in wishes {
+                let claim = if low { map.place_low(len, 1 << shift) } else { map.place(len, 1 << shift, high) };
+                if let Some(claim) = claim {
+                    let range = claim.range();
+                    prop_assert_eq!(range.start() % (1 << shift), 0);
+                    prop_assert_eq!(range.len(), len);
+                    prop_assert!(!held.iter().any(|h| h.overlaps(range)));
+                    prop_assert!(!range.overlaps(layout::FIRMWARE) && !range.overlaps(layout::SCRATCH));
+                    held.push(range);
+                }
+            }
+        }
+    }
+}

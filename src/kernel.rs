@@ -1,0 +1,387 @@
+//! The kernel: what it is, what it claims of memory, how it is loaded and
+//! what it is handed.
+//!
+//! Two steps, because the tables come between them: [`Kernel::claim`] takes
+//! the memory that the image dictates and reads the command line, which
+//! decides about PCI; [`Kernel::load`] moves the bytes once everything else
+//! has its place.
+
+use crate::boot::Handoff;
+use crate::bzimage::{SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
+use crate::e820::{Claim, MemoryMap};
+use crate::error::{Error, Result, Shortfall};
+use crate::fw_cfg::{FwCfg, item};
+use crate::layout;
+use crate::phys::{GuestMemory, PhysRange, align_up, kib};
+use crate::pvh::{Elf, StartInfo};
+
+/// The seams and the map, borrowed for loading.
+#[derive(Debug)]
+pub struct Loader<'a, F, M> {
+    /// Configuration device.
+    pub fw_cfg: &'a mut F,
+    /// Memory that may be used.
+    pub memory: &'a mut M,
+    /// Who has what.
+    pub map: &'a mut MemoryMap,
+    /// Sizes for the message of an error about room.
+    pub shortfall: &'a mut Shortfall,
+}
+
+/// A kernel, identified by its first bytes.
+#[derive(Debug)]
+pub enum Kernel<'a> {
+    /// A bzImage.
+    Linux(SetupHeader<'a>),
+    /// An ELF image that QEMU has loaded for PVH.
+    Elf {
+        /// Its 32-bit entry point.
+        entry: u32,
+        /// Whether its notes say Linux.
+        is_linux: bool,
+        /// Its headers.
+        elf: Elf<'a>,
+    },
+}
+
+/// What [`Kernel::claim`] has taken.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Where the image goes; `None` where QEMU has loaded it.
+    image: Option<Claim>,
+    /// The command line and, for a bzImage, the zeroed zero page behind it.
+    block: PhysRange,
+    /// Bytes of the command line's part, NUL and padding included.
+    line_len: u32,
+}
+
+/// Bytes of a kernel image that are read to see what it is: longer than any
+/// setup header, and enough for an ordinary ELF's program headers.
+const HEADER_READ: usize = 1024;
+/// Bytes that QEMU keeps of an ELF kernel.
+const ELF_READ: usize = 8192;
+/// The longest command line that is taken from a kernel that names no limit.
+const MAX_COMMAND_LINE: u32 = 0xffff;
+/// Linux's own limit (`COMMAND_LINE_SIZE` less its NUL), which a vmlinux
+/// does not tell.
+const LINUX_COMMAND_LINE: u32 = 2047;
+/// Slices are at most `isize::MAX` bytes; longer loads go in pieces.
+const PIECE: u32 = 1 << 30;
+
+impl<'a> Kernel<'a> {
+    /// Reads the kernel's first bytes into `scratch` and tells what it is;
+    /// gives back the rest of `scratch`.
+    ///
+    /// # Errors
+    /// Why nothing of it can be booted.
+    pub fn identify<F: FwCfg, M: GuestMemory>(
+        fw_cfg: &mut F,
+        memory: &mut M,
+        scratch: &'a mut [u8],
+    ) -> Result<(Self, &'a mut [u8])> {
+        let (header, rest) = scratch
+            .split_at_mut_checked(ELF_READ)
+            .ok_or(Error::NotOurMemory)?;
+        let first = header.get_mut(..HEADER_READ).ok_or(Error::NotOurMemory)?;
+        fw_cfg.read(item::SETUP_DATA, first)?;
+        if Elf::is_elf(first) {
+            if Elf::parse(first).is_none() {
+                fw_cfg.read(item::SETUP_DATA, header)?;
+            }
+            let elf = Elf::parse(header).ok_or(Error::UnknownKernel)?;
+            let notes = elf.notes(memory);
+            let entry = match notes.entry {
+                Some(entry) => entry,
+                // The notes may lie outside what is loaded; QEMU has read
+                // them from the file.
+                None => fw_cfg.read_u32(item::KERNEL_ENTRY)?,
+            };
+            if entry == 0 {
+                return Err(Error::ElfWithoutPvh);
+            }
+            return Ok((
+                Self::Elf {
+                    entry,
+                    is_linux: notes.is_linux,
+                    elf,
+                },
+                rest,
+            ));
+        }
+        let header: &'a [u8] = header;
+        match header.get(..HEADER_READ).and_then(SetupHeader::find) {
+            Some(setup) => Ok((Self::Linux(setup), rest)),
+            None => Err(why_not(fw_cfg, header)),
+        }
+    }
+
+    /// Whether this is Linux: a bzImage with a compressed payload (others
+    /// use the format without one), or an ELF whose notes say so.
+    #[must_use]
+    pub fn is_linux(&self) -> bool {
+        match self {
+            Self::Linux(header) => header.payload().is_some(),
+            Self::Elf { is_linux, .. } => *is_linux,
+        }
+    }
+
+    /// Claims the memory that the image dictates, and reads the command line.
+    ///
+    /// # Errors
+    /// [`Error::KernelTooBig`], [`Error::KernelOverlapsFirmware`],
+    /// [`Error::CommandLineTooLong`], [`Error::Needs16BitEntry`].
+    pub fn claim<F: FwCfg, M: GuestMemory>(
+        &self,
+        loader: &mut Loader<'_, F, M>,
+    ) -> Result<Claimed> {
+        match self {
+            Self::Linux(header) => {
+                if !header.is_32bit_entry() {
+                    return Err(Error::Needs16BitEntry);
+                }
+                let image = loader.claim_bzimage(header)?;
+                let limit = header.cmdline_size().min(MAX_COMMAND_LINE);
+                // A transfer past an item's end gives zeroes: the one that
+                // reads the command line also clears the zero page behind it.
+                let (block, line_len) = loader.read_command_line(limit, ZERO_PAGE_LEN)?;
+                Ok(Claimed {
+                    image: Some(image),
+                    block,
+                    line_len,
+                })
+            }
+            Self::Elf {
+                entry,
+                is_linux,
+                elf,
+            } => {
+                elf.loaded(|range| loader.hold_segment(range))?;
+                if !loader.map.is_claimed(*entry) {
+                    return Err(Error::ElfWithoutPvh);
+                }
+                let limit = if *is_linux {
+                    LINUX_COMMAND_LINE
+                } else {
+                    MAX_COMMAND_LINE
+                };
+                let (block, line_len) = loader.read_command_line(limit, 0)?;
+                Ok(Claimed {
+                    image: None,
+                    block,
+                    line_len,
+                })
+            }
+        }
+    }
+
+    /// Loads what is left to load and fills in what the kernel is handed.
+    /// `rsdp` is the RSDP's address, 0 without one.
+    ///
+    /// # Errors
+    /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`].
+    pub fn load<F: FwCfg, M: GuestMemory>(
+        self,
+        claimed: Claimed,
+        rsdp: u32,
+        loader: &mut Loader<'_, F, M>,
+    ) -> Result<Handoff> {
+        let line = claimed.block.start();
+        match self {
+            Self::Linux(header) => {
+                // QEMU fills the field in: no initrd costs no access.
+                let initrd = match header.ramdisk_size() {
+                    0 => None,
+                    _ => loader.load_initrd(
+                        header.initrd_addr_max(),
+                        header
+                            .xloadflags()
+                            .contains(XLoadFlags::CAN_BE_LOADED_ABOVE_4G),
+                    )?,
+                };
+                let image = claimed.image.ok_or(Error::NotOurMemory)?;
+                let entry = image.range().start();
+                loader.load_item(item::KERNEL_DATA, image)?;
+                let page = claimed
+                    .block
+                    .part(claimed.line_len, ZERO_PAGE_LEN)
+                    .ok_or(Error::NotOurMemory)?;
+                ZeroPage {
+                    header,
+                    code32_start: entry,
+                    cmd_line_ptr: line,
+                    ramdisk_image: initrd.map_or(0, PhysRange::start),
+                    ramdisk_size: initrd.map_or(0, PhysRange::len),
+                    acpi_rsdp_addr: rsdp,
+                    e820: loader.map.entries(),
+                    high_ram_end: loader.map.high().end(),
+                }
+                .write(loader.memory.bytes(page)?)?;
+                Ok(Handoff::Linux {
+                    entry,
+                    boot_params: page.start(),
+                })
+            }
+            Self::Elf { entry, .. } => {
+                let initrd = loader.load_initrd(u32::MAX, true)?;
+                let len = StartInfo::block_len(loader.map.entries().len());
+                let info = loader
+                    .map
+                    .place_low(len, 16)
+                    .ok_or(Error::NotOurMemory)?
+                    .range();
+                StartInfo {
+                    cmdline_paddr: line,
+                    initrd,
+                    rsdp_paddr: rsdp,
+                    e820: loader.map.entries(),
+                }
+                .write(loader.memory.bytes(info)?, info.start())?;
+                Ok(Handoff::Pvh {
+                    entry,
+                    start_info: info.start(),
+                })
+            }
+        }
+    }
+}
+
+/// Why an image without a format that we boot is none.
+#[cold]
+fn why_not<F: FwCfg>(fw_cfg: &mut F, header: &[u8]) -> Error {
+    if header.starts_with(b"MZ") {
+        return Error::KernelIsPe;
+    }
+    match fw_cfg.read_u32(item::KERNEL_SIZE) {
+        Ok(0) => Error::NoKernel,
+        Ok(_) => Error::UnknownKernel,
+        Err(error) => error,
+    }
+}
+
+impl Claimed {
+    /// The command line, up to its NUL.
+    ///
+    /// # Errors
+    /// [`Error::NotOurMemory`] if the block is none of ours.
+    pub fn command_line<'m, M: GuestMemory>(&self, memory: &'m mut M) -> Result<&'m [u8]> {
+        let line = self
+            .block
+            .part(0, self.line_len)
+            .ok_or(Error::NotOurMemory)?;
+        Ok(memory.bytes(line)?)
+    }
+}
+
+impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
+    /// Claims the memory of a bzImage: where it is loaded, and where it runs
+    /// until it has read the memory map.
+    fn claim_bzimage(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
+        // The item, not the header's syssize: QEMU appends setup_data
+        // (`-dtb`, a random seed) behind the code, and a file may be short.
+        let size = self.fw_cfg.read_u32(item::KERNEL_SIZE)?;
+        let load = PhysRange::new(layout::HIGH_RAM, size).ok_or(Error::KernelTooBig)?;
+        let mut end = load.end();
+        // Linux moves itself to the higher of its preferred address and its
+        // load address, aligned, and needs init_size bytes there.
+        if let Some((pref_address, init_size)) = header.runtime() {
+            let pref = u32::try_from(pref_address).map_err(|_| Error::BadSetupHeader)?;
+            let align = header.kernel_alignment()?;
+            let start = align_up(load.start(), align)
+                .ok_or(Error::BadSetupHeader)?
+                .max(pref);
+            match start.checked_add(init_size) {
+                Some(run_end) => end = end.max(run_end),
+                None => return self.short(Error::KernelTooBig, init_size, self.map.high()),
+            }
+        }
+        let whole = PhysRange::between(load.start(), end).ok_or(Error::KernelTooBig)?;
+        match self.map.claim(whole).and_then(|claim| claim.narrow(load)) {
+            Some(claim) => Ok(claim),
+            None => self.short(Error::KernelTooBig, whole.len(), self.map.high()),
+        }
+    }
+
+    /// Holds a segment that QEMU has loaded.
+    fn hold_segment(&mut self, range: PhysRange) -> Result<()> {
+        if self.map.hold(range).is_some() {
+            Ok(())
+        } else if range.start() < layout::HIGH_RAM {
+            Err(Error::KernelOverlapsFirmware)
+        } else {
+            self.short(Error::KernelTooBig, range.len(), self.map.high())
+        }
+    }
+
+    /// Reads the command line of at most `limit` bytes to a place of its
+    /// own in low memory, with `zeroes` zero bytes behind it. Gives the
+    /// place and the line's share of it.
+    fn read_command_line(&mut self, limit: u32, zeroes: u32) -> Result<(PhysRange, u32)> {
+        let line_len = align_up(limit.saturating_add(1), 16).ok_or(Error::CommandLineTooLong)?;
+        let len = line_len.saturating_add(zeroes);
+        let block = self
+            .map
+            .place_low(len, 16)
+            .ok_or(Error::CommandLineTooLong)?
+            .range();
+        let bytes = self.memory.bytes(block)?;
+        self.fw_cfg.read(item::CMDLINE_DATA, bytes)?;
+        // The line fits exactly where the byte that must be its NUL, or lie
+        // behind the item's end, is zero.
+        if bytes.get(limit as usize) == Some(&0) {
+            Ok((block, line_len))
+        } else {
+            Err(Error::CommandLineTooLong)
+        }
+    }
+
+    /// Places and loads the initrd, if there is one: as high as it may go,
+    /// its last byte at most at `last`.
+    fn load_initrd(&mut self, last: u32, anywhere: bool) -> Result<Option<PhysRange>> {
+        let size = self.fw_cfg.read_u32(item::INITRD_SIZE)?;
+        if size == 0 {
+            return Ok(None);
+        }
+        let high = self.map.high();
+        let end = last.saturating_add(1).clamp(high.start(), high.end());
+        let below = PhysRange::between(high.start(), end).ok_or(Error::InitrdTooBig)?;
+        let mut claim = self.map.place(size, 4096, below);
+        if claim.is_none() && anywhere {
+            // Linux names 2 GiB only out of caution: a kernel that can be
+            // loaded above 4 GiB takes its initrd anywhere.
+            claim = self.map.place(size, 4096, high);
+        }
+        let Some(claim) = claim else {
+            return self.short(Error::InitrdTooBig, size, below);
+        };
+        let range = claim.range();
+        self.load_item(item::INITRD_DATA, claim)?;
+        Ok(Some(range))
+    }
+
+    /// Loads an item to the memory that was claimed for it.
+    fn load_item(&mut self, selector: u16, to: Claim) -> Result<()> {
+        let whole = to.range();
+        let first = whole
+            .part(0, whole.len().min(PIECE))
+            .ok_or(Error::NotOurMemory)?;
+        self.fw_cfg.read(selector, self.memory.bytes(first)?)?;
+        let mut done = first.len();
+        while done < whole.len() {
+            let len = whole.len().saturating_sub(done).min(PIECE);
+            let piece = whole.part(done, len).ok_or(Error::NotOurMemory)?;
+            self.fw_cfg.read_next(self.memory.bytes(piece)?)?;
+            done = done.saturating_add(len);
+        }
+        Ok(())
+    }
+
+    /// `error`, with how much was needed and how much there was in `within`.
+    #[cold]
+    fn short<T>(&mut self, error: Error, need: u32, within: PhysRange) -> Result<T> {
+        *self.shortfall = Shortfall {
+            need_kib: kib(need),
+            have_kib: self.map.largest_free(within) >> 10,
+        };
+        Err(error)
+    }
+}

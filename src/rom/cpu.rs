@@ -1,0 +1,21 @@
+//! Processor state that the kernel inherits.
+
+use core::arch::asm;
+
+/// `IA32_MTRR_DEF_TYPE` (Intel SDM 3A, 13.11.2.1).
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+/// MTRRs enabled, default type write-back.
+const ENABLED_WRITE_BACK: u32 = 1 << 11 | 6;
+
+/// Enables the MTRRs with default write-back: left off, Linux gives up PAT.
+pub fn enable_caching(signature: u32) {
+    // A Pentium has no MTRRs; the signature saves asking CPUID, an exit.
+    if signature >> 8 & 0xf < 6 {
+        return;
+    }
+    // SAFETY: the MSR exists from family 6 on; it changes memory types only
+    // from uncached to write-back, which RAM is in a virtual machine anyway.
+    unsafe {
+        asm!("wrmsr", in("ecx") MTRR_DEF_TYPE, in("eax") ENABLED_WRITE_BACK, in("edx") 0, options(nostack, preserves_flags));
+    }
+}

@@ -1,0 +1,43 @@
+//! The jump.
+
+use core::arch::asm;
+use qboot::boot::Handoff;
+
+/// Enters the kernel; nothing of the firmware runs again before a reset.
+pub fn enter(handoff: Handoff) -> ! {
+    match handoff {
+        // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page,
+        // EBP, EDI and EBX are zero, selectors 0x10 and 0x18.
+        Handoff::Linux { entry, boot_params } => {
+            // SAFETY: `boot` has loaded the kernel into memory that was
+            // claimed for it; the firmware's state is dead from here on.
+            unsafe {
+                asm!(
+                    "mov esi, ecx",
+                    "xor ebx, ebx",
+                    "xor ebp, ebp",
+                    "xor edi, edi",
+                    "jmp eax",
+                    in("eax") entry,
+                    in("ecx") boot_params,
+                    options(noreturn, nostack),
+                )
+            }
+        }
+        // Xen PVH, "x86/HVM direct boot ABI": EBX is start_info.
+        Handoff::Pvh { entry, start_info } => {
+            // SAFETY: as above; QEMU has loaded the kernel, whose segments
+            // the map has held since.
+            unsafe {
+                asm!(
+                    "mov ebx, ecx",
+                    "xor ebp, ebp",
+                    "jmp eax",
+                    in("eax") entry,
+                    in("ecx") start_info,
+                    options(noreturn, nostack),
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Port and ECAM access.
+
+use core::arch::asm;
+use qboot::io::{Mmio, PortIo};
+use qboot::layout;
+
+/// The processor's I/O instructions.
+#[derive(Debug)]
+pub struct Io;
+
+macro_rules! port {
+    ($in:ident, $out:ident, $ty:ty, $acc:tt) => {
+        #[inline(always)]
+        fn $in(&mut self, port: u16) -> $ty {
+            let value;
+            // SAFETY: port reads do not touch memory the compiler knows of.
+            unsafe { asm!(concat!("in ", $acc, ", dx"), out($acc) value, in("dx") port, options(nostack, preserves_flags)) };
+            value
+        }
+        #[inline(always)]
+        fn $out(&mut self, port: u16, value: $ty) {
+            // SAFETY: the library writes device registers only; none of them
+            // makes a device write memory (the DMA doorbell is `dma.rs`'s).
+            unsafe { asm!(concat!("out dx, ", $acc), in("dx") port, in($acc) value, options(nostack, preserves_flags)) };
+        }
+    };
+}
+
+impl PortIo for Io {
+    port!(in8, out8, u8, "al");
+    port!(in16, out16, u16, "ax");
+    port!(in32, out32, u32, "eax");
+}
+
+/// Whether `len` bytes at `addr` are configuration space, never RAM.
+fn is_ecam(addr: u32, len: u32) -> bool {
+    addr.is_multiple_of(len) && layout::Q35_ECAM.start() <= addr && addr < layout::Q35_ECAM.end()
+}
+
+macro_rules! mmio {
+    ($read:ident, $write:ident, $ty:ty) => {
+        #[inline]
+        fn $read(&mut self, addr: u32) -> $ty {
+            if !is_ecam(addr, size_of::<$ty>() as u32) {
+                return !0;
+            }
+            let ptr = core::ptr::with_exposed_provenance::<$ty>(addr as usize);
+            // SAFETY: aligned and inside the ECAM window, by the check above:
+            // device registers, not memory that Rust knows.
+            unsafe { ptr.read_volatile() }
+        }
+        #[inline]
+        fn $write(&mut self, addr: u32, value: $ty) {
+            if !is_ecam(addr, size_of::<$ty>() as u32) {
+                return;
+            }
+            let ptr = core::ptr::with_exposed_provenance_mut::<$ty>(addr as usize);
+            // SAFETY: as for reading.
+            unsafe { ptr.write_volatile(value) };
+        }
+    };
+}
+
+impl Mmio for Io {
+    mmio!(read8, write8, u8);
+    mmio!(read16, write16, u16);
+    mmio!(read32, write32, u32);
+}
