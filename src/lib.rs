@@ -18,6 +18,7 @@ pub mod fw_cfg;
 pub mod io;
 pub mod kernel;
 pub mod layout;
+pub mod mptable;
 pub mod pci;
 pub mod phys;
 pub mod pvh;

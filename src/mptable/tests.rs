@@ -1,0 +1,209 @@
+//! Tables read back entry by entry, as a kernel does.
+#![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
+
+use super::*;
+use crate::phys::{u16_at, u32_at};
+use proptest::collection::vec as vec_of;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::vec;
+use std::vec::Vec;
+
+const ADDRESS: u32 = 0xf_9000;
+
+/// Builds into `room` bytes; gives the entries, all else found right.
+fn entries(room: usize, apic_ids: &[u32], wiring: &Wiring<'_>) -> Option<Vec<Vec<u8>>> {
+    let mut buffer = vec![0xa5; room + 64];
+    let len = build(
+        &mut buffer[..room],
+        ADDRESS,
+        apic_ids.iter().copied(),
+        wiring,
+    );
+    assert!(buffer[room..].iter().all(|byte| *byte == 0xa5));
+    let len = len?;
+    assert!(buffer[len..].iter().all(|byte| *byte == 0xa5));
+    let (floating, table) = buffer[..len].split_at(16);
+    assert_eq!(floating[..4], *b"_MP_");
+    assert_eq!(byte_sum(floating), 0);
+    assert_eq!(u32_at(floating, 4), Some(ADDRESS + 16));
+    assert_eq!((floating[8], floating[9]), (1, 4));
+    assert_eq!(floating[11..], [0; 5]);
+    assert_eq!(table[..4], *b"PCMP");
+    assert_eq!(byte_sum(table), 0);
+    assert_eq!(u16_at(table, 4).map(usize::from), Some(table.len()));
+    assert_eq!(table[6], 4);
+    assert_eq!(u32_at(table, 36), Some(0xfee0_0000));
+
+    let mut found = Vec::new();
+    let mut rest = &table[44..];
+    while !rest.is_empty() {
+        let (entry, more) = rest.split_at(if rest[0] == 0 { 20 } else { 8 });
+        found.push(entry.to_vec());
+        rest = more;
+    }
+    assert_eq!(u16_at(table, 34).map(usize::from), Some(found.len()));
+    assert!(found.is_sorted_by_key(|entry| entry[0]));
+    Some(found)
+}
+
+fn of_kind(entries: &[Vec<u8>], kind: u8) -> Vec<&[u8]> {
+    let entries = entries.iter().map(Vec::as_slice);
+    entries.filter(|entry| entry[0] == kind).collect()
+}
+
+#[test]
+fn a_machine_without_pci() {
+    let wiring = Wiring {
+        cpu_signature: 0x663,
+        cpu_features: 0x078b_fbfd,
+        irq0_override: true,
+        pci: &[],
+    };
+    let found = entries(4096, &[0], &wiring).unwrap();
+    let mut processor = vec![0, 0, 0x14, 3];
+    processor.extend(0x663_u32.to_le_bytes());
+    processor.extend(0x078b_fbfd_u32.to_le_bytes());
+    processor.extend([0; 8]);
+    assert_eq!(of_kind(&found, 0), [&processor]);
+    assert_eq!(of_kind(&found, 1), [b"\x01\x00ISA   "]);
+    assert_eq!(of_kind(&found, 2), [[2, 1, 0x20, 1, 0, 0, 0xc0, 0xfe]]);
+    let pins: Vec<_> = of_kind(&found, 3)
+        .iter()
+        .map(|entry| (entry[5], entry[7]))
+        .collect();
+    let expected = (0..16)
+        .filter(|irq| *irq != 2)
+        .map(|irq| (irq, if irq == 0 { 2 } else { irq }));
+    assert_eq!(pins, expected.collect::<Vec<_>>());
+    assert!(
+        of_kind(&found, 3)
+            .iter()
+            .all(|entry| entry[1..5] == [0; 4] && entry[6] == 1)
+    );
+    assert_eq!(
+        of_kind(&found, 4),
+        [[4, 3, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0xff, 1]]
+    );
+
+    let wiring = Wiring {
+        irq0_override: false,
+        ..wiring
+    };
+    let found = entries(4096, &[0], &wiring).unwrap();
+    let pins: Vec<_> = of_kind(&found, 3)
+        .iter()
+        .map(|entry| (entry[5], entry[7]))
+        .collect();
+    assert_eq!(pins, (0..16).map(|irq| (irq, irq)).collect::<Vec<_>>());
+}
+
+#[test]
+fn apic_ids_need_not_be_indices() {
+    // -smp 6,sockets=2,cores=3, and ids that only ACPI can name.
+    let ids = [0, 1, 2, 4, 5, 6, 4, 255, 256, 300];
+    let found = entries(4096, &ids, &Wiring::default()).unwrap();
+    let processors: Vec<_> = of_kind(&found, 0)
+        .iter()
+        .map(|entry| (entry[1], entry[3]))
+        .collect();
+    assert_eq!(processors, [(0, 3), (1, 1), (2, 1), (4, 1), (5, 1), (6, 1)]);
+    assert_eq!(of_kind(&found, 2)[0][1], 3);
+    assert_eq!(entries(4096, &[], &Wiring::default()), None);
+    assert_eq!(entries(4096, &[256], &Wiring::default()), None);
+}
+
+#[test]
+fn pci_interrupts() {
+    let pin = |bus, device, pin, line| PciInterrupt {
+        bus,
+        device,
+        pin,
+        line,
+    };
+    let pci = [
+        pin(0, 1, 1, 10),
+        pin(0, 1, 4, 11),
+        pin(0, 1, 1, 10), // another function on the same pin
+        pin(2, 31, 2, 11),
+        pin(2, 31, 0, 0),  // no interrupt
+        pin(2, 31, 5, 11), // no such pin
+        pin(2, 32, 1, 11), // no such device
+        pin(3, 0, 1, 0),   // routed nowhere
+        pin(3, 0, 1, 255),
+    ];
+    let wiring = Wiring {
+        irq0_override: true,
+        pci: &pci,
+        ..Wiring::default()
+    };
+    let found = entries(4096, &[0, 1], &wiring).unwrap();
+    let buses: Vec<_> = of_kind(&found, 1)
+        .iter()
+        .map(|entry| (entry[1], &entry[2..]))
+        .collect();
+    assert_eq!(buses, [(0, &b"PCI   "[..]), (2, b"PCI   "), (1, b"ISA   ")]);
+    let interrupts = of_kind(&found, 3);
+    assert_eq!(
+        interrupts[..3],
+        [
+            [3, 0, 0x0d, 0, 0, 1 << 2, 2, 10],
+            [3, 0, 0x0d, 0, 0, 1 << 2 | 3, 2, 11],
+            [3, 0, 0x0d, 0, 2, 31 << 2 | 1, 2, 11],
+        ]
+    );
+    let isa: Vec<_> = interrupts[3..].iter().map(|entry| entry[5]).collect();
+    assert_eq!(isa, [0, 1, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15]);
+}
+
+#[test]
+fn too_little_room_gives_none() {
+    let need = usize::try_from(room(2, 0).unwrap()).unwrap();
+    assert!(entries(need, &[0, 1], &Wiring::default()).is_some());
+    for room in 0..need {
+        assert_eq!(entries(room, &[0, 1], &Wiring::default()), None);
+    }
+    assert_eq!(room(u32::MAX, 1), None);
+    assert_eq!(room(0, u32::MAX), None);
+}
+
+#[test]
+fn as_many_processors_as_the_table_can_name() {
+    let ids: Vec<u32> = (0..1000).collect();
+    let need = usize::try_from(room(255, 0).unwrap()).unwrap();
+    let found = entries(need, &ids, &Wiring::default()).unwrap();
+    assert_eq!(of_kind(&found, 0).len(), 255);
+    assert_eq!(of_kind(&found, 2)[0][1], 0);
+}
+
+proptest! {
+    #[test]
+    fn any_machine_fits_its_room(
+        ids in vec_of(0..300_u32, 1..40),
+        pins in vec_of((any::<u8>(), 0..40_u8, 0..6_u8, 0..24_u8), 0..40),
+        irq0_override in any::<bool>(),
+        less in 0..400_usize,
+    ) {
+        let pci: Vec<_> = pins
+            .iter()
+            .map(|(bus, device, pin, line)| PciInterrupt {
+                bus: *bus, device: *device, pin: *pin, line: *line,
+            })
+            .collect();
+        let wiring = Wiring { irq0_override, pci: &pci, ..Wiring::default() };
+        let need = room(ids.len().try_into().unwrap(), pci.len().try_into().unwrap());
+        let need = usize::try_from(need.unwrap()).unwrap();
+        let found = entries(need, &ids, &wiring);
+        prop_assert_eq!(found.is_some(), ids.iter().any(|id| *id < 255));
+        if let Some(found) = found {
+            let apics: BTreeSet<_> = of_kind(&found, 0).iter().map(|entry| entry[1]).collect();
+            let expected: BTreeSet<_> = ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
+            prop_assert!(apics.is_subset(&expected) && !apics.contains(&255));
+            let buses: BTreeSet<_> = of_kind(&found, 1).iter().map(|entry| entry[1]).collect();
+            prop_assert_eq!(buses.len(), of_kind(&found, 1).len());
+            prop_assert!(found.iter().all(|entry| entry[0] != 3 || buses.contains(&entry[4])));
+        }
+        // With less room there is a table or none, and never more bytes.
+        entries(need.saturating_sub(less), &ids, &wiring);
+    }
+}
