@@ -75,9 +75,9 @@ pub fn print(text: &str) {
     put_all(text.bytes());
 }
 
-fn digit(value: u32) -> u8 {
+fn digit(value: u8) -> u8 {
     b"0123456789abcdef"
-        .get((value & 15) as usize)
+        .get(usize::from(value & 15))
         .copied()
         .unwrap_or(b'?')
 }
