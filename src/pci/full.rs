@@ -922,7 +922,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn every_tree_is_laid_out(mut sim in arb_sim(), apertures in arb_apertures()) {
             let summary = run(&mut sim, 1, &apertures);
