@@ -511,7 +511,13 @@ impl<'a> Tree<'a> {
     pub fn solve(&mut self) -> u16 {
         self.solve_space(Space::Io);
         self.solve_space(Space::Mem);
-        let missing = |demand: &&Demand| demand.slot() < slot::ROM && demand.place().is_none();
+        // Where there are no ports, nobody misses them.
+        let ports = self.apertures.io.iter().any(|io| !io.is_empty());
+        let missing = |demand: &&Demand| {
+            demand.slot() < slot::ROM
+                && demand.place().is_none()
+                && (ports || demand.kind() != Kind::Io)
+        };
         u16::try_from(self.demands().iter().filter(missing).count()).unwrap_or(u16::MAX)
     }
 

@@ -1,0 +1,633 @@
+//! The PCI library on real device models, without a processor: QEMU's qtest
+//! protocol stands for ports and memory, `info pci` shows the result, and
+//! SeaBIOS on the same machine shows another firmware's.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use qboot::io::{Mmio, PortIo};
+use qboot::layout::Q35_ECAM;
+use qboot::pci::{self, Apertures, Bdf, Cam, Config as _, Ecam, Routing, Summary};
+use xtask::qemu::{Qemu, Vm};
+
+/// One access a line, answered with `OK` and the value.
+struct Qtest {
+    answers: BufReader<UnixStream>,
+    accesses: usize,
+}
+
+impl Qtest {
+    fn connect(path: &std::path::Path) -> Result<Self> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => {
+                    return Ok(Self {
+                        answers: BufReader::new(stream),
+                        accesses: 0,
+                    });
+                }
+                Err(error) if Instant::now() > end => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn command(&mut self, line: &str) -> Result<u32> {
+        self.accesses += 1;
+        self.answers.get_mut().write_all(line.as_bytes())?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        let value = answer
+            .trim()
+            .strip_prefix("OK")
+            .with_context(|| format!("{line:?}: {answer:?}"))?
+            .trim();
+        let hex = value.strip_prefix("0x").unwrap_or("0");
+        Ok(u64::from_str_radix(hex, 16)? as u32)
+    }
+
+    fn ask(&mut self, line: std::fmt::Arguments<'_>) -> u32 {
+        self.command(&format!("{line}\n")).expect("qtest answers")
+    }
+}
+
+/// Ports and memory are two seams to one machine.
+struct Ports<'a>(&'a RefCell<Qtest>);
+
+impl PortIo for Ports<'_> {
+    fn in8(&mut self, port: u16) -> u8 {
+        self.0.borrow_mut().ask(format_args!("inb {port:#x}")) as u8
+    }
+    fn in16(&mut self, port: u16) -> u16 {
+        self.0.borrow_mut().ask(format_args!("inw {port:#x}")) as u16
+    }
+    fn in32(&mut self, port: u16) -> u32 {
+        self.0.borrow_mut().ask(format_args!("inl {port:#x}"))
+    }
+    fn out8(&mut self, port: u16, value: u8) {
+        self.0
+            .borrow_mut()
+            .ask(format_args!("outb {port:#x} {value:#x}"));
+    }
+    fn out16(&mut self, port: u16, value: u16) {
+        self.0
+            .borrow_mut()
+            .ask(format_args!("outw {port:#x} {value:#x}"));
+    }
+    fn out32(&mut self, port: u16, value: u32) {
+        self.0
+            .borrow_mut()
+            .ask(format_args!("outl {port:#x} {value:#x}"));
+    }
+}
+
+struct Memory<'a>(&'a RefCell<Qtest>);
+
+impl Mmio for Memory<'_> {
+    fn read8(&mut self, addr: u32) -> u8 {
+        self.0.borrow_mut().ask(format_args!("readb {addr:#x}")) as u8
+    }
+    fn read16(&mut self, addr: u32) -> u16 {
+        self.0.borrow_mut().ask(format_args!("readw {addr:#x}")) as u16
+    }
+    fn read32(&mut self, addr: u32) -> u32 {
+        self.0.borrow_mut().ask(format_args!("readl {addr:#x}"))
+    }
+    fn write8(&mut self, addr: u32, value: u8) {
+        self.0
+            .borrow_mut()
+            .ask(format_args!("writeb {addr:#x} {value:#x}"));
+    }
+    fn write16(&mut self, addr: u32, value: u16) {
+        self.0
+            .borrow_mut()
+            .ask(format_args!("writew {addr:#x} {value:#x}"));
+    }
+    fn write32(&mut self, addr: u32, value: u32) {
+        self.0
+            .borrow_mut()
+            .ask(format_args!("writel {addr:#x} {value:#x}"));
+    }
+}
+
+/// What a test starts.
+struct Machine<'a> {
+    name: &'a str,
+    memory_mib: u64,
+    extra_roots: u8,
+    args: &'a [&'a str],
+}
+
+impl Machine<'_> {
+    fn qemu(&self) -> Qemu {
+        Qemu::new(self.name)
+            .memory_mib(self.memory_mib)
+            .no_serial()
+            .qmp()
+            .args(self.args.iter().copied())
+    }
+
+    /// Runs the library on a machine that stands still.
+    fn ours(&self) -> Result<Outcome> {
+        let dir = tempfile::tempdir()?;
+        let socket = dir.path().join("qtest");
+        let mut vm = self
+            .qemu()
+            .args(["-S", "-qtest-log", "/dev/null", "-qtest"])
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .spawn()?;
+        let qtest = RefCell::new(Qtest::connect(&socket)?);
+        let mut scratch = vec![0xa5; 0x4_0000];
+        let mut ports = Ports(&qtest);
+        let mut memory = Memory(&qtest);
+        let mib = |mib: u64| mib << 20;
+        let (summary, accesses, routing);
+        let low = u32::try_from(mib(self.memory_mib).min(0x8000_0000))?;
+        if self.name.starts_with("microvm") {
+            // TCG: one I/O APIC, so the second half of ISA's interrupts.
+            routing = Routing::Gpex(12);
+            let mut config = Ecam::new(&mut memory, pci::MICROVM_ECAM);
+            let apertures = Apertures::microvm(40);
+            summary = pci::full(&mut config, 0, routing, &apertures, &mut scratch);
+            accesses = qtest.borrow().accesses;
+        } else if Cam::new(&mut ports).read32(Bdf::default(), 0) == 0x29c0_8086 {
+            routing = Routing::Ich9;
+            let bar = Q35_ECAM.start() | 1;
+            Cam::new(&mut ports).write32(Bdf::default(), 0x60, bar);
+            qtest.borrow_mut().accesses = 0;
+            let mut config = Ecam::new(&mut memory, Q35_ECAM.start());
+            let apertures = Apertures::q35(low, 0, 40);
+            summary = pci::full(
+                &mut config,
+                self.extra_roots,
+                routing,
+                &apertures,
+                &mut scratch,
+            );
+            accesses = qtest.borrow().accesses;
+        } else {
+            routing = Routing::Piix;
+            qtest.borrow_mut().accesses = 0;
+            let mut config = Cam::new(&mut ports);
+            let apertures = Apertures::i440fx(low, 0, 40);
+            summary = pci::full(
+                &mut config,
+                self.extra_roots,
+                routing,
+                &apertures,
+                &mut scratch,
+            );
+            accesses = qtest.borrow().accesses;
+        }
+        let summary = match summary {
+            Ok(summary) => summary,
+            Err(error) => bail!("{}", error.message()),
+        };
+        let text = vm.monitor("info pci")?;
+        let tree = vm.monitor("info mtree -f")?;
+        let functions = parse(&text)?;
+        let ports = !self.name.starts_with("microvm");
+        check(&functions, ports).with_context(|| text.clone())?;
+        vm.quit()?;
+        Ok(Outcome {
+            summary,
+            accesses,
+            functions,
+            text,
+            tree,
+        })
+    }
+
+    /// Lets SeaBIOS set the same machine up.
+    fn seabios(&self) -> Result<BTreeMap<u16, Function>> {
+        const CONSOLE: u16 = 0x402;
+        let mut vm: Vm = self.qemu().debugcon(CONSOLE).spawn()?;
+        // It counts the processors after PCI is done.
+        vm.wait_for("SeaBIOS past PCI", Duration::from_secs(60), |vm| {
+            String::from_utf8_lossy(&vm.debugcon(CONSOLE)).contains("max supported")
+        })?;
+        let text = vm.monitor("info pci")?;
+        vm.quit()?;
+        parse(&text)
+    }
+}
+
+struct Outcome {
+    summary: Summary,
+    accesses: usize,
+    functions: BTreeMap<u16, Function>,
+    text: String,
+    tree: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Function {
+    id: String,
+    line: Option<String>,
+    buses: Option<(u8, u8)>,
+    /// I/O, memory, prefetchable: first and last address.
+    windows: Vec<(u64, u64)>,
+    /// By number: what it is, first and last address.
+    bars: BTreeMap<u8, (String, u64, u64)>,
+}
+
+fn number(text: &str) -> Result<u64> {
+    let text = text.trim_matches(|c: char| !c.is_ascii_hexdigit() && c != 'x');
+    match text.strip_prefix("0x") {
+        Some(hex) => Ok(u64::from_str_radix(hex, 16)?),
+        None => Ok(text.parse()?),
+    }
+}
+
+/// Reads the monitor's `info pci`.
+fn parse(text: &str) -> Result<BTreeMap<u16, Function>> {
+    let mut all = BTreeMap::new();
+    let mut at = 0;
+    for line in text.lines() {
+        let line = line.trim();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if line.starts_with("Bus ") && line.ends_with(':') {
+            // Bus  0, device   3, function 0:
+            let [bus, device, function] = [1, 3, 5].map(|word| number(words[word]));
+            at = Bdf::new(bus? as u8, device? as u8, function? as u8).bits();
+            let old = all.insert(at, Function::default());
+            ensure!(old.is_none(), "two functions at {at:#x}:\n{text}");
+            continue;
+        }
+        let Some(current) = all.get_mut(&at) else {
+            continue;
+        };
+        if let Some((_, id)) = line.split_once(": PCI device ") {
+            current.id = id.to_owned();
+        } else if line.starts_with("IRQ ") {
+            current.line = Some(line.to_owned());
+        } else if line.starts_with("secondary bus ") {
+            current.buses = Some((number(words[2])? as u8, 0));
+        } else if line.starts_with("subordinate bus ") {
+            let secondary = current.buses.map_or(0, |(secondary, _)| secondary);
+            current.buses = Some((secondary, number(words[2])? as u8));
+        } else if let Some((_, range)) = line.split_once("range [") {
+            let (start, end) = range.split_once(", ").context("a range")?;
+            current.windows.push((number(start)?, number(end)?));
+        } else if let Some(bar) = line.strip_prefix("BAR") {
+            let (index, rest) = bar.split_once(": ").context("a BAR")?;
+            let (kind, place) = rest.split_once(" at ").context("a BAR's place")?;
+            let (start, end) = place.split_once(" [").context("a BAR's end")?;
+            let range = (kind.to_owned(), number(start)?, number(end)?);
+            current.bars.insert(index.parse()?, range);
+        }
+    }
+    Ok(all)
+}
+
+const UNMAPPED: u64 = u64::MAX;
+
+/// Everything is somewhere of its own, and behind its bridge; `ports` says
+/// that there are any.
+fn check(functions: &BTreeMap<u16, Function>, ports: bool) -> Result<()> {
+    let mut taken: Vec<(bool, u64, u64, String)> = Vec::new();
+    for (bdf, function) in functions {
+        let bridge = functions.iter().find(|(_, bridge)| {
+            bridge.buses.is_some_and(|(secondary, _)| {
+                secondary == Bdf::from_bits(*bdf).bus() && secondary != 0
+            })
+        });
+        let inside = |io: bool, start: u64, end: u64| {
+            bridge.is_none_or(|(_, bridge)| {
+                let windows = if io {
+                    &bridge.windows[..1]
+                } else {
+                    &bridge.windows[1..]
+                };
+                windows
+                    .iter()
+                    .any(|(first, last)| *first <= start && end <= *last)
+            })
+        };
+        for (bar, (kind, start, end)) in &function.bars {
+            let name = format!("{bdf:#06x} {} BAR{bar} {start:#x}", function.id);
+            let io = kind.starts_with("I/O");
+            if *start == UNMAPPED {
+                // Only expansion ROMs are off.
+                ensure!(*bar == 6 || io && !ports, "{name} is not mapped");
+                continue;
+            }
+            ensure!(
+                inside(io, *start, *end),
+                "{name} is outside its bridge's windows"
+            );
+            for (other_io, first, last, other) in &taken {
+                ensure!(
+                    *other_io != io || end < first || last < start,
+                    "{name} overlaps {other}"
+                );
+            }
+            taken.push((io, *start, *end, name));
+        }
+        for (window, (start, end)) in function.windows.iter().enumerate() {
+            if start <= end {
+                ensure!(
+                    inside(window == 0, *start, *end),
+                    "window {window} of {bdf:#06x} is outside its bridge's"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Buses, interrupt lines, and which BARs have an address are as under
+/// SeaBIOS.
+fn same_as_seabios(ours: &Outcome, theirs: &BTreeMap<u16, Function>) {
+    let view = |functions: &BTreeMap<u16, Function>| {
+        let mut view = String::new();
+        for (bdf, function) in functions {
+            let Function {
+                id,
+                line,
+                buses,
+                bars,
+                ..
+            } = function;
+            write!(view, "{bdf:#06x} {id} {line:?} {buses:?}").unwrap();
+            for (bar, (kind, start, end)) in bars {
+                let mapped = *start != UNMAPPED;
+                let last = if mapped { end - start } else { end + 1 };
+                write!(view, ", BAR{bar} {kind} {mapped} {last:#x}").unwrap();
+            }
+            view.push('\n');
+        }
+        view
+    };
+    assert_eq!(view(&ours.functions), view(theirs));
+}
+
+const VARIETY: &[&str] = &[
+    "-device",
+    "VGA",
+    "-device",
+    "e1000",
+    "-device",
+    "virtio-net-pci,disable-modern=on",
+    "-device",
+    "virtio-rng-pci",
+    "-device",
+    "nvme,serial=1",
+    "-device",
+    "qemu-xhci",
+    "-device",
+    "ich9-ahci",
+    "-device",
+    "pci-bridge,id=b1,chassis_nr=1,addr=0x10",
+    "-device",
+    "pci-bridge,id=b2,chassis_nr=2,bus=b1,addr=3",
+    "-device",
+    "e1000,bus=b2,addr=5",
+    "-device",
+    "virtio-rng-pci,bus=b1,addr=9",
+    "-device",
+    "lsi53c895a,bus=b2,addr=7",
+];
+
+#[test]
+fn pc_with_bridges() -> Result<()> {
+    let machine = Machine {
+        name: "pc",
+        memory_mib: 512,
+        extra_roots: 0,
+        args: VARIETY,
+    };
+    let ours = machine.ours()?;
+    assert_eq!(ours.summary.unplaced, 0);
+    same_as_seabios(&ours, &machine.seabios()?);
+    Ok(())
+}
+
+#[test]
+fn q35_with_a_switch() -> Result<()> {
+    let mut args = VARIETY.to_vec();
+    args.extend([
+        "-device",
+        "pcie-root-port,id=p1,slot=1,addr=0x12.0,multifunction=on",
+        "-device",
+        "pcie-root-port,id=p2,slot=2,addr=0x12.1",
+        "-device",
+        "x3130-upstream,id=u1,bus=p1",
+        "-device",
+        "xio3130-downstream,id=d1,bus=u1,chassis=11,slot=11",
+        "-device",
+        "xio3130-downstream,id=d2,bus=u1,chassis=12,slot=12",
+        "-device",
+        "virtio-net-pci,bus=d1",
+        "-device",
+        "e1000e,bus=d2",
+        "-device",
+        "pcie-pci-bridge,id=pb,bus=p2",
+        "-device",
+        "virtio-rng-pci,bus=pb,addr=4",
+        "-device",
+        "qxl,bus=pb,addr=6",
+        "-device",
+        "ich9-intel-hda,addr=0x1b",
+    ]);
+    let machine = Machine {
+        name: "q35",
+        memory_mib: 512,
+        extra_roots: 0,
+        args: &args,
+    };
+    let ours = machine.ours()?;
+    assert_eq!(ours.summary.unplaced, 0);
+    same_as_seabios(&ours, &machine.seabios()?);
+    Ok(())
+}
+
+#[test]
+fn twenty_root_ports() -> Result<()> {
+    let ports: Vec<String> = (1..=20)
+        .map(|slot| format!("pcie-root-port,id=p{slot},chassis={slot},slot={slot}"))
+        .collect();
+    let mut args = Vec::new();
+    for port in &ports {
+        args.extend(["-device", port.as_str()]);
+    }
+    let machine = Machine {
+        name: "q35",
+        memory_mib: 512,
+        extra_roots: 0,
+        args: &args,
+    };
+    let ours = machine.ours()?;
+    assert_eq!(ours.summary.unplaced, 0);
+    assert_eq!(ours.summary.last_bus, 20);
+    // What C qboot takes to number the buses alone.
+    assert!(ours.accesses <= 2_084, "{} accesses", ours.accesses);
+    println!("20 root ports: {} accesses", ours.accesses);
+    Ok(())
+}
+
+#[test]
+fn large_bars() -> Result<()> {
+    for name in ["pc", "q35"] {
+        let mut args = vec!["-device", "pci-testdev,membar=64G"];
+        // Real memory, for QEMU's map to show; it is never touched.
+        args.extend([
+            "-object",
+            "memory-backend-ram,id=m,size=64G,share=on,reserve=off",
+        ]);
+        if name == "q35" {
+            args.extend([
+                "-device", "pcie-root-port,id=p1,slot=1",
+                "-device", "ivshmem-plain,memdev=m,bus=p1",
+                "-device", "pcie-root-port,id=p2,slot=2,pref64-reserve=32G,mem-reserve=8M,io-reserve=8K,bus-reserve=3",
+                "-device", "pcie-root-port,id=p3,slot=3,pref32-reserve=16M",
+            ]);
+        } else {
+            args.extend([
+                "-device",
+                "pci-bridge,id=b1,chassis_nr=1",
+                "-device",
+                "ivshmem-plain,memdev=m,bus=b1,addr=3",
+            ]);
+        }
+        let machine = Machine {
+            name,
+            memory_mib: 512,
+            extra_roots: 0,
+            args: &args,
+        };
+        let ours = machine.ours()?;
+        assert_eq!(ours.summary.unplaced, 0);
+        let large = ours
+            .functions
+            .values()
+            .flat_map(|function| function.bars.values());
+        let large: Vec<u64> = large
+            .filter(|(_, start, end)| end.wrapping_sub(*start) == (64 << 30) - 1)
+            .map(|(_, start, _)| *start)
+            .collect();
+        assert_eq!(large.len(), 2, "{}", ours.text);
+        assert!(large.iter().all(|start| *start >= 1 << 32));
+        // QEMU has the one behind the bridge on its map.
+        let seen = large.iter().any(|start| {
+            let line = format!("{start:016x}-{:016x} (prio 1, ram)", start + (64 << 30) - 1);
+            ours.tree.contains(&line)
+        });
+        assert!(seen, "{large:x?} {}", ours.tree);
+        if name == "q35" {
+            let port = ours.functions.values().find(|function| {
+                function
+                    .buses
+                    .is_some_and(|(first, last)| last == first + 3)
+            });
+            let windows = &port.context("a port with three buses more")?.windows;
+            let size = |index: usize| windows[index].1 - windows[index].0 + 1;
+            assert_eq!([size(0), size(1), size(2)], [8 << 10, 8 << 20, 32 << 30]);
+        }
+        same_as_seabios(&ours, &machine.seabios()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn expander_buses() -> Result<()> {
+    let pc = Machine {
+        name: "pc",
+        memory_mib: 512,
+        extra_roots: 2,
+        args: &[
+            "-device",
+            "pxb,id=x1,bus_nr=0x40",
+            "-device",
+            "pxb,id=x2,bus_nr=0x80,bus=pci.0",
+            "-device",
+            "e1000,bus=x1,addr=3",
+            "-device",
+            "virtio-rng-pci,bus=x2,addr=4",
+        ],
+    };
+    let q35 = Machine {
+        name: "q35",
+        memory_mib: 512,
+        extra_roots: 2,
+        args: &[
+            "-device",
+            "pxb-pcie,id=x1,bus_nr=0x40",
+            "-device",
+            "pxb-pcie,id=x2,bus_nr=0x80,bus=pcie.0",
+            "-device",
+            "pcie-root-port,id=p1,slot=1,bus=x1",
+            "-device",
+            "pcie-root-port,id=p2,slot=2,bus=x2,addr=5",
+            "-device",
+            "e1000e,bus=p1",
+            "-device",
+            "virtio-rng-pci,bus=p2",
+        ],
+    };
+    for machine in [pc, q35] {
+        let ours = machine.ours()?;
+        let roots: Vec<u8> = ours.summary.roots.iter().collect();
+        assert_eq!(roots, [0, 0x40, 0x80]);
+        assert_eq!(ours.summary.unplaced, 0);
+        println!("{}: {} accesses", machine.name, ours.accesses);
+        same_as_seabios(&ours, &machine.seabios()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn eighty_bridges() -> Result<()> {
+    // More ports than there is I/O space for, which halts SeaBIOS.
+    let mut args: Vec<String> = Vec::new();
+    for port in 0..80 {
+        let (device, function) = (port / 8 + 2, port % 8);
+        args.extend([
+            "-device".into(),
+            format!(
+                "pcie-root-port,id=p{port},chassis={port},slot={port},addr={device:#x}.{function}{}",
+                if function == 0 { ",multifunction=on" } else { "" }
+            ),
+        ]);
+    }
+    args.extend(["-device".into(), "e1000e,bus=p79".into()]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let machine = Machine {
+        name: "q35",
+        memory_mib: 512,
+        extra_roots: 0,
+        args: &args,
+    };
+    let ours = machine.ours()?;
+    assert_eq!(ours.summary.unplaced, 0);
+    println!("80 root ports: {} accesses", ours.accesses);
+    Ok(())
+}
+
+#[test]
+fn microvm_with_pcie() -> Result<()> {
+    let machine = Machine {
+        name: "microvm,pcie=on",
+        memory_mib: 512,
+        extra_roots: 0,
+        args: &[
+            "-device",
+            "virtio-net-pci",
+            "-device",
+            "pci-testdev,membar=64G",
+            "-device",
+            "pcie-root-port,id=p1,slot=1",
+            "-device",
+            "nvme,serial=1,bus=p1",
+        ],
+    };
+    let ours = machine.ours()?;
+    assert_eq!(ours.summary.unplaced, 0, "{}", ours.text);
+    Ok(())
+}
