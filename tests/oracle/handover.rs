@@ -1,0 +1,280 @@
+//! What a kernel is handed: the zero page or `start_info`, read from the guest's
+//! memory and checked against the protocol.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+use xtask::probe::{Record, hdr};
+use xtask::qemu::Vm;
+
+use crate::{Field, Kind};
+
+/// One entry of the memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// First byte.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u64,
+    /// E820 type: 1 is RAM.
+    pub kind: u32,
+}
+
+impl Entry {
+    fn end(&self) -> u64 {
+        self.addr.saturating_add(self.len)
+    }
+}
+
+/// What a kernel was handed.
+#[derive(Clone, Debug)]
+pub struct Handover {
+    /// Registers at entry.
+    pub record: Record,
+    /// How it was entered.
+    pub kind: Kind,
+    /// The zero page; empty for other kinds than a bzImage.
+    pub zero_page: Vec<u8>,
+    /// The memory map.
+    pub e820: Vec<Entry>,
+    /// The RSDP's address, 0 for none.
+    pub rsdp: u64,
+    /// Address of the command line.
+    pub cmdline_addr: u64,
+    /// Command line without its NUL.
+    pub cmdline: Vec<u8>,
+    /// Where the initrd lies, when there is one.
+    pub initrd: Option<Range<u64>>,
+    /// The structures that the firmware built for the kernel, by name.
+    pub structures: Vec<(&'static str, Range<u64>)>,
+}
+
+/// Longest command line that is looked for.
+const CMDLINE_MAX: usize = 0x1_0000;
+
+impl Handover {
+    /// Follows the pointers in the registers.
+    ///
+    /// # Errors
+    /// A structure is malformed.
+    pub fn read(vm: &mut Vm, kind: Kind, record: Record) -> Result<Self> {
+        let mut this = Self {
+            record,
+            kind,
+            zero_page: Vec::new(),
+            e820: Vec::new(),
+            rsdp: 0,
+            cmdline_addr: 0,
+            cmdline: Vec::new(),
+            initrd: None,
+            structures: Vec::new(),
+        };
+        match kind {
+            Kind::BzImage => this.read_zero_page(vm)?,
+            Kind::Pvh => this.read_start_info(vm)?,
+            Kind::Multiboot => {}
+        }
+        if this.cmdline_addr != 0 {
+            let mut bytes = vm.memory(this.cmdline_addr, CMDLINE_MAX)?;
+            let len = bytes
+                .iter()
+                .position(|byte| *byte == 0)
+                .context("a command line without its NUL")?;
+            bytes.truncate(len);
+            let end = this.cmdline_addr + len as u64 + 1;
+            this.structures
+                .push(("command line", this.cmdline_addr..end));
+            this.cmdline = bytes;
+        }
+        Ok(this)
+    }
+
+    fn read_zero_page(&mut self, vm: &mut Vm) -> Result<()> {
+        let addr = u64::from(self.record.esi);
+        let page = vm.memory(addr, 4096)?;
+        self.structures.push(("zero page", addr..addr + 4096));
+        for n in 0..usize::from(page.u8(0x1e8)?) {
+            let at = 0x2d0 + 20 * n;
+            self.e820.push(Entry {
+                addr: page.u64(at)?,
+                len: page.u64(at + 8)?,
+                kind: page.u32(at + 16)?,
+            });
+        }
+        self.rsdp = page.u64(0x70)?;
+        self.cmdline_addr =
+            u64::from(page.u32(hdr::CMD_LINE_PTR)?) | u64::from(page.u32(0xc8)?) << 32;
+        let start = u64::from(page.u32(hdr::RAMDISK_IMAGE)?) | u64::from(page.u32(0xc0)?) << 32;
+        let len = u64::from(page.u32(hdr::RAMDISK_SIZE)?) | u64::from(page.u32(0xc4)?) << 32;
+        self.initrd = (len != 0).then_some(start..start + len);
+        self.zero_page = page;
+        Ok(())
+    }
+
+    fn read_start_info(&mut self, vm: &mut Vm) -> Result<()> {
+        let addr = u64::from(self.record.ebx);
+        let info = vm.memory(addr, 56)?;
+        self.structures.push(("start_info", addr..addr + 56));
+        ensure!(info.u32(0)? == 0x336e_c578, "start_info without its magic");
+        ensure!(info.u32(4)? == 1, "start_info version {}", info.u32(4)?);
+        ensure!(info.u32(8)? == 0, "start_info flags {:#x}", info.u32(8)?);
+        let modules = info.u32(12)?;
+        let modlist = info.u64(16)?;
+        self.cmdline_addr = info.u64(24)?;
+        self.rsdp = info.u64(32)?;
+        let memmap = info.u64(40)?;
+        let entries = info.u32(48)?;
+        ensure!(entries != 0, "an empty memory map");
+        ensure!(info.u32(52)? == 0, "a reserved field that is not 0");
+        let len = u64::from(entries) * 24;
+        self.structures.push(("memory map", memmap..memmap + len));
+        let table = vm.memory(memmap, usize::try_from(len)?)?;
+        for entry in table.chunks_exact(24) {
+            self.e820.push(Entry {
+                addr: entry.u64(0)?,
+                len: entry.u64(8)?,
+                kind: entry.u32(16)?,
+            });
+            ensure!(entry.u32(20)? == 0, "a reserved field that is not 0");
+        }
+        ensure!(modules <= 1, "{modules} modules");
+        if modules == 1 {
+            self.structures.push(("module list", modlist..modlist + 32));
+            let module = vm.memory(modlist, 32)?;
+            let start = module.u64(0)?;
+            self.initrd = Some(start..start + module.u64(8)?);
+        }
+        Ok(())
+    }
+
+    /// The processor's state at entry, as the protocols demand it: 32-bit flat
+    /// segments, no paging, interrupts off; for a bzImage the selectors 0x10 and
+    /// 0x18 and zeroes in EBX, EBP and EDI (Linux boot protocol, "32-bit boot
+    /// protocol"; Xen `docs/misc/pvh.pandoc`).
+    ///
+    /// # Errors
+    /// Says which register is wrong.
+    pub fn check_registers(&self) -> Result<()> {
+        let r = &self.record;
+        let all = || format!("{r:#x?}");
+        ensure!(r.cr0 & 0x8000_0001 == 1, "CR0 {}", all());
+        ensure!(r.eflags & (1 << 9) == 0, "interrupts are on: {}", all());
+        ensure!(r.eflags & (1 << 8 | 1 << 17) == 0, "TF or VM: {}", all());
+        flat(r.code_descriptor, 0x9a).with_context(|| format!("CS: {}", all()))?;
+        flat(r.data_descriptor, 0x92).with_context(|| format!("DS: {}", all()))?;
+        ensure!(r.ds == r.es && r.es == r.ss, "DS, ES, SS: {}", all());
+        match self.kind {
+            Kind::BzImage => {
+                ensure!(r.cs == 0x10 && r.ds == 0x18, "selectors: {}", all());
+                ensure!(
+                    r.ebx == 0 && r.ebp == 0 && r.edi == 0,
+                    "EBX, EBP, EDI: {}",
+                    all()
+                );
+            }
+            Kind::Pvh => ensure!(r.cr4 == 0, "CR4: {}", all()),
+            Kind::Multiboot => ensure!(r.eax == 0x2bad_b002, "EAX: {}", all()),
+        }
+        Ok(())
+    }
+
+    /// The memory map: sorted, disjoint, no empty entry, all of RAM minus at
+    /// most 2 MiB, and nothing above what the machine has.
+    ///
+    /// # Errors
+    /// Says what is wrong with which entries.
+    pub fn check_e820(&self, memory_mib: u64) -> Result<()> {
+        let map = || format!("{:#x?}", self.e820);
+        ensure!(!self.e820.is_empty(), "no memory map");
+        for pair in self.e820.windows(2) {
+            if let [a, b] = pair {
+                ensure!(
+                    a.end() <= b.addr,
+                    "not sorted or not disjoint: {a:x?} {b:x?}"
+                );
+            }
+        }
+        ensure!(
+            self.e820.iter().all(|e| e.len != 0),
+            "an empty entry: {}",
+            map()
+        );
+        let ram: u64 = self.ram().map(|entry| entry.len).sum();
+        let whole = memory_mib << 20;
+        ensure!(
+            ram <= whole,
+            "{ram:#x} bytes of RAM of {whole:#x}: {}",
+            map()
+        );
+        ensure!(
+            ram + (2 << 20) >= whole,
+            "{ram:#x} bytes of RAM of {whole:#x}: {}",
+            map()
+        );
+        Ok(())
+    }
+
+    fn ram(&self) -> impl Iterator<Item = &Entry> {
+        self.e820.iter().filter(|entry| entry.kind == 1)
+    }
+
+    /// The E820 type that covers a range, when one entry does.
+    #[must_use]
+    pub fn kind_of(&self, range: &Range<u64>) -> Option<u32> {
+        self.e820
+            .iter()
+            .find(|entry| entry.addr <= range.start && range.end <= entry.end())
+            .map(|entry| entry.kind)
+    }
+
+    /// Kernel, initrd and structures: each in RAM, none over another.
+    ///
+    /// # Errors
+    /// Says which are where they must not be.
+    pub fn check_placement(&self, kernel: Range<u64>) -> Result<()> {
+        let mut all = self.structures.clone();
+        all.push(("kernel", kernel));
+        if let Some(initrd) = &self.initrd {
+            all.push(("initrd", initrd.clone()));
+        }
+        all.sort_by_key(|(_, range)| range.start);
+        for pair in all.windows(2) {
+            if let [(a, ra), (b, rb)] = pair {
+                ensure!(ra.end <= rb.start, "{a} {ra:x?} over {b} {rb:x?}");
+            }
+        }
+        for (name, range) in &all {
+            // A structure may also lie in memory that the map reserves; the
+            // kernel and the initrd are the kernel's own to free.
+            if matches!(*name, "kernel" | "initrd") {
+                ensure!(
+                    self.kind_of(range) == Some(1),
+                    "{name} {range:x?} not in RAM: {:#x?}",
+                    self.e820
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A flat 4 GiB segment, present, of this access byte but for the accessed bit.
+fn flat(descriptor: u64, access: u64) -> Result<()> {
+    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 56 << 24;
+    let limit = descriptor & 0xffff | descriptor >> 48 & 0xf;
+    let limit_high = descriptor >> 48 & 0xf;
+    ensure!(base == 0, "base {base:#x}");
+    ensure!(
+        descriptor & 0xffff == 0xffff && limit_high == 0xf,
+        "limit {limit:#x}"
+    );
+    ensure!(descriptor >> 55 & 1 == 1, "byte granularity");
+    ensure!(descriptor >> 54 & 1 == 1, "16-bit segment");
+    // Readable is not asked of code, nor conforming of neither.
+    ensure!(
+        descriptor >> 40 & 0xfe == access,
+        "access {:#x}",
+        descriptor >> 40 & 0xff
+    );
+    Ok(())
+}
