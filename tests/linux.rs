@@ -1,1 +1,179 @@
+//! Debian's cloud kernel to user space, and back out of it by power-off and reboot.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qboot_tests::rom;
+use rstest::rstest;
+use xtask::extract;
+use xtask::initramfs::{self, Arch, MARKER};
+use xtask::kernel::{self, Flavour};
+use xtask::qemu::{Accel, Qemu, Vm};
+
+/// Longest that a kernel may take to its user space, on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+#[derive(Clone, Copy, Debug)]
+enum Image {
+    BzImage,
+    Vmlinux,
+}
+
+fn image(kind: Image) -> Result<PathBuf> {
+    let bzimage = kernel::debian(Flavour::CloudAmd64)?.bzimage;
+    match kind {
+        Image::BzImage => Ok(bzimage),
+        Image::Vmlinux => extract::cached(&bzimage)?
+            .path
+            .context("the kernel has no PVH entry point"),
+    }
+}
+
+/// A machine that boots Linux with these words on its command line.
+fn machine(machine: &str, kind: Image, words: &str) -> Result<Qemu> {
+    let accel = if machine.starts_with("microvm") {
+        // TCG's clock lets the kernel's TSC calibration hang there now and then
+        // on a busy host, with every firmware; counted time does not.
+        Accel::Icount { shift: 1 }
+    } else {
+        Accel::Tcg
+    };
+    // No keyboard controller to reset by.
+    let reboot = if machine.starts_with("microvm") {
+        "reboot=t "
+    } else {
+        ""
+    };
+    Ok(Qemu::new(machine)
+        .bios(rom()?)
+        .kernel(image(kind)?)
+        .initrd(initramfs::standard(Arch::Amd64)?)
+        .append(&format!("console=ttyS0 panic=-1 {reboot}{words}"))
+        .accel(accel))
+}
+
+/// What the kernel and its init said must not hold any of these.
+fn check_output(serial: &str) -> Result<()> {
+    for complaint in [
+        "MTRRs disabled",
+        "ACPI Error",
+        "ACPI BIOS Error",
+        "[Firmware Bug]",
+        "Kernel panic",
+    ] {
+        let line = serial.lines().find(|line| line.contains(complaint));
+        ensure!(line.is_none(), "the kernel complains: {line:?}");
+    }
+    Ok(())
+}
+
+fn wait_end(vm: &mut Vm) -> Result<()> {
+    let status = vm.wait_exit(TIMEOUT)?;
+    ensure!(
+        status.success(),
+        "QEMU ended with {status}\n{}",
+        vm.report()
+    );
+    Ok(())
+}
+
+#[rstest]
+fn power_off(
+    #[values("pc", "q35", "microvm")] name: &str,
+    #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
+    #[values(1, 4)] cpus: u32,
+) -> Result<()> {
+    let qemu = machine(name, kind, "qboot.do=report")?.smp(cpus);
+    let mut vm = qemu.spawn()?;
+    vm.wait_serial(MARKER, TIMEOUT)?;
+    wait_end(&mut vm)?;
+    let serial = vm.serial();
+    check_output(&serial)?;
+    let line = serial
+        .lines()
+        .find(|line| line.starts_with(MARKER))
+        .context("no marker at a line's start")?;
+    ensure!(line.contains(&format!("cpus={cpus} ")), "{line}");
+    ensure!(
+        serial.contains("ACPI tables:  ") && !serial.contains("ACPI tables:  -"),
+        "no ACPI tables in user space"
+    );
+    if !name.starts_with("microvm") {
+        ensure!(
+            serial.contains("DMI product:  Standard PC"),
+            "no DMI product in user space"
+        );
+        ensure!(
+            serial.contains("reboot: Power down"),
+            "no power-off through ACPI"
+        );
+    }
+    Ok(())
+}
+
+#[rstest]
+fn reboot(
+    #[values("pc", "q35", "microvm")] name: &str,
+    #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
+) -> Result<()> {
+    let qemu = machine(name, kind, "qboot.do=reboot quiet")?.reboot();
+    let mut vm = qemu.spawn()?;
+    vm.wait_for("user space after a reboot", TIMEOUT, |vm| {
+        vm.serial().matches(MARKER).count() >= 2
+    })
+}
+
+/// Without ACPI the MP table brings the processors up, and a reset ends the run.
+#[rstest]
+fn without_acpi(#[values(Image::BzImage, Image::Vmlinux)] kind: Image) -> Result<()> {
+    let qemu = machine("microvm,acpi=off", kind, "qboot.do=report reboot=t")?.smp(2);
+    let mut vm = qemu.spawn()?;
+    vm.wait_serial(MARKER, TIMEOUT)?;
+    wait_end(&mut vm)?;
+    check_output(&vm.serial())?;
+    ensure!(vm.serial().contains("cpus=2 "), "not all processors");
+    Ok(())
+}
+
+#[rstest]
+fn other_microvms(
+    #[values("microvm,pcie=on", "microvm,pit=off,pic=off,rtc=off")] name: &str,
+    #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
+) -> Result<()> {
+    let mut vm = machine(name, kind, "qboot.do=report")?.spawn()?;
+    vm.wait_serial(MARKER, TIMEOUT)?;
+    wait_end(&mut vm)?;
+    check_output(&vm.serial())
+}
+
+#[rstest]
+fn memory(
+    #[values("pc", "q35", "microvm")] name: &str,
+    #[values(128, 2048, 8192)] memory_mib: u64,
+) -> Result<()> {
+    let qemu = machine(name, Image::Vmlinux, "qboot.do=poweroff quiet")?.memory_mib(memory_mib);
+    let mut vm = qemu.spawn()?;
+    vm.wait_serial("memory_kib=", TIMEOUT)?;
+    wait_end(&mut vm)?;
+    let serial = vm.serial();
+    let kib: u64 = serial
+        .split("memory_kib=")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next())
+        .context("no memory size")?
+        .parse()?;
+    // The kernel keeps its own code and page structures: some 60 MiB and 2 %.
+    let least = (memory_mib << 10) * 97 / 100 - (64 << 10);
+    ensure!(kib >= least, "{kib} KiB of {memory_mib} MiB");
+    Ok(())
+}
+
+/// 64 processors come up.
+#[test]
+fn many_processors() -> Result<()> {
+    let qemu = machine("q35", Image::Vmlinux, "qboot.do=poweroff quiet")?.smp(64);
+    let mut vm = qemu.spawn()?;
+    vm.wait_serial("cpus=64 ", TIMEOUT)?;
+    wait_end(&mut vm)
+}
