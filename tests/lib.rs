@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use tempfile::TempDir;
-use xtask::probe::{BzImage, Elf, Mode, Multiboot};
+use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record};
 use xtask::qemu::{Qemu, Vm};
 use xtask::{build, probe};
 
@@ -123,25 +123,34 @@ impl Probe {
     /// The probe is not entered, or what it was handed cannot be read.
     pub fn boot(&self, qemu: &Qemu) -> Result<(handover::Handover, Vm)> {
         let mut vm = qemu.spawn()?;
-        let record = probe::wait(&mut vm, 1, PROBE_TIMEOUT)?;
+        // A firmware that gives up says so at once.
+        vm.wait_for("the probe's record", PROBE_TIMEOUT, |vm| {
+            vm.debugcon(probe::REPORT_PORT).len() >= probe::RECORD_LEN || vm.serial().contains('\n')
+        })?;
+        let record = Record::parse(&vm.debugcon(probe::REPORT_PORT))
+            .with_context(|| format!("the probe was not entered\n{}", vm.report()))?;
         let handover = handover::Handover::read(&mut vm, self.kind, record)
             .with_context(|| format!("what the kernel was handed\n{}", vm.report()))?;
         Ok((handover, vm))
     }
 }
 
-/// Bytes without a pattern, the same for the same seed.
+/// Bytes that differ from page to page, the same for the same seed.
 #[must_use]
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    // A block of a length that shares no factor with a page's, over and over.
+    const BLOCK: usize = 65_521;
     let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
+    let mut block = Vec::with_capacity(BLOCK + 8);
+    while block.len() < BLOCK {
         // xorshift64 (Marsaglia).
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
+        block.extend(state.to_le_bytes());
     }
+    block.truncate(BLOCK);
+    let mut bytes = block.repeat(len.div_ceil(BLOCK));
     bytes.truncate(len);
     bytes
 }

@@ -72,10 +72,7 @@ impl Tables {
 
     /// FACS and DSDT behind the FADT's pointers (ACPI 5.2.9).
     fn fixed(&mut self, vm: &mut Vm, handover: &Handover, fadt: &[u8]) -> Result<()> {
-        let wide = |at: usize| match fadt.u64(at) {
-            Ok(addr) => addr,
-            Err(_) => 0,
-        };
+        let wide = |at: usize| fadt.u64(at).unwrap_or_default();
         let dsdt = match (fadt.u32(40)?, wide(140)) {
             (0, 0) => bail!("no DSDT"),
             (0, addr) => addr,
