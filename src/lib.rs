@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod layout;
 pub mod mptable;
 pub mod pci;
+pub mod pcibios;
 pub mod phys;
 pub mod pvh;
 pub mod smbios;

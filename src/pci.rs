@@ -8,12 +8,14 @@
 use crate::io::{Mmio, PortIo};
 
 mod full;
+mod interrupt;
 mod resource;
 mod scan;
 #[cfg(any(test, not(feature = "rom")))]
 pub mod sim;
 
 pub use full::full;
+pub use interrupt::{Interrupt, interrupts};
 pub use resource::{Aperture, Apertures};
 pub use scan::scan;
 

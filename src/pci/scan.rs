@@ -146,7 +146,7 @@ fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
 }
 
 /// Whether a vendor id is one: all ones and all zeroes mean nobody answered.
-const fn present(id: u32) -> bool {
+pub(super) const fn present(id: u32) -> bool {
     let vendor = id & 0xffff;
     vendor != 0xffff && vendor != 0
 }
