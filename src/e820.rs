@@ -139,27 +139,29 @@ impl MemoryMap {
     /// [`Error::TooManyE820Entries`].
     pub fn fill(&mut self, raw: &[u8]) -> Result<()> {
         let raw = <[Entry]>::ref_from_bytes(raw).map_err(|_| Error::BadE820)?;
-        for ram in raw.iter().filter(|e| e.kind() == Kind::RAM) {
-            self.set_entry(ram)?;
-        }
-        let low = self.entries.first().ok_or(Error::BadE820)?;
-        if low.base() != 0 || low.end() < u64::from(layout::LEGACY_HOLE.start()) {
+        let high = u64::from(layout::HIGH_RAM);
+        let low = raw.iter().find(|e| e.kind() == Kind::RAM && e.base() == 0);
+        if low.is_none_or(|e| e.len() < u64::from(layout::LEGACY_HOLE.start())) {
             return Err(Error::BadE820);
         }
-        for other in raw.iter().filter(|e| e.kind() != Kind::RAM) {
-            self.set_entry(other)?;
-        }
-        self.remove(
-            u64::from(layout::LEGACY_HOLE.start()),
-            u64::from(layout::LEGACY_HOLE.end()),
-        )?;
+        self.reserve(PhysRange::fixed(0, layout::EBDA.start()), Kind::RAM)?;
         self.reserve(layout::EBDA, Kind::RESERVED)?;
         self.reserve(layout::F_SEGMENT, Kind::RESERVED)?;
-        let from = u64::from(layout::HIGH_RAM);
+        for ram in raw.iter().filter(|e| e.kind() == Kind::RAM) {
+            let end = ram.base().checked_add(ram.len()).ok_or(Error::BadE820)?;
+            self.set(ram.base().max(high), end, Kind::RAM)?;
+        }
+        for other in raw.iter().filter(|e| e.kind() != Kind::RAM) {
+            let end = other
+                .base()
+                .checked_add(other.len())
+                .ok_or(Error::BadE820)?;
+            self.set(other.base(), end, other.kind())?;
+        }
         let high = self
             .entries
             .iter()
-            .find(|e| e.kind() == Kind::RAM && e.base() <= from && e.end() > from);
+            .find(|e| e.kind() == Kind::RAM && e.base() == high);
         if let Some(high) = high {
             // RAM never reaches the ROM at the top of 4 GiB; a map that says
             // so is cut there.
@@ -169,14 +171,6 @@ impl MemoryMap {
             self.high = PhysRange::between(layout::HIGH_RAM, end).ok_or(Error::BadE820)?;
         }
         Ok(())
-    }
-
-    fn set_entry(&mut self, entry: &Entry) -> Result<()> {
-        let end = entry
-            .base()
-            .checked_add(entry.len())
-            .ok_or(Error::BadE820)?;
-        self.set(entry.base(), end, entry.kind())
     }
 
     /// The map as the kernel gets it: sorted and disjoint.
@@ -203,9 +197,17 @@ impl MemoryMap {
         if base >= end {
             return Ok(());
         }
+        let entry = Entry::new(base, end, kind);
+        // In order, as QEMU's entries mostly are.
+        if self.entries.last().is_none_or(|last| last.end() <= base) {
+            return self
+                .entries
+                .try_push(entry)
+                .map_err(|_| Error::TooManyE820Entries);
+        }
         let at = self.remove(base, end)?;
         self.entries
-            .try_insert(at, Entry::new(base, end, kind))
+            .try_insert(at, entry)
             .map_err(|_| Error::TooManyE820Entries)
     }
 

@@ -229,19 +229,40 @@ impl<'a> Directory<'a> {
 
 /// Whether two names are the same up to their first NUL, or whole.
 ///
-/// Compared from the back of the fixed part forwards would be no faster: QEMU
-/// pads with NULs, so four words decide nearly every pair.
+/// The third word decides nearly every pair that differs: names start with
+/// `etc/acpi`, `etc/smbi`, `opt/org.`. Nearly all that are the same end
+/// within 16 bytes.
+#[inline]
 #[must_use]
 pub fn same_name(a: &FileName, b: &FileName) -> bool {
-    let (a, _) = a.as_chunks::<4>();
-    let (b, _) = b.as_chunks::<4>();
+    let ([a0, a1, a2, a3], more_a) = words(a);
+    let ([b0, b1, b2, b3], more_b) = words(b);
+    if a2 != b2 || (a0 ^ b0) | (a1 ^ b1) | (a3 ^ b3) != 0 {
+        return false;
+    }
+    // The 16th byte is the name's NUL or padding behind it, or it goes on.
+    a3 >> 24 == 0 || same_rest(more_a, more_b)
+}
+
+#[inline]
+fn words(name: &FileName) -> ([u32; 4], &[u8; FILE_NAME_LEN - 16]) {
+    let (first, _) = name.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    let (words, _) = first.as_chunks::<4>();
+    let mut numbers = [0; 4];
+    for (number, word) in numbers.iter_mut().zip(words) {
+        *number = u32::from_le_bytes(*word);
+    }
+    let rest = name.last_chunk().unwrap_or(&[0; FILE_NAME_LEN - 16]);
+    (numbers, rest)
+}
+
+#[inline(never)]
+fn same_rest(a: &[u8; FILE_NAME_LEN - 16], b: &[u8; FILE_NAME_LEN - 16]) -> bool {
     for (x, y) in a.iter().zip(b) {
         if x != y {
             return false;
         }
-        // The name's last byte, or its padding: equal names end here.
-        let [.., last] = x;
-        if *last == 0 {
+        if *x == 0 {
             return true;
         }
     }

@@ -164,6 +164,9 @@ fn read_notes(bytes: &[u8], found: &mut Notes) {
                 _ => {}
             }
         }
+        if found.is_linux && found.entry.is_some() {
+            return;
+        }
         rest = next;
     }
 }

@@ -69,6 +69,9 @@ global_asm!(
     "mov eax, [esp + 8]",
     "pop edi",
     "ret",
+    // Same as memcmp to a caller that asks for equality only.
+    "function bcmp",
+    "jmp memcmp",
     "function memcmp",
     "push esi",
     "push edi",

@@ -44,16 +44,12 @@ impl Window {
         }
     }
 
-    fn check(&self, range: PhysRange) -> Result<()> {
-        if self.high.contains(range)
-            || layout::LOW_FREE_TOP.contains(range)
-            || layout::LOW_FREE.contains(range)
+    /// What lies below 1 MiB and is not the firmware's.
+    #[inline(never)]
+    fn is_low(range: PhysRange) -> bool {
+        layout::LOW_FREE_TOP.contains(range)
             || f_segment().contains(range)
-        {
-            Ok(())
-        } else {
-            Err(Error::NotOurMemory)
-        }
+            || layout::LOW_FREE.contains(range)
     }
 }
 
@@ -79,13 +75,12 @@ impl GuestMemory for Window {
     }
 
     fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
-        self.check(range)?;
         let len = range.len() as usize;
-        if len > isize::MAX as usize {
+        if !(self.high.contains(range) || Self::is_low(range)) || len > isize::MAX as usize {
             return Err(Error::NotOurMemory);
         }
         let start = core::ptr::with_exposed_provenance_mut(range.start() as usize);
-        // SAFETY: `check` has found the range in RAM (the layout's low
+        // SAFETY: the check has found the range in RAM (the layout's low
         // memory, the opened F segment, or what E820 calls RAM above 1 MiB)
         // and outside stack, statics, scratch and image, which are not in
         // those; the borrow of `self` makes the reference the only one.
@@ -103,47 +98,75 @@ impl GuestMemory for Window {
     }
 }
 
-/// The sum of all bytes modulo 256, 32 at a step.
+/// The sum of all bytes modulo 256.
 ///
 /// Sums of bytes modulo 256 are what PADDB computes in eight lanes at once,
-/// and MMX, unlike SSE, needs no write to CR4, an exit on some hosts.
+/// and MMX, unlike SSE, needs no write to CR4, an exit on some hosts. What is
+/// left behind the last eight bytes is summed as the upper part of the eight
+/// that end there.
 fn mmx_sum(bytes: &[u8]) -> u8 {
-    let (blocks, tail) = bytes.as_chunks::<32>();
-    let mut sum = tail.iter().fold(0u8, |sum, b| sum.wrapping_add(*b));
-    if let [_, ..] = blocks {
-        let lanes: u32;
-        // SAFETY: reads `blocks.len() * 32` bytes of the slice and nothing
-        // else; nothing compiled for i586 keeps a value in an x87 or MMX
-        // register across this, and EMMS leaves them as they must be.
-        unsafe {
-            asm!(
-                "pxor mm0, mm0",
-                "pxor mm1, mm1",
-                "2:",
-                "paddb mm0, [{at}]",
-                "paddb mm1, [{at} + 8]",
-                "paddb mm0, [{at} + 16]",
-                "paddb mm1, [{at} + 24]",
-                "add {at}, 32",
-                "dec {count}",
-                "jnz 2b",
-                "paddb mm0, mm1",
-                "movq mm1, mm0",
-                "psrlq mm1, 32",
-                "paddb mm0, mm1",
-                "movd {lanes}, mm0",
-                "emms",
-                at = inout(reg) blocks.as_ptr() => _,
-                count = inout(reg) blocks.len() => _,
-                lanes = lateout(reg) lanes,
-                out("mm0") _, out("mm1") _,
-                options(nostack, readonly),
-            );
-        }
-        sum = lanes
-            .to_le_bytes()
-            .iter()
-            .fold(sum, |sum, b| sum.wrapping_add(*b));
+    let len = bytes.len();
+    if len < 8 {
+        return qboot::phys::byte_sum(bytes);
     }
-    sum
+    let lanes: u32;
+    // SAFETY: reads the slice's bytes and nothing else: 128 at a step, then
+    // eight, then the eight that end with the slice, which has that many.
+    // Nothing compiled for i586 keeps a value in an x87 or MMX register
+    // across this, and EMMS leaves them as they must be.
+    unsafe {
+        asm!(
+            "pxor mm0, mm0",
+            "sub {n}, 128",
+            "jb 3f",
+            "2:",
+            "paddb mm0, [{at}]",
+            "paddb mm0, [{at} + 8]",
+            "paddb mm0, [{at} + 16]",
+            "paddb mm0, [{at} + 24]",
+            "paddb mm0, [{at} + 32]",
+            "paddb mm0, [{at} + 40]",
+            "paddb mm0, [{at} + 48]",
+            "paddb mm0, [{at} + 56]",
+            "paddb mm0, [{at} + 64]",
+            "paddb mm0, [{at} + 72]",
+            "paddb mm0, [{at} + 80]",
+            "paddb mm0, [{at} + 88]",
+            "paddb mm0, [{at} + 96]",
+            "paddb mm0, [{at} + 104]",
+            "paddb mm0, [{at} + 112]",
+            "paddb mm0, [{at} + 120]",
+            "add {at}, 128",
+            "sub {n}, 128",
+            "jae 2b",
+            "3:",
+            "add {n}, 120",
+            "js 5f",
+            "4:",
+            "paddb mm0, [{at}]",
+            "add {at}, 8",
+            "sub {n}, 8",
+            "jns 4b",
+            "5:",
+            // n + 8 bytes are left, 0 to 7; the shift drops the others.
+            "neg {n}",
+            "lea {n}, [{n} * 8]",
+            "movd mm2, {n}",
+            "movq mm1, [{end} - 8]",
+            "psrlq mm1, mm2",
+            "paddb mm0, mm1",
+            "movq mm1, mm0",
+            "psrlq mm1, 32",
+            "paddb mm0, mm1",
+            "movd {n}, mm0",
+            "emms",
+            at = inout(reg) bytes.as_ptr() => _,
+            n = inout(reg) len => lanes,
+            end = in(reg) bytes.as_ptr_range().end,
+            out("mm0") _, out("mm1") _, out("mm2") _,
+            options(nostack, readonly),
+        );
+    }
+    let [a, b, c, d] = lanes.to_le_bytes();
+    a.wrapping_add(b).wrapping_add(c).wrapping_add(d)
 }
