@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them: format, lints, the library
+# on 64 and 32 bits, and the boots under QEMU. Every step runs even when an
+# earlier one failed; the exit status is 0 only when all passed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+scripts/setup.sh test || exit
+
+target=i586-unknown-linux-gnu
+failed=()
+step() {
+    local name=$1
+    shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    "$@" || failed+=("$name")
+}
+
+step format cargo fmt --all --check
+step lints cargo clippy --workspace --all-targets -- -D warnings
+step "lints of the ROM" cargo clippy --profile rom --features rom --target $target --bin qboot -- -D warnings
+step "ROM" scripts/build.sh
+step "library, 32 bits" cargo test --package qboot --lib --target $target
+step "library and host program" cargo test --workspace --exclude qboot-tests
+# Last, so that this run ends with the summary of the boots.
+step boots cargo test --package qboot-tests --no-fail-fast
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf '\nFAILED:' >&2
+    printf ' %s;' "${failed[@]}" >&2
+    printf '\n' >&2
+    exit 1
+fi
