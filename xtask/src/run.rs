@@ -258,6 +258,11 @@ fn plan(options: &Options) -> Result<Plan> {
         add("-monitor", "none");
         arguments.push("-no-reboot".to_owned());
     }
+    let mut devices = options.qemu_options.iter();
+    if !devices.any(|option| option.contains("isa-debug-exit")) {
+        arguments.push("-device".to_owned());
+        arguments.push(DEBUG_EXIT.to_owned());
+    }
     arguments.push("-nodefaults".to_owned());
     arguments.push("-no-user-config".to_owned());
     arguments.extend(options.qemu_options.iter().cloned());
@@ -268,6 +273,12 @@ fn plan(options: &Options) -> Result<Plan> {
         shell,
     })
 }
+
+/// Ends QEMU when the firmware gives up, so that nobody waits for a timeout.
+const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
+
+/// Begins the line that the firmware prints when it gives up.
+const FIRMWARE_ERROR: &str = "qboot: error ";
 
 fn readable(path: &Path) -> Result<PathBuf> {
     fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
@@ -304,7 +315,11 @@ fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
         words.push("quiet".to_owned());
         if shell {
             words.push("qboot.do=shell".to_owned());
-            if let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) {
+            // A terminal that does not know its size says 0.
+            if let Ok(size) = rustix::termios::tcgetwinsize(io::stdout())
+                && size.ws_row != 0
+                && size.ws_col != 0
+            {
                 words.push(format!("qboot.size={}x{}", size.ws_row, size.ws_col));
             }
             if let Ok(term) = std::env::var("TERM") {
@@ -370,7 +385,7 @@ fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
     let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
     let ended = wait(&mut child, timeout, &stop)?;
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-    Ok(judge(&ended, shows_user_space(&output), options))
+    Ok(judge(&ended, &output, options))
 }
 
 fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
@@ -383,7 +398,7 @@ fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
     let output = reader
         .join()
         .map_err(|_| anyhow::anyhow!("the console's reader died"))?;
-    Ok(judge(&ended, shows_user_space(&output), options))
+    Ok(judge(&ended, &output, options))
 }
 
 fn spawn(plan: &Plan, stdin: Stdio, stdout: Stdio) -> Result<Child> {
@@ -474,9 +489,13 @@ fn terminate(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-fn judge(ended: &Ended, reached: bool, options: &Options) -> Outcome {
+fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
+    let reached = shows_user_space(output);
     let how = match ended {
         Ended::Itself(status) if status.success() && reached => return Outcome::Reached,
+        Ended::Itself(_) if output.lines().any(|line| line.contains(FIRMWARE_ERROR)) => {
+            "the firmware gave up, see its message above".to_owned()
+        }
         Ended::Itself(status) => format!("QEMU ended with {status}"),
         Ended::TimedOut => format!("QEMU was ended after {} s", options.timeout),
         Ended::Stopped => "QEMU was ended by a signal".to_owned(),
