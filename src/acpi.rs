@@ -134,31 +134,13 @@ struct Loaded<'s> {
 }
 
 impl Loaded<'_> {
-    /// Sees to it that the first `end` bytes have been transferred; `end` lies
-    /// inside the file.
-    fn fill<F: FwCfg, M: GuestMemory>(
-        &mut self,
-        end: u32,
-        fw_cfg: &mut F,
-        memory: &mut M,
-    ) -> Result<()> {
-        if end <= self.filled {
-            return Ok(());
-        }
-        self.fill_rest(fw_cfg, memory)
-    }
-
     /// Transfers what is missing.
     ///
     /// Reading starts anew, and what is there may have been patched already:
     /// the bytes to be passed over go where the missing ones will be.
     #[cold]
     #[inline(never)]
-    fn fill_rest<F: FwCfg, M: GuestMemory>(
-        &mut self,
-        fw_cfg: &mut F,
-        memory: &mut M,
-    ) -> Result<()> {
+    fn fill<F: FwCfg, M: GuestMemory>(&mut self, fw_cfg: &mut F, memory: &mut M) -> Result<()> {
         let missing = self.range.len().saturating_sub(self.filled);
         let missing = self
             .range
@@ -186,19 +168,36 @@ impl Loaded<'_> {
 struct Files<'s>(ArrayVec<Loaded<'s>, MAX_FILES>);
 
 impl<'s> Files<'s> {
-    /// The file called `name`.
+    /// Where the file called `name` stands.
     ///
     /// Searched from the back: QEMU's last allocation is `etc/acpi/tables`,
     /// which nearly all commands name.
-    fn find(&mut self, name: &FileName) -> Option<&mut Loaded<'s>> {
-        self.0
-            .iter_mut()
-            .rev()
-            .find(|file| same_name(file.name, name))
+    fn position(&self, name: &FileName) -> Option<usize> {
+        self.0.iter().rposition(|file| same_name(file.name, name))
     }
 
-    fn get(&mut self, name: &FileName) -> Result<&mut Loaded<'s>> {
-        self.find(name).ok_or(Error::LoaderFileMissing)
+    fn get(&self, name: &FileName) -> Result<&Loaded<'s>> {
+        let mut files = self.0.iter().rev();
+        files
+            .find(|file| same_name(file.name, name))
+            .ok_or(Error::LoaderFileMissing)
+    }
+
+    /// The file called `name`, transferred whole if only its start has been
+    /// and the first `end` bytes are needed.
+    fn filled<F: FwCfg, M: GuestMemory>(
+        &mut self,
+        name: &FileName,
+        end: u32,
+        fw_cfg: &mut F,
+        memory: &mut M,
+    ) -> Result<&Loaded<'s>> {
+        let position = self.position(name).ok_or(Error::LoaderFileMissing)?;
+        let file = self.0.get_mut(position).ok_or(Error::LoaderFileMissing)?;
+        if file.filled < end.min(file.range.len()) {
+            file.fill(fw_cfg, memory)?;
+        }
+        Ok(file)
     }
 }
 
@@ -225,41 +224,52 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     if !tail.is_empty() {
         return Err(Error::BadLoaderScript);
     }
+    let byte_sum = memory.byte_summer();
     let mut files = Files(ArrayVec::new());
     while let [bytes, more @ ..] = rest {
-        rest = more;
-        match command(bytes) {
+        match number(bytes) {
             END => break,
             ALLOCATE => {
-                let file = allocate(transmute_ref!(bytes), more, dir, alloc, &mut files)?;
+                let file = allocate(transmute_ref!(bytes), more, dir, alloc, &files)?;
                 let part = PhysRange::new(file.range.start(), file.filled)
                     .ok_or(Error::LoaderOutOfBounds)?;
                 fw_cfg.read(file.selector, memory.bytes(part)?)?;
+                files.0.try_push(file).map_err(|_| Error::TooManyTables)?;
             }
-            ADD_POINTER => add_pointer(transmute_ref!(bytes), fw_cfg, memory, &mut files)?,
-            ADD_CHECKSUM => add_checksum(transmute_ref!(bytes), fw_cfg, memory, &mut files)?,
+            ADD_POINTER | ADD_CHECKSUM => {
+                // Commands for one file stand together: it is borrowed once.
+                let command: &AddPointer = transmute_ref!(bytes);
+                let file = files.get(&command.dest)?;
+                let content = memory.bytes(file.range)?;
+                if let Some(name) = patch(file, content, &mut rest, &files, byte_sum)? {
+                    files.filled(name, u32::MAX, fw_cfg, memory)?;
+                }
+                continue;
+            }
             WRITE_POINTER => {
                 write_pointer(transmute_ref!(bytes), dir, fw_cfg, memory, &mut files)?;
             }
             _ => {}
         }
+        rest = more;
     }
-    Ok(files.find(&RSDP).map(|file| file.range.start()))
+    Ok(files.get(&RSDP).ok().map(|file| file.range.start()))
 }
 
-fn command(bytes: &[u8; COMMAND_LEN]) -> u32 {
+/// The command's number.
+fn number(bytes: &[u8; COMMAND_LEN]) -> u32 {
     let command: &AddPointer = transmute_ref!(bytes);
     command.command.get()
 }
 
 /// Finds a place for a file, and how much of it is to be transferred.
-fn allocate<'f, 's, A: Allocator>(
+fn allocate<'s, A: Allocator>(
     command: &'s Allocate,
     rest: &[[u8; COMMAND_LEN]],
     dir: &Directory<'_>,
     alloc: &mut A,
-    files: &'f mut Files<'s>,
-) -> Result<&'f mut Loaded<'s>> {
+    files: &Files<'s>,
+) -> Result<Loaded<'s>> {
     let zone = match command.zone {
         ZONE_HIGH => Zone::High,
         ZONE_FSEG => Zone::Fseg,
@@ -267,7 +277,7 @@ fn allocate<'f, 's, A: Allocator>(
     };
     // QEMU may ask for none at all: 0 is as good as 1.
     let align = command.align.get().max(1);
-    if !align.is_power_of_two() || files.find(&command.file).is_some() {
+    if !align.is_power_of_two() || files.position(&command.file).is_some() {
         return Err(Error::BadLoaderScript);
     }
     let file = dir.find(&command.file).ok_or(Error::LoaderFileMissing)?;
@@ -281,17 +291,12 @@ fn allocate<'f, 's, A: Allocator>(
     }
     // An empty file gets an address too.
     let range = alloc.alloc(zone, file.size.max(1), align.max(MIN_ALIGN))?;
-    let range = range.part(0, file.size).ok_or(Error::TablesTooBig)?;
-    files
-        .0
-        .try_push(Loaded {
-            name: &command.file,
-            range,
-            filled,
-            selector: file.selector,
-        })
-        .map_err(|_| Error::TooManyTables)?;
-    files.0.last_mut().ok_or(Error::TooManyTables)
+    Ok(Loaded {
+        name: &command.file,
+        range: range.part(0, file.size).ok_or(Error::TablesTooBig)?,
+        filled,
+        selector: file.selector,
+    })
 }
 
 /// The end of the last byte in file `name` that a checksum covers; 0 without
@@ -299,7 +304,7 @@ fn allocate<'f, 's, A: Allocator>(
 fn checksummed_end(name: &FileName, commands: &[[u8; COMMAND_LEN]]) -> u32 {
     let mut end = 0;
     for bytes in commands {
-        match command(bytes) {
+        match number(bytes) {
             END => break,
             ADD_CHECKSUM => {
                 let command: &AddChecksum = transmute_ref!(bytes);
@@ -313,37 +318,106 @@ fn checksummed_end(name: &FileName, commands: &[[u8; COMMAND_LEN]]) -> u32 {
     end
 }
 
-fn add_pointer<F: FwCfg, M: GuestMemory>(
-    command: &AddPointer,
-    fw_cfg: &mut F,
-    memory: &mut M,
-    files: &mut Files<'_>,
-) -> Result<()> {
-    let dest = files.get(&command.dest)?;
-    let size = u32::from(command.size);
-    let offset = command.offset.get();
-    let field = dest
-        .range
-        .part(offset, size)
-        .ok_or(Error::LoaderOutOfBounds)?;
-    dest.fill(offset.saturating_add(size), fw_cfg, memory)?;
-    let old = match memory.bytes(field)? {
-        [a, b, c, d, 0, 0, 0, 0] | [a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]),
-        [a, b] => u32::from(u16::from_le_bytes([*a, *b])),
-        [a] => u32::from(*a),
-        [_, _, _, _, _, _, _, _] => return Err(Error::LoaderOutOfBounds),
-        _ => return Err(Error::BadLoaderScript),
-    };
-    let src = files.get(&command.src)?;
-    let target = src.range.part(old, 1).ok_or(Error::LoaderOutOfBounds)?;
-    // The target's table has to be there. It has a checksum behind it or none
-    // at all, so that its first byte decides for the whole of it.
-    src.fill(old.saturating_add(1), fw_cfg, memory)?;
-    put_address(memory.bytes(field)?, target.start())
+/// Runs the commands at the start of `rest` that patch `file`, whose bytes are
+/// `content`, and takes them off; the first one does.
+///
+/// Gives the name of a file that has to be transferred further before the
+/// command that is first then.
+#[inline(never)]
+fn patch<'c>(
+    file: &Loaded<'_>,
+    content: &mut [u8],
+    rest: &mut &'c [[u8; COMMAND_LEN]],
+    files: &Files<'c>,
+    byte_sum: fn(&[u8]) -> u8,
+) -> Result<Option<&'c FileName>> {
+    let mut commands = *rest;
+    let mut missing = None;
+    while let [bytes, more @ ..] = commands {
+        let command: &AddPointer = transmute_ref!(bytes);
+        missing = match command.command.get() {
+            ADD_POINTER if same_name(&command.dest, file.name) => {
+                add_pointer(command, file, content, files)?
+            }
+            ADD_CHECKSUM if same_name(&command.dest, file.name) => {
+                add_checksum(transmute_ref!(bytes), file, content, byte_sum)?
+            }
+            _ => break,
+        };
+        if missing.is_some() {
+            break;
+        }
+        commands = more;
+    }
+    *rest = commands;
+    Ok(missing)
 }
 
-/// Writes an address into a field of 1, 2, 4 or 8 bytes, of 8 the upper half
+/// Gives the name of a file that has to be transferred further first.
+fn add_pointer<'c>(
+    command: &'c AddPointer,
+    dest: &Loaded<'_>,
+    content: &mut [u8],
+    files: &Files<'_>,
+) -> Result<Option<&'c FileName>> {
+    let src = if same_name(&command.src, dest.name) {
+        dest
+    } else {
+        files.get(&command.src)?
+    };
+    let offset = command.offset.get();
+    let size = u32::from(command.size);
+    let field = content
+        .get_mut(offset as usize..)
+        .and_then(|bytes| bytes.get_mut(..size as usize))
+        .ok_or(Error::LoaderOutOfBounds)?;
+    if offset.saturating_add(size) > dest.filled {
+        return Ok(Some(&command.dest));
+    }
+    // Four or eight bytes are what all have in practice; the others are not
+    // worth a jump table on their way in and out.
+    let base = src.range.start();
+    let old = if let Some((low, [] | [0, 0, 0, 0])) = field.split_first_chunk_mut() {
+        let old = u32::from_le_bytes(*low);
+        if old < src.filled {
+            *low = base.wrapping_add(old).to_le_bytes();
+            return Ok(None);
+        }
+        old
+    } else {
+        let old = narrow_offset(field)?;
+        if old < src.filled {
+            put_address(field, base.wrapping_add(old))?;
+            return Ok(None);
+        }
+        old
+    };
+    // The target's table has to be there. It has a checksum behind it or none
+    // at all, so that its first byte decides for the whole of it.
+    if old < src.range.len() {
+        Ok(Some(&command.src))
+    } else {
+        Err(Error::LoaderOutOfBounds)
+    }
+}
+
+/// The offset that a pointer of 1 or 2 bytes holds at first.
+#[cold]
+#[inline(never)]
+fn narrow_offset(field: &[u8]) -> Result<u32> {
+    match field {
+        [a, b] => Ok(u16::from_le_bytes([*a, *b]).into()),
+        [a] => Ok((*a).into()),
+        // The upper half is not zero.
+        [_, _, _, _, _, _, _, _] => Err(Error::LoaderOutOfBounds),
+        _ => Err(Error::BadLoaderScript),
+    }
+}
+
+/// Writes an address into a pointer of 1, 2, 4 or 8 bytes, of 8 the upper half
 /// being zero already.
+#[cold]
+#[inline(never)]
 fn put_address(field: &mut [u8], address: u32) -> Result<()> {
     match field {
         [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => [*a, *b, *c, *d] = address.to_le_bytes(),
@@ -357,25 +431,31 @@ fn put_address(field: &mut [u8], address: u32) -> Result<()> {
     Ok(())
 }
 
-fn add_checksum<F: FwCfg, M: GuestMemory>(
-    command: &AddChecksum,
-    fw_cfg: &mut F,
-    memory: &mut M,
-    files: &mut Files<'_>,
-) -> Result<()> {
-    let file = files.get(&command.file)?;
+/// Gives the name of a file that has to be transferred further first.
+fn add_checksum<'c>(
+    command: &'c AddChecksum,
+    file: &Loaded<'_>,
+    content: &mut [u8],
+    byte_sum: fn(&[u8]) -> u8,
+) -> Result<Option<&'c FileName>> {
     let (start, len, offset) = (command.start.get(), command.len.get(), command.offset.get());
-    let (Some(summed), Some(checksum)) = (file.range.part(start, len), file.range.part(offset, 1))
-    else {
-        return Err(Error::LoaderOutOfBounds);
-    };
-    let end = summed.end().max(checksum.end());
-    file.fill(end.saturating_sub(file.range.start()), fw_cfg, memory)?;
-    let sum = memory.byte_sum(summed)?;
-    if let [byte] = memory.bytes(checksum)? {
-        *byte = byte.wrapping_sub(sum);
+    let summed = content
+        .get(start as usize..)
+        .and_then(|bytes| bytes.get(..len as usize))
+        .ok_or(Error::LoaderOutOfBounds)?;
+    let end = start.saturating_add(len).max(offset.saturating_add(1));
+    if end > file.filled {
+        if offset >= file.range.len() {
+            return Err(Error::LoaderOutOfBounds);
+        }
+        return Ok(Some(&command.file));
     }
-    Ok(())
+    let sum = byte_sum(summed);
+    let checksum = content
+        .get_mut(offset as usize)
+        .ok_or(Error::LoaderOutOfBounds)?;
+    *checksum = checksum.wrapping_sub(sum);
+    Ok(None)
 }
 
 #[cold]
@@ -390,10 +470,9 @@ fn write_pointer<F: FwCfg, M: GuestMemory>(
     let size @ (1 | 2 | 4 | 8) = command.size else {
         return Err(Error::BadLoaderScript);
     };
-    let src = files.get(&command.src)?;
     let offset = command.src_offset.get();
+    let src = files.filled(&command.src, offset.saturating_add(1), fw_cfg, memory)?;
     let target = src.range.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
-    src.fill(offset.saturating_add(1), fw_cfg, memory)?;
     let dest = dir.find(&command.dest).ok_or(Error::LoaderFileMissing)?;
     let dest_offset = command.dest_offset.get();
     dest_offset

@@ -191,11 +191,20 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     fw_cfg.read(tables.selector, bytes)?;
     let mut survey = survey(bytes)?;
     let mut start = given.start();
-    if let Some(handle) = survey.handle_for_bios(long) {
-        start = start.saturating_sub(BIOS_BYTES);
-        let slot = PhysRange::between(start, given.start()).ok_or(Error::SmbiosTooBig)?;
-        put_bios(memory.bytes(slot)?, handle)?;
-        survey.add(BIOS_BYTES);
+    if !survey.has_bios
+        && let Some(with_bios) = survey.with_bios(long)
+    {
+        let handle = if survey.zero_taken {
+            free_handle(bytes)
+        } else {
+            Some(0)
+        };
+        if let Some(handle) = handle {
+            start = start.saturating_sub(BIOS_BYTES);
+            let slot = PhysRange::between(start, given.start()).ok_or(Error::SmbiosTooBig)?;
+            put_bios(memory.bytes(slot)?, handle)?;
+            survey = with_bios;
+        }
     }
     if long {
         finish_30(memory, entry, start, &survey)?;
@@ -220,7 +229,7 @@ fn finish_21<M: GuestMemory>(
     {
         return Err(Error::BadSmbios);
     }
-    let narrow = |value: u32| u16::try_from(value).map_err(|_| Error::BadSmbios);
+    let narrow = |value: usize| u16::try_from(value).map_err(|_| Error::BadSmbios);
     anchor.checksum = 0;
     anchor.intermediate_checksum = 0;
     anchor.max_structure_size = narrow(survey.largest)?.into();
@@ -251,7 +260,8 @@ fn finish_30<M: GuestMemory>(
         return Err(Error::BadSmbios);
     }
     anchor.checksum = 0;
-    anchor.table_max_size = survey.len.into();
+    let len = u32::try_from(survey.len).map_err(|_| Error::BadSmbios)?;
+    anchor.table_max_size = len.into();
     anchor.table_address = u64::from(start).into();
     let sum = byte_sum(bytes);
     let anchor = EntryPoint30::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
@@ -269,48 +279,32 @@ fn put_bios(slot: &mut [u8], handle: u16) -> Result<()> {
 }
 
 /// What a walk over structures finds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Survey {
     /// Structures.
-    count: u32,
+    count: usize,
     /// Bytes of all structures.
-    len: u32,
+    len: usize,
     /// Bytes of the largest structure, strings included.
-    largest: u32,
+    largest: usize,
     /// Whether one is of type 0.
     has_bios: bool,
     /// Whether one has handle 0.
     zero_taken: bool,
-    /// The highest handle that is not reserved.
-    highest: u16,
 }
 
 impl Survey {
-    fn add(&mut self, len: u32) {
-        self.count = self.count.saturating_add(1);
-        self.len = self.len.saturating_add(len);
-        self.largest = self.largest.max(len);
-    }
-
-    /// A free handle for a type 0 of our own, where one is missing and fits.
-    ///
-    /// A 32-bit entry point counts up to 65,535 bytes and structures: tables
-    /// that fill them stay as they are.
-    fn handle_for_bios(&self, long: bool) -> Option<u16> {
-        const LIMIT: u32 = u16::MAX as u32;
-        if self.has_bios {
-            return None;
-        }
-        let full = self.count >= LIMIT || self.len > LIMIT.saturating_sub(BIOS_BYTES);
-        if full && !long {
-            return None;
-        }
-        if !self.zero_taken {
-            return Some(0);
-        }
-        self.highest
-            .checked_add(1)
-            .filter(|handle| *handle < RESERVED_HANDLES)
+    /// With our type 0, or `None` where a 32-bit entry point could not count
+    /// it any more.
+    fn with_bios(self, long: bool) -> Option<Self> {
+        let with = Self {
+            count: self.count.saturating_add(1),
+            len: self.len.saturating_add(BIOS_LEN),
+            largest: self.largest.max(BIOS_LEN),
+            has_bios: true,
+            zero_taken: true,
+        };
+        (long || with.len <= usize::from(u16::MAX)).then_some(with)
     }
 }
 
@@ -329,37 +323,51 @@ fn survey(tables: &[u8]) -> Result<Survey> {
         largest: 0,
         has_bios: false,
         zero_taken: false,
-        highest: 0,
     };
-    let mut ended = false;
+    let mut last = 0;
     let mut rest = tables;
-    while !rest.is_empty() {
-        let Some((header, next)) = structure(rest) else {
-            if ended {
-                break;
-            }
-            return Err(Error::BadSmbios);
-        };
+    while let Some((header, next)) = structure(rest) {
         let [kind, _, low, high] = *header;
-        let handle = u16::from_le_bytes([low, high]);
-        let len = rest.len().saturating_sub(next.len());
-        survey.add(u32::try_from(len).map_err(|_| Error::BadSmbios)?);
-        survey.has_bios |= kind == TYPE_BIOS;
-        survey.zero_taken |= handle == 0;
-        if handle < RESERVED_HANDLES {
-            survey.highest = survey.highest.max(handle);
+        survey.count = survey.count.wrapping_add(1);
+        survey.largest = survey.largest.max(rest.len().wrapping_sub(next.len()));
+        if kind == TYPE_BIOS {
+            survey.has_bios = true;
         }
-        ended |= kind == TYPE_END;
+        if (low, high) == (0, 0) {
+            survey.zero_taken = true;
+        }
+        last = kind;
         rest = next;
     }
-    if survey.count == 0 {
+    if survey.count == 0 || !(rest.is_empty() || last == TYPE_END) {
         return Err(Error::BadSmbios);
     }
+    survey.len = tables.len().wrapping_sub(rest.len());
     Ok(survey)
+}
+
+/// The handle that follows all others, unless that one is reserved.
+#[cold]
+#[inline(never)]
+fn free_handle(tables: &[u8]) -> Option<u16> {
+    let mut highest = 0;
+    let mut rest = tables;
+    while let Some((header, next)) = structure(rest) {
+        let [_, _, low, high] = *header;
+        let handle = u16::from_le_bytes([low, high]);
+        if handle < RESERVED_HANDLES {
+            highest = highest.max(handle);
+        }
+        rest = next;
+    }
+    highest
+        .checked_add(1)
+        .filter(|handle| *handle < RESERVED_HANDLES)
 }
 
 /// The header of the structure at the start of `bytes`, and what follows the
 /// structure.
+#[inline(always)]
 fn structure(bytes: &[u8]) -> Option<(&[u8; HEADER_LEN], &[u8])> {
     let (header, _) = bytes.split_first_chunk()?;
     let [_, len, _, _] = header;
@@ -372,23 +380,15 @@ fn structure(bytes: &[u8]) -> Option<(&[u8; HEADER_LEN], &[u8])> {
 
 /// What follows the two zeroes that end a structure's strings (6.1.3).
 ///
-/// Whether four bytes hold a zero takes three instructions, and most do not.
+/// Of two zeroes in a row one is at an odd place, so every other byte tells.
 fn after_strings(strings: &[u8]) -> Option<&[u8]> {
     let mut rest = strings;
-    while let Some((word, more)) = rest.split_first_chunk::<4>() {
-        // The borrow of a zero reaches its top bit; bytes above 0x80 are only
-        // looked at in vain.
-        let flags = u32::from_le_bytes(*word).wrapping_sub(0x0101_0101) & 0x8080_8080;
-        if flags != 0 {
-            let end = match (word, more.first()) {
-                ([0, 0, _, _], _) => Some(2),
-                ([_, 0, 0, _], _) => Some(3),
-                ([_, _, 0, 0], _) => Some(4),
-                ([_, _, _, 0], Some(0)) => Some(5),
-                _ => None,
-            };
-            if let Some(end) = end {
-                return rest.get(end..);
+    while let [_, b, _, d, more @ ..] = rest {
+        if *b == 0 || *d == 0 {
+            match rest {
+                [0, 0, after @ ..] | [_, 0, 0, after @ ..] => return Some(after),
+                [_, _, 0, 0, after @ ..] | [_, _, _, 0, 0, after @ ..] => return Some(after),
+                _ => {}
             }
         }
         rest = more;
@@ -436,11 +436,10 @@ const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = joined(&[
 ]);
 const MINIMAL_SURVEY: Survey = Survey {
     count: 3,
-    len: MINIMAL_TABLE_BYTES,
-    largest: BIOS_BYTES,
+    len: MINIMAL_TABLES.len(),
+    largest: BIOS_LEN,
     has_bios: true,
     zero_taken: true,
-    highest: 0x7f00,
 };
 
 #[cfg(test)]

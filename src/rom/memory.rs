@@ -3,7 +3,7 @@
 use core::arch::asm;
 use qboot::error::{Error, Result};
 use qboot::layout;
-use qboot::phys::{GuestMemory, PhysRange};
+use qboot::phys::{GuestMemory, PhysRange, byte_sum};
 
 unsafe extern "C" {
     static __f_segment_free: u8;
@@ -87,14 +87,8 @@ impl GuestMemory for Window {
         Ok(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
 
-    fn byte_sum(&mut self, range: PhysRange) -> Result<u8> {
-        let has_mmx = self.has_mmx;
-        let bytes = self.bytes(range)?;
-        Ok(if has_mmx {
-            mmx_sum(bytes)
-        } else {
-            qboot::phys::byte_sum(bytes)
-        })
+    fn byte_summer(&self) -> fn(&[u8]) -> u8 {
+        if self.has_mmx { mmx_sum } else { byte_sum }
     }
 }
 
@@ -107,7 +101,7 @@ impl GuestMemory for Window {
 fn mmx_sum(bytes: &[u8]) -> u8 {
     let len = bytes.len();
     if len < 8 {
-        return qboot::phys::byte_sum(bytes);
+        return byte_sum(bytes);
     }
     let lanes: u32;
     // SAFETY: reads the slice's bytes and nothing else: 128 at a step, then
