@@ -213,6 +213,7 @@ impl<'s> Files<'s> {
 /// offsets outside their file and addresses that do not fit their field,
 /// [`Error::TooManyTables`] for more than 32 files, and what `fw_cfg`,
 /// `memory` and `alloc` give.
+#[inline(never)]
 pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     script: &[u8],
     dir: &Directory<'_>,

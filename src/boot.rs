@@ -6,13 +6,16 @@
 
 use crate::acpi;
 use crate::chipset::{self, Chipset};
+use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{Directory, File, FwCfg, file_name, same_name};
 use crate::io::{Mmio, PortIo};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
+use crate::legacy;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
+use crate::policy::{self, CommandLine, PciOption, PciSetup};
 use crate::smbios;
 
 /// The machine, through its seams.
@@ -33,6 +36,8 @@ pub struct Found {
     pub host_bridge: u32,
     /// The part of the F segment that the image leaves free.
     pub f_segment: PhysRange,
+    /// The processor's CPUID instruction.
+    pub cpuid: Cpuid,
 }
 
 /// How the kernel is entered: flat 32-bit segments, paging off.
@@ -60,6 +65,7 @@ struct Boot<'b, I, F, M> {
     shortfall: &'b mut Shortfall,
     map: &'b mut MemoryMap,
     f_segment: PhysRange,
+    cpuid: Cpuid,
 }
 
 /// Boots: everything from chipset to the filled-in block that the kernel
@@ -88,6 +94,7 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
         shortfall,
         map: &mut map,
         f_segment: found.f_segment,
+        cpuid: found.cpuid,
     }
     .run(chipset, scratch)
 }
@@ -108,7 +115,29 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let (kernel, scratch) = Kernel::identify(fw_cfg, memory, scratch)?;
         let claimed = kernel.claim(&mut self.loader())?;
 
+        let line = CommandLine::parse(claimed.command_line(&mut self.machine.memory)?);
+
+        // PCI before the tables: QEMU writes what is programmed into them.
+        let option = self.pci_option(files.pci)?;
+        let has_acpi = files.table_loader.is_some();
+        let setup = policy::pci_setup(option, kernel.is_linux(), has_acpi, line);
+        let roots = match setup {
+            PciSetup::None => None,
+            _ => Some(legacy::set_up_pci(
+                self.machine,
+                chipset,
+                setup,
+                &dir,
+                self.map,
+                self.cpuid,
+                scratch,
+            )?),
+        };
         let rsdp = self.load_acpi(&dir, files.table_loader, scratch)?;
+        if !has_acpi || line.acpi_off {
+            let (roots, cpuid, room) = (roots.unwrap_or_default(), self.cpuid, self.f_segment);
+            self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;
+        }
         self.load_smbios(&dir)?;
         kernel.load(claimed, rsdp, &mut self.loader())
     }
@@ -164,8 +193,21 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             f_segment: &mut self.f_segment,
             pending: None,
         };
-        smbios::load(dir, fw_cfg, memory, &mut space)?;
+        if smbios::load(dir, fw_cfg, memory, &mut space)?.is_none() {
+            // microvm: QEMU has none, and systemd and cloud-init look here.
+            smbios::build_minimal(memory, &mut space)?;
+        }
         space.finish()
+    }
+
+    /// `opt/org.qboot/pci`; what it does not name is as if it were not there.
+    fn pci_option(&mut self, file: Option<File>) -> Result<PciOption> {
+        let Some(file) = file else {
+            return Ok(PciOption::Auto);
+        };
+        let mut value = [0; 8];
+        self.machine.fw_cfg.read(file.selector, &mut value)?;
+        PciOption::parse(&value).ok_or(Error::BadOption)
     }
 }
 
@@ -174,6 +216,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
 struct Files {
     e820: Option<File>,
     table_loader: Option<File>,
+    pci: Option<File>,
 }
 
 impl Files {
@@ -184,6 +227,9 @@ impl Files {
                 name if same_name(name, const { &file_name("etc/e820") }) => &mut files.e820,
                 name if same_name(name, const { &file_name("etc/table-loader") }) => {
                     &mut files.table_loader
+                }
+                name if same_name(name, const { &file_name("opt/org.qboot/pci") }) => {
+                    &mut files.pci
                 }
                 _ => continue,
             };

@@ -137,6 +137,7 @@ impl MemoryMap {
     /// # Errors
     /// [`Error::BadE820`] when there is no RAM from 0 to 640 KiB,
     /// [`Error::TooManyE820Entries`].
+    #[inline(never)]
     pub fn fill(&mut self, raw: &[u8]) -> Result<()> {
         let raw = <[Entry]>::ref_from_bytes(raw).map_err(|_| Error::BadE820)?;
         let high = u64::from(layout::HIGH_RAM);
@@ -183,6 +184,13 @@ impl MemoryMap {
     #[must_use]
     pub const fn high(&self) -> PhysRange {
         self.high
+    }
+
+    /// One past the last byte of RAM, above 4 GiB or not.
+    #[must_use]
+    pub fn ram_end(&self) -> u64 {
+        let ram = self.entries.iter().rev().find(|e| e.kind() == Kind::RAM);
+        ram.map_or(0, Entry::end)
     }
 
     /// Marks `range` as `kind`, whatever it was.

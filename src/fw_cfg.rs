@@ -46,6 +46,8 @@ pub mod item {
     pub const SETUP_DATA: u16 = 0x18;
     /// The file directory.
     pub const FILE_DIR: u16 = 0x19;
+    /// Whether the timer is wired to I/O APIC input 2, `u8`.
+    pub const IRQ0_OVERRIDE: u16 = 0x8002;
 }
 
 /// The first selector that is a file's; all below are fixed items.

@@ -74,6 +74,7 @@ impl<'a> Kernel<'a> {
     ///
     /// # Errors
     /// Why nothing of it can be booted.
+    #[inline(never)]
     pub fn identify<F: FwCfg, M: GuestMemory>(
         fw_cfg: &mut F,
         memory: &mut M,
@@ -130,6 +131,7 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// [`Error::KernelTooBig`], [`Error::KernelOverlapsFirmware`],
     /// [`Error::CommandLineTooLong`], [`Error::Needs16BitEntry`].
+    #[inline(never)]
     pub fn claim<F: FwCfg, M: GuestMemory>(
         &self,
         loader: &mut Loader<'_, F, M>,
@@ -179,6 +181,7 @@ impl<'a> Kernel<'a> {
     ///
     /// # Errors
     /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`].
+    #[inline(never)]
     pub fn load<F: FwCfg, M: GuestMemory>(
         self,
         claimed: Claimed,

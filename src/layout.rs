@@ -41,6 +41,9 @@ pub const FIRMWARE: PhysRange = PhysRange::fixed(STACK.start(), LOW_FREE.start()
 /// ECAM of q35, as QEMU's ACPI tables expect it: 256 buses of 1 MiB.
 pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
 
+/// ECAM of `microvm,pcie=on` (QEMU `include/hw/i386/microvm.h`).
+pub const MICROVM_ECAM: PhysRange = PhysRange::fixed(0xe000_0000, 0xf000_0000);
+
 const _: () = {
     let all = [
         IVT_BDA,

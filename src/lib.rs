@@ -12,15 +12,18 @@ pub mod bzimage;
 #[cfg(test)]
 mod capture;
 pub mod chipset;
+pub mod cpu;
 pub mod e820;
 pub mod error;
 pub mod fw_cfg;
 pub mod io;
 pub mod kernel;
 pub mod layout;
+pub mod legacy;
 pub mod mptable;
 pub mod pci;
 pub mod pcibios;
 pub mod phys;
+pub mod policy;
 pub mod pvh;
 pub mod smbios;

@@ -50,6 +50,7 @@ extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
     let found = Found {
         host_bridge,
         f_segment: rom::memory::f_segment(),
+        cpuid: rom::cpu::cpuid,
     };
     let result = boot(&mut machine, found, scratch, &mut shortfall).and_then(|handoff| {
         if rom::stack::overflowed() {

@@ -225,6 +225,53 @@ impl<M: Mmio> Config for Ecam<'_, M> {
     }
 }
 
+/// Either mechanism: one type, so that everything above exists once in the
+/// ROM.
+pub enum Access<'a, I: PortIo + Mmio> {
+    /// Mechanism 1.
+    Cam(Cam<'a, I>),
+    /// ECAM.
+    Ecam(Ecam<'a, I>),
+}
+
+impl<I: PortIo + Mmio> Config for Access<'_, I> {
+    #[cold]
+    #[inline(never)]
+    fn read32(&mut self, bdf: Bdf, register: u16) -> u32 {
+        match self {
+            Self::Cam(cam) => cam.read32(bdf, register),
+            Self::Ecam(ecam) => ecam.read32(bdf, register),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
+        match self {
+            Self::Cam(cam) => cam.write8(bdf, register, value),
+            Self::Ecam(ecam) => ecam.write8(bdf, register, value),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
+        match self {
+            Self::Cam(cam) => cam.write16(bdf, register, value),
+            Self::Ecam(ecam) => ecam.write16(bdf, register, value),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write32(&mut self, bdf: Bdf, register: u16, value: u32) {
+        match self {
+            Self::Cam(cam) => cam.write32(bdf, register, value),
+            Self::Ecam(ecam) => ecam.write32(bdf, register, value),
+        }
+    }
+}
+
 /// The ISA interrupts of PIRQA to PIRQD, and of PIRQE to PIRQH: what the
 /// chipset's routing registers are set to.
 pub const PIRQ_IRQS: [u8; 4] = [10, 10, 11, 11];

@@ -155,6 +155,7 @@ struct EntryPoint30 {
 /// [`Error::BadSmbios`] when entry point or structures are malformed,
 /// [`Error::SmbiosTooBig`] when there is no room, and what `fw_cfg` and
 /// `memory` give.
+#[inline(never)]
 pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     dir: &Directory<'_>,
     fw_cfg: &mut F,
@@ -415,6 +416,7 @@ const MINIMAL_TABLES: [u8; BIOS_LEN
 /// # Errors
 /// [`Error::SmbiosTooBig`] when the F segment has no room for it, and what
 /// `memory` gives.
+#[inline(never)]
 pub fn build_minimal<M: GuestMemory, A: Allocator>(memory: &mut M, alloc: &mut A) -> Result<u32> {
     let room = alloc
         .alloc(Zone::Fseg, MINIMAL_BYTES, ALIGN)

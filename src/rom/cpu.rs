@@ -19,3 +19,11 @@ pub fn enable_caching(signature: u32) {
         asm!("wrmsr", in("ecx") MTRR_DEF_TYPE, in("eax") ENABLED_WRITE_BACK, in("edx") 0, options(nostack, preserves_flags));
     }
 }
+
+/// CPUID, an exit.
+#[cold]
+#[inline(never)]
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let r = core::arch::x86::__cpuid_count(leaf, subleaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}

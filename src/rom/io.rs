@@ -34,7 +34,9 @@ impl PortIo for Io {
 
 /// Whether `len` bytes at `addr` are configuration space, never RAM.
 fn is_ecam(addr: u32, len: u32) -> bool {
-    addr.is_multiple_of(len) && layout::Q35_ECAM.start() <= addr && addr < layout::Q35_ECAM.end()
+    let q35 = layout::Q35_ECAM.start() <= addr && addr < layout::Q35_ECAM.end();
+    let microvm = layout::MICROVM_ECAM.start() <= addr && addr < layout::MICROVM_ECAM.end();
+    addr.is_multiple_of(len) && (q35 || microvm)
 }
 
 macro_rules! mmio {

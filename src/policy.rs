@@ -1,0 +1,164 @@
+//! What the kernel and the user leave to the firmware: whether PCI is set
+//! up, and whether a kernel without ACPI is coming.
+//!
+//! Linux with ACPI numbers buses, assigns BARs and routes interrupts itself,
+//! so nothing of that is done twice. Any other kernel gets it done.
+
+/// `opt/org.qboot/pci`: how much of PCI the firmware sets up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PciOption {
+    /// As the kernel needs it.
+    #[default]
+    Auto,
+    /// Nothing.
+    None,
+    /// Bus numbers and interrupt lines.
+    Scan,
+    /// Addresses too.
+    Full,
+}
+
+impl PciOption {
+    /// The option's value; `None` for what is none.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let end = value
+            .iter()
+            .position(|b| matches!(b, 0 | b'\n'))
+            .unwrap_or(value.len());
+        match value.get(..end)? {
+            b"auto" => Some(Self::Auto),
+            b"none" => Some(Self::None),
+            b"scan" => Some(Self::Scan),
+            b"full" => Some(Self::Full),
+            _ => None,
+        }
+    }
+}
+
+/// What of PCI is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PciSetup {
+    /// Nothing.
+    None,
+    /// Bus numbers and interrupt lines.
+    Scan,
+    /// Addresses too.
+    Full,
+}
+
+/// What a command line tells Linux about ACPI
+/// (`Documentation/admin-guide/kernel-parameters.txt`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// `acpi=off`: no table is read.
+    pub acpi_off: bool,
+    /// ACPI is not asked about PCI: `pci=noacpi`, `pci=conf1`, `pci=bios`,
+    /// `acpi=noirq` and their like.
+    pub pci_without_acpi: bool,
+}
+
+impl CommandLine {
+    /// Reads a NUL-terminated command line.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Self {
+        let mut found = Self::default();
+        let mut rest = line;
+        let mut at_word = true;
+        // Only words that begin like the two parameters are looked at.
+        while let [byte, more @ ..] = rest {
+            match byte {
+                0 => break,
+                b'a' | b'p' if at_word => found.word(rest),
+                _ => {}
+            }
+            at_word = *byte == b' ';
+            rest = more;
+        }
+        found
+    }
+
+    fn word(&mut self, rest: &[u8]) {
+        let (name, value) = if let Some(value) = rest.strip_prefix(b"acpi=") {
+            (b'a', value)
+        } else if let Some(value) = rest.strip_prefix(b"pci=") {
+            (b'p', value)
+        } else {
+            return;
+        };
+        let end = value.iter().position(|b| matches!(b, 0 | b' '));
+        let value = value.get(..end.unwrap_or(value.len())).unwrap_or(&[]);
+        for part in value.split(|b| *b == b',') {
+            match (name, part) {
+                (b'a', b"off" | b"ht") => self.acpi_off = true,
+                (b'a', b"noirq") => self.pci_without_acpi = true,
+                (b'p', b"noacpi" | b"bios" | b"nobios" | b"off") => self.pci_without_acpi = true,
+                (b'p', _) if part.starts_with(b"conf") => self.pci_without_acpi = true,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Decides about PCI.
+#[must_use]
+pub fn pci_setup(option: PciOption, is_linux: bool, has_acpi: bool, line: CommandLine) -> PciSetup {
+    match option {
+        PciOption::None => PciSetup::None,
+        PciOption::Scan => PciSetup::Scan,
+        PciOption::Full => PciSetup::Full,
+        PciOption::Auto if is_linux && has_acpi && !line.acpi_off && !line.pci_without_acpi => {
+            PciSetup::None
+        }
+        // Linux assigns addresses itself, with ACPI or without.
+        PciOption::Auto if is_linux => PciSetup::Scan,
+        PciOption::Auto => PciSetup::Full,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_count_only_whole() {
+        let parse = |line: &str| CommandLine::parse(line.as_bytes());
+        let neither = CommandLine::default();
+        assert_eq!(
+            parse("console=ttyS0 noacpi=off xpci=conf1 acpi=offline\0"),
+            neither
+        );
+        assert_eq!(parse("quiet\0acpi=off"), neither);
+        assert!(parse("acpi=off\0").acpi_off);
+        assert!(parse("quiet acpi=off").acpi_off);
+        assert!(parse("a pci=nocrs,noacpi b\0").pci_without_acpi);
+        assert!(parse("pci=conf1\0").pci_without_acpi);
+        assert!(!parse("pci=nocrs\0").pci_without_acpi);
+        assert!(parse("acpi=noirq").pci_without_acpi);
+    }
+
+    #[test]
+    fn linux_with_acpi_sets_pci_up_itself() {
+        use PciOption::Auto;
+        let line = CommandLine::default();
+        let off = CommandLine {
+            acpi_off: true,
+            ..line
+        };
+        assert_eq!(pci_setup(Auto, true, true, line), PciSetup::None);
+        assert_eq!(pci_setup(Auto, true, false, line), PciSetup::Scan);
+        assert_eq!(pci_setup(Auto, true, true, off), PciSetup::Scan);
+        assert_eq!(pci_setup(Auto, false, true, line), PciSetup::Full);
+        assert_eq!(
+            pci_setup(PciOption::None, false, false, off),
+            PciSetup::None
+        );
+    }
+
+    #[test]
+    fn options_may_end_in_a_newline() {
+        assert_eq!(PciOption::parse(b"scan\n\0\0"), Some(PciOption::Scan));
+        assert_eq!(PciOption::parse(b"scanner"), None);
+        assert_eq!(PciOption::parse(b""), None);
+    }
+}
