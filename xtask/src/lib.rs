@@ -16,6 +16,8 @@
 
 #[cfg(feature = "measure")]
 pub mod bench;
+#[cfg(feature = "measure")]
+pub mod budget;
 pub mod build;
 pub mod capture;
 #[cfg(feature = "measure")]

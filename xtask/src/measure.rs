@@ -16,10 +16,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::budget::{self, Budget, Comparison};
 use crate::kernel::{self, Flavour};
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::qemu::{Accel, Qemu};
-use crate::workspace;
+use crate::{build, workspace};
 
 /// How the probe kernel is wrapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -459,9 +460,31 @@ pub struct Options {
     /// List every access in order
     #[arg(long)]
     pub trace: bool,
+    /// Build the ROM, count all cells and write them to tests/budget.toml
+    #[arg(long, conflicts_with_all = ["rom", "cell", "trace"])]
+    pub update_budget: bool,
     /// bzImage that gives the bzImage probe its setup header and 16-bit code
     #[arg(long, value_name = "FILE")]
     pub donor: Option<PathBuf>,
+}
+
+/// Builds the ROM and counts all cells, as the budget records them.
+///
+/// # Errors
+/// The ROM does not build, or a cell's probe is not reached.
+pub fn budget(kit: &Kit) -> Result<Budget> {
+    let rom = build::rom(&[])?;
+    let cells = all_cells();
+    let images = vec![rom.image.as_path(); cells.len()];
+    let mut measured = Budget {
+        qemu: budget::qemu_version()?,
+        rom_used_bytes: rom.used,
+        cells: BTreeMap::new(),
+    };
+    for (cell, result) in cells.iter().zip(counts(kit, &images, &cells, |_| ())) {
+        measured.cells.insert(cell.name.clone(), result?);
+    }
+    Ok(measured)
 }
 
 /// Prints accesses by region and instructions for each cell.
@@ -470,6 +493,19 @@ pub struct Options {
 /// A cell's probe is not reached.
 pub fn run(options: &Options) -> Result<()> {
     let kit = Kit::new(&donor(options.donor.as_deref())?)?;
+    if options.update_budget {
+        let measured = budget(&kit)?;
+        let found = match Budget::read() {
+            Ok(before) => before.compare(&measured),
+            Err(_) => Comparison::default(),
+        };
+        for (kind, list) in [("dearer", found.worse), ("cheaper", found.better)] {
+            for text in list {
+                println!("{kind}: {text}");
+            }
+        }
+        return measured.write();
+    }
     let mut cells = if options.all {
         all_cells()
     } else {
