@@ -212,9 +212,13 @@ impl Kit {
             }
             qemu = qemu.args(["-device", device]);
         }
-        Ok(probe::ports(qemu))
+        // Only a firmware that gives up writes here.
+        Ok(probe::ports(qemu).debugcon(COMPLAINTS))
     }
 }
+
+/// Debug console at QEMU's default port, where a failing firmware says why.
+const COMPLAINTS: u16 = 0xe9;
 
 /// The kernel whose setup header the bzImage probe gets: the one named, or
 /// Debian's cloud kernel.
@@ -332,9 +336,22 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
         .accel(Accel::Icount { shift: 0 })
         .trace("memory_region_ops_*")
         .spawn()?;
-    let status = vm
-        .wait_exit(TIMEOUT)
-        .with_context(|| format!("{} with {}", cell.name, rom.display()))?;
+    vm.wait_for("the probe's end", TIMEOUT, |vm| {
+        vm.debugcon(COMPLAINTS).contains(&b'\n')
+    })
+    .or_else(|error| match vm.ended() {
+        Ok(Some(_)) => Ok(()),
+        _ => Err(error),
+    })
+    .with_context(|| format!("{} with {}", cell.name, rom.display()))?;
+    let complaint = String::from_utf8_lossy(&vm.debugcon(COMPLAINTS)).into_owned();
+    ensure!(
+        complaint.is_empty(),
+        "{} with {}: {complaint}",
+        cell.name,
+        rom.display()
+    );
+    let status = vm.wait_exit(TIMEOUT)?;
     if status.code() != Some(probe::EXIT_STATUS) {
         bail!(
             "{} with {}: QEMU ended with {status}\n{}",
