@@ -39,8 +39,10 @@ pub enum Kernel<'a> {
         entry: u32,
         /// Whether its notes say Linux.
         is_linux: bool,
-        /// Its headers.
-        elf: Elf<'a>,
+        /// From the first to the last byte that QEMU has loaded.
+        span: PhysRange,
+        /// Its headers, where QEMU still has them.
+        elf: Option<Elf<'a>>,
     },
 }
 
@@ -60,6 +62,8 @@ pub struct Claimed {
 const HEADER_READ: usize = 1024;
 /// Bytes that QEMU keeps of an ELF kernel.
 const ELF_READ: usize = 8192;
+/// The same as `item::SETUP_SIZE` gives it; multiboot kernels have none.
+const ELF_SETUP_SIZE: u32 = 8192;
 /// The longest command line that is taken from a kernel that names no limit.
 const MAX_COMMAND_LINE: u32 = 0xffff;
 /// Linux's own limit (`COMMAND_LINE_SIZE` less its NUL), which a vmlinux
@@ -85,34 +89,62 @@ impl<'a> Kernel<'a> {
             .ok_or(Error::NotOurMemory)?;
         let first = header.get_mut(..HEADER_READ).ok_or(Error::NotOurMemory)?;
         fw_cfg.read(item::SETUP_DATA, first)?;
-        if Elf::is_elf(first) {
+        let is_elf = Elf::is_elf(first);
+        if is_elf {
             if Elf::parse(first).is_none() {
                 fw_cfg.read(item::SETUP_DATA, header)?;
             }
-            let elf = Elf::parse(header).ok_or(Error::UnknownKernel)?;
-            let notes = elf.notes(memory);
-            let entry = match notes.entry {
-                Some(entry) => entry,
-                // The notes may lie outside what is loaded; QEMU has read
-                // them from the file.
-                None => fw_cfg.read_u32(item::KERNEL_ENTRY)?,
-            };
-            if entry == 0 {
-                return Err(Error::ElfWithoutPvh);
-            }
-            return Ok((
-                Self::Elf {
-                    entry,
-                    is_linux: notes.is_linux,
-                    elf,
-                },
-                rest,
-            ));
+        } else if SetupHeader::find(first).is_some() {
+            let header: &'a [u8] = header;
+            let setup = header.get(..HEADER_READ).and_then(SetupHeader::find);
+            return Ok((Self::Linux(setup.ok_or(Error::NotOurMemory)?), rest));
         }
         let header: &'a [u8] = header;
-        match header.get(..HEADER_READ).and_then(SetupHeader::find) {
-            Some(setup) => Ok((Self::Linux(setup), rest)),
-            None => Err(why_not(fw_cfg, header)),
+        // QEMU before 8.0 gives an ELF file's first bytes from a stack frame
+        // that it has left: the set-up of other devices may have written over
+        // them (virtio-net does). Its other items say what it found in the
+        // file, and the size tells which headers are to be believed.
+        let size = fw_cfg.read_u32(item::KERNEL_SIZE)?;
+        let elf = if is_elf { Elf::parse(header) } else { None };
+        if let Some(elf) = elf
+            && let Some(span) = elf.span()
+            && span.len() == size
+        {
+            let notes = elf.notes(memory);
+            // The notes may lie outside what is loaded.
+            let entry = match notes.entry {
+                Some(entry) => entry,
+                None => fw_cfg.read_u32(item::KERNEL_ENTRY)?,
+            };
+            let kernel = Self::Elf {
+                entry,
+                is_linux: notes.is_linux,
+                span,
+                elf: Some(elf),
+            };
+            return match entry {
+                0 => Err(Error::ElfWithoutPvh),
+                _ => Ok((kernel, rest)),
+            };
+        }
+        // Multiboot kernels have an entry too, but no setup data.
+        let entry = match fw_cfg.read_u32(item::SETUP_SIZE)? {
+            ELF_SETUP_SIZE => fw_cfg.read_u32(item::KERNEL_ENTRY)?,
+            _ => 0,
+        };
+        match entry {
+            0 if is_elf => Err(Error::ElfWithoutPvh),
+            0 => Err(why_not(size, header)),
+            _ => {
+                let start = fw_cfg.read_u32(item::KERNEL_ADDR)?;
+                let kernel = Self::Elf {
+                    entry,
+                    is_linux: false,
+                    span: PhysRange::new(start, size).ok_or(Error::KernelTooBig)?,
+                    elf: None,
+                };
+                Ok((kernel, rest))
+            }
         }
     }
 
@@ -155,9 +187,18 @@ impl<'a> Kernel<'a> {
             Self::Elf {
                 entry,
                 is_linux,
+                span,
                 elf,
             } => {
-                elf.loaded(|range| loader.hold_segment(range))?;
+                // The whole span covers every segment, whatever became of its
+                // header; only a kernel with a part in low memory has
+                // something of others' between its segments.
+                match elf {
+                    Some(elf) if span.start() < layout::HIGH_RAM => {
+                        elf.loaded(|range| loader.hold_segment(range))?;
+                    }
+                    _ => loader.hold_segment(*span)?,
+                }
                 if !loader.map.is_claimed(*entry) {
                     return Err(Error::ElfWithoutPvh);
                 }
@@ -250,14 +291,13 @@ impl<'a> Kernel<'a> {
 
 /// Why an image without a format that we boot is none.
 #[cold]
-fn why_not<F: FwCfg>(fw_cfg: &mut F, header: &[u8]) -> Error {
+fn why_not(size: u32, header: &[u8]) -> Error {
     if header.starts_with(b"MZ") {
-        return Error::KernelIsPe;
-    }
-    match fw_cfg.read_u32(item::KERNEL_SIZE) {
-        Ok(0) => Error::NoKernel,
-        Ok(_) => Error::UnknownKernel,
-        Err(error) => error,
+        Error::KernelIsPe
+    } else if size == 0 {
+        Error::NoKernel
+    } else {
+        Error::UnknownKernel
     }
 }
 

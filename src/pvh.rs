@@ -136,6 +136,19 @@ impl<'a> Elf<'a> {
         Ok(())
     }
 
+    /// From the first to the last byte of all loadable segments.
+    #[must_use]
+    pub fn span(&self) -> Option<PhysRange> {
+        let mut span: Option<(u32, u32)> = None;
+        self.loaded(|range| {
+            let (start, end) = span.unwrap_or((range.start(), range.end()));
+            span = Some((start.min(range.start()), end.max(range.end())));
+            Ok(())
+        })
+        .ok()?;
+        span.and_then(|(start, end)| PhysRange::between(start, end))
+    }
+
     /// Reads the Xen notes where QEMU has loaded them.
     pub fn notes<M: GuestMemory>(&self, memory: &mut M) -> Notes {
         let mut found = Notes::default();

@@ -455,6 +455,34 @@ fn old_protocols(
     check_initrd(&mut vm, &handover, &initrd)
 }
 
+/// QEMU 7.2 keeps an ELF kernel's first bytes in memory that it has given up,
+/// and these devices' set-up writes over them.
+#[rstest]
+#[case("microvm", "virtio-net-device")]
+#[case("pc", "virtio-net-pci")]
+#[case("q35", "virtio-net-pci")]
+#[case("q35", "e1000e")]
+#[case("q35", "virtio-scsi-pci")]
+fn pvh_beside(
+    #[case] machine: &str,
+    #[case] device: &str,
+    #[values(1, 2, 4)] count: usize,
+) -> Result<()> {
+    let probe = Probe::new(Kind::Pvh)?;
+    let initrd = noise(50 << 20, 1);
+    let mut qemu = probe
+        .machine(machine)?
+        .memory_mib(64)
+        .initrd(probe.file("initrd", &initrd)?);
+    for _ in 0..count {
+        qemu = qemu.args(["-device", device]);
+    }
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    check(&handover, 64)?;
+    check_payload(&mut vm, &handover)?;
+    check_initrd(&mut vm, &handover, &initrd)
+}
+
 #[rstest]
 fn elf_variants(
     #[values("pc", "q35", "microvm")] machine: &str,
