@@ -260,11 +260,15 @@ fn words(name: &FileName) -> ([u32; 4], &[u8; FILE_NAME_LEN - 16]) {
 
 #[inline(never)]
 fn same_rest(a: &[u8; FILE_NAME_LEN - 16], b: &[u8; FILE_NAME_LEN - 16]) -> bool {
+    let (a, _) = a.as_chunks::<4>();
+    let (b, _) = b.as_chunks::<4>();
     for (x, y) in a.iter().zip(b) {
         if x != y {
             return false;
         }
-        if *x == 0 {
+        // A NUL, or padding behind one.
+        let [.., last] = x;
+        if *last == 0 {
             return true;
         }
     }
