@@ -104,17 +104,29 @@ pub fn unpack(package: &Package) -> Result<PathBuf> {
 /// # Errors
 /// When apt does not know the package, or it has no such dependency.
 pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
-    require_apt(&package.name, "name the files that you have instead")?;
     // No lists at all, as in a fresh container, is no reason to give up.
-    let output = show(package, false).or_else(|first| {
-        let refreshed = Package {
-            name: package.name.clone(),
-            lists: package.lists.refreshable()?,
-        };
-        show(&refreshed, true)
+    find_dependency(package, false, prefix).or_else(|first| {
+        refreshed_dependency(package, prefix)
             .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
-    })?;
-    output
+    })
+}
+
+/// [`dependency`] by lists that were fetched just now, for when the package it
+/// names has left the archive.
+///
+/// # Errors
+/// As [`dependency`].
+pub fn refreshed_dependency(package: &Package, prefix: &str) -> Result<String> {
+    let refreshed = Package {
+        name: package.name.clone(),
+        lists: package.lists.refreshable()?,
+    };
+    find_dependency(&refreshed, true, prefix)
+}
+
+fn find_dependency(package: &Package, refresh: bool, prefix: &str) -> Result<String> {
+    require_apt(&package.name, "name the files that you have instead")?;
+    show(package, refresh)?
         .lines()
         .filter_map(|line| line.strip_prefix("Depends:"))
         .flat_map(|list| list.split([',', '|']))

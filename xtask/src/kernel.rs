@@ -52,6 +52,9 @@ fn backports() -> Lists {
     }
 }
 
+/// Begins the name of every package that holds a kernel.
+const PREFIX: &str = "linux-image-";
+
 /// An unpacked kernel package.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -75,21 +78,29 @@ pub fn debian(flavour: Flavour) -> Result<Kernel> {
     let stamp = crate::workspace::target()
         .join("debian")
         .join(format!("{flavour:?}.package"));
-    let name = match fs::read_to_string(&stamp) {
+    let known = match fs::read_to_string(&stamp) {
         Ok(name) => name.trim().to_owned(),
         Err(_) => {
             debian::require_apt(&meta.name, "name a kernel of your own with --kernel")?;
-            let name = debian::dependency(&meta, "linux-image-")?;
-            crate::workspace::write_atomically(&stamp, format!("{name}\n").as_bytes())?;
-            name
+            debian::dependency(&meta, PREFIX)?
         }
     };
-    let root = debian::unpack(&Package {
-        name: name.clone(),
-        lists: meta.lists,
+    let unpack = |name: String| -> Result<(String, PathBuf)> {
+        let lists = meta.lists.clone();
+        let package = Package { name, lists };
+        let root = debian::unpack(&package)?;
+        Ok((package.name, root))
+    };
+    let (name, root) = unpack(known.clone()).or_else(|error| {
+        // Old lists name a kernel that a newer one has replaced in the archive.
+        match debian::refreshed_dependency(&meta, PREFIX) {
+            Ok(newer) if newer != known => unpack(newer),
+            _ => Err(error),
+        }
     })?;
+    crate::workspace::write_atomically(&stamp, format!("{name}\n").as_bytes())?;
     let release = name
-        .trim_start_matches("linux-image-")
+        .trim_start_matches(PREFIX)
         .trim_end_matches("-unsigned")
         .to_owned();
     let kernel = Kernel {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
@@ -32,6 +32,8 @@ enum Task {
     /// On a terminal the guest gives an interactive shell. Without one it prints a short report and
     /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
     Run(Box<run::Options>),
+    /// Print the completions of this command line for a shell
+    Completions { shell: clap_complete::Shell },
     /// Tell what this machine has and lacks, and what fixes that
     Doctor,
     /// Tell what a ROM is made of: size by section and by symbol
@@ -107,6 +109,14 @@ impl Task {
             Task::Measure(options) => measure::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Bench(options) => bench::run(&options)?,
+            Task::Completions { shell } => {
+                clap_complete::generate(
+                    shell,
+                    &mut Cli::command(),
+                    "xtask",
+                    &mut std::io::stdout(),
+                );
+            }
             Task::Doctor => {
                 let findings = doctor::findings();
                 print!("{}", doctor::shown(&findings));
