@@ -11,7 +11,7 @@ use crate::fw_cfg::{Directory, FwCfg, file_name, item};
 use crate::io::{Mmio, PortIo};
 use crate::layout;
 use crate::mptable::{self, PciInterrupt, Wiring};
-use crate::pci::{self, Access, Apertures, Cam, Ecam, Roots, Routing};
+use crate::pci::{self, Access, Apertures, Roots, Routing};
 use crate::phys::{GuestMemory, PhysRange, u64_at};
 use crate::policy::PciSetup;
 use arrayvec::ArrayVec;
@@ -74,14 +74,14 @@ pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
 /// `None` without PCI.
 fn access<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) -> Option<(Access<'_, I>, Routing)> {
     match chipset {
-        Chipset::I440fx => Some((Access::Cam(Cam::new(io)), Routing::Piix)),
+        Chipset::I440fx => Some((Access::cam(io), Routing::Piix)),
         Chipset::Q35 => {
-            let ecam = Ecam::new(io, layout::Q35_ECAM.start());
-            Some((Access::Ecam(ecam), Routing::Ich9))
+            let ecam = Access::ecam(io, layout::Q35_ECAM.start());
+            Some((ecam, Routing::Ich9))
         }
         Chipset::None if io.read32(layout::MICROVM_ECAM.start()) == GPEX_HOST => {
-            let ecam = Ecam::new(io, layout::MICROVM_ECAM.start());
-            Some((Access::Ecam(ecam), Routing::Gpex(MICROVM_PCIE_IRQ)))
+            let ecam = Access::ecam(io, layout::MICROVM_ECAM.start());
+            Some((ecam, Routing::Gpex(MICROVM_PCIE_IRQ)))
         }
         Chipset::None | Chipset::Unknown => None,
     }

@@ -16,7 +16,7 @@ pub mod sim;
 
 pub use full::full;
 pub use interrupt::{Interrupt, interrupts};
-pub use resource::{Aperture, Apertures};
+pub use resource::Apertures;
 pub use scan::scan;
 
 /// Bus, device and function: bits 15:8, 7:3 and 2:0.
@@ -122,152 +122,103 @@ pub trait Config {
     fn write32(&mut self, bdf: Bdf, register: u16, value: u32);
 }
 
-/// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256
-/// bytes a function.
+/// Configuration space through ports or memory.
 ///
-/// The address register keeps its value, so going on in the same dword costs
-/// one exit instead of two.
-pub struct Cam<'a, P: PortIo> {
-    ports: &'a mut P,
+/// One type for both, so that the ROM holds what uses it once.
+#[derive(Debug)]
+pub struct Access<'a, I> {
+    io: &'a mut I,
+    /// Where ECAM is, 0 for ports.
+    ecam: u32,
+    /// What port 0xcf8 holds; bit 31 clear while that is not known.
     address: u32,
 }
 
-impl<'a, P: PortIo> Cam<'a, P> {
-    const ADDRESS: u16 = 0xcf8;
-    const DATA: u16 = 0xcfc;
+const CAM_ADDRESS: u16 = 0xcf8;
+const CAM_DATA: u16 = 0xcfc;
 
-    /// Access through `ports`.
-    pub const fn new(ports: &'a mut P) -> Self {
-        // Bit 31 clear: no address is selected yet.
-        Self { ports, address: 0 }
+impl<'a, I: PortIo + Mmio> Access<'a, I> {
+    /// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256
+    /// bytes a function, two exits an access; one when going on in the same
+    /// dword, because the address register keeps its value.
+    pub const fn cam(io: &'a mut I) -> Self {
+        Self {
+            io,
+            ecam: 0,
+            address: 0,
+        }
     }
 
-    /// Selects the dword of `register`; gives the port of its byte, or `None`
-    /// where this mechanism does not reach.
-    fn select(&mut self, bdf: Bdf, register: u16) -> Option<u16> {
-        if register > 0xff {
-            return None;
+    /// Enhanced configuration access: 4 KiB a function in the 256 MiB at
+    /// `base`, a multiple of that size and not 0; one exit an access.
+    pub const fn ecam(io: &'a mut I, base: u32) -> Self {
+        Self {
+            io,
+            ecam: base,
+            address: 0,
         }
+    }
+
+    /// Selects a register for port access; gives its port.
+    fn select(&mut self, bdf: Bdf, register: u16) -> u16 {
         let address = 1 << 31 | u32::from(bdf.bits()) << 8 | u32::from(register & 0xfc);
         if address != self.address {
-            self.ports.out32(Self::ADDRESS, address);
+            self.io.out32(CAM_ADDRESS, address);
             self.address = address;
         }
-        Some(Self::DATA | register & 3)
-    }
-}
-
-impl<P: PortIo> Config for Cam<'_, P> {
-    fn read32(&mut self, bdf: Bdf, register: u16) -> u32 {
-        match self.select(bdf, register) {
-            Some(port) => self.ports.in32(port),
-            None => u32::MAX,
-        }
+        CAM_DATA | register & 3
     }
 
-    fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
-        if let Some(port) = self.select(bdf, register) {
-            self.ports.out8(port, value);
-        }
-    }
-
-    fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
-        if let Some(port) = self.select(bdf, register) {
-            self.ports.out16(port, value);
-        }
-    }
-
-    fn write32(&mut self, bdf: Bdf, register: u16, value: u32) {
-        if let Some(port) = self.select(bdf, register) {
-            self.ports.out32(port, value);
-        }
-    }
-}
-
-/// ECAM of `microvm,pcie=on` (QEMU `include/hw/i386/microvm.h`); that of q35
-/// is [`crate::layout::Q35_ECAM`].
-pub const MICROVM_ECAM: u32 = 0xe000_0000;
-
-/// Enhanced configuration access: 4 KiB a function, 256 MiB for all buses,
-/// one exit an access.
-pub struct Ecam<'a, M: Mmio> {
-    mmio: &'a mut M,
-    base: u32,
-}
-
-impl<'a, M: Mmio> Ecam<'a, M> {
-    /// Access through the 256 MiB at `base`, a multiple of that size.
-    pub const fn new(mmio: &'a mut M, base: u32) -> Self {
-        Self { mmio, base }
-    }
-
+    /// Disjoint bits of an aligned base: this cannot leave the window.
     const fn addr(&self, bdf: Bdf, register: u16) -> u32 {
-        // Disjoint bits of an aligned base: `or` cannot leave the window.
-        self.base | (bdf.bits() as u32) << 12 | (register & 0xfff) as u32
+        self.ecam | (bdf.bits() as u32) << 12 | (register & 0xfff) as u32
     }
-}
-
-impl<M: Mmio> Config for Ecam<'_, M> {
-    fn read32(&mut self, bdf: Bdf, register: u16) -> u32 {
-        self.mmio.read32(self.addr(bdf, register))
-    }
-
-    fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
-        self.mmio.write8(self.addr(bdf, register), value);
-    }
-
-    fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
-        self.mmio.write16(self.addr(bdf, register), value);
-    }
-
-    fn write32(&mut self, bdf: Bdf, register: u16, value: u32) {
-        self.mmio.write32(self.addr(bdf, register), value);
-    }
-}
-
-/// Either mechanism: one type, so that everything above exists once in the
-/// ROM.
-pub enum Access<'a, I: PortIo + Mmio> {
-    /// Mechanism 1.
-    Cam(Cam<'a, I>),
-    /// ECAM.
-    Ecam(Ecam<'a, I>),
 }
 
 impl<I: PortIo + Mmio> Config for Access<'_, I> {
     #[cold]
     #[inline(never)]
     fn read32(&mut self, bdf: Bdf, register: u16) -> u32 {
-        match self {
-            Self::Cam(cam) => cam.read32(bdf, register),
-            Self::Ecam(ecam) => ecam.read32(bdf, register),
+        if self.ecam != 0 {
+            self.io.read32(self.addr(bdf, register))
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.in32(port)
+        } else {
+            u32::MAX
         }
     }
 
     #[cold]
     #[inline(never)]
     fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
-        match self {
-            Self::Cam(cam) => cam.write8(bdf, register, value),
-            Self::Ecam(ecam) => ecam.write8(bdf, register, value),
+        if self.ecam != 0 {
+            self.io.write8(self.addr(bdf, register), value);
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.out8(port, value);
         }
     }
 
     #[cold]
     #[inline(never)]
     fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
-        match self {
-            Self::Cam(cam) => cam.write16(bdf, register, value),
-            Self::Ecam(ecam) => ecam.write16(bdf, register, value),
+        if self.ecam != 0 {
+            self.io.write16(self.addr(bdf, register), value);
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.out16(port, value);
         }
     }
 
     #[cold]
     #[inline(never)]
     fn write32(&mut self, bdf: Bdf, register: u16, value: u32) {
-        match self {
-            Self::Cam(cam) => cam.write32(bdf, register, value),
-            Self::Ecam(ecam) => ecam.write32(bdf, register, value),
+        if self.ecam != 0 {
+            self.io.write32(self.addr(bdf, register), value);
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.out32(port, value);
         }
     }
 }
@@ -371,6 +322,18 @@ impl Roots {
         self.0
             .get(usize::from(bus >> 5))
             .is_some_and(|word| word & 1 << (bus & 31) != 0)
+    }
+
+    /// The next higher bus in the set.
+    #[must_use]
+    pub fn after(&self, bus: u8) -> Option<u8> {
+        let mut next = bus;
+        loop {
+            next = next.checked_add(1)?;
+            if self.contains(next) {
+                return Some(next);
+            }
+        }
     }
 
     /// The buses in ascending order.

@@ -2,7 +2,6 @@
 //! protocol stands for ports and memory, `info pci` shows the result, and
 //! SeaBIOS on the same machine shows another firmware's.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qboot::io::{Mmio, PortIo};
-use qboot::layout::Q35_ECAM;
-use qboot::pci::{self, Apertures, Bdf, Cam, Config as _, Ecam, Routing, Summary};
+use qboot::layout::{MICROVM_ECAM, Q35_ECAM};
+use qboot::pci::{self, Access, Apertures, Bdf, Config as _, Routing, Summary};
 use xtask::qemu::{Qemu, Vm};
 
 /// One access a line, answered with `OK` and the value.
@@ -57,64 +56,50 @@ impl Qtest {
     }
 }
 
-/// Ports and memory are two seams to one machine.
-struct Ports<'a>(&'a RefCell<Qtest>);
-
-impl PortIo for Ports<'_> {
+impl PortIo for Qtest {
     fn in8(&mut self, port: u16) -> u8 {
-        self.0.borrow_mut().ask(format_args!("inb {port:#x}")) as u8
+        self.ask(format_args!("inb {port:#x}")) as u8
     }
     fn in16(&mut self, port: u16) -> u16 {
-        self.0.borrow_mut().ask(format_args!("inw {port:#x}")) as u16
+        self.ask(format_args!("inw {port:#x}")) as u16
     }
     fn in32(&mut self, port: u16) -> u32 {
-        self.0.borrow_mut().ask(format_args!("inl {port:#x}"))
+        self.ask(format_args!("inl {port:#x}"))
     }
     fn out8(&mut self, port: u16, value: u8) {
-        self.0
-            .borrow_mut()
-            .ask(format_args!("outb {port:#x} {value:#x}"));
+        self.ask(format_args!("outb {port:#x} {value:#x}"));
     }
     fn out16(&mut self, port: u16, value: u16) {
-        self.0
-            .borrow_mut()
-            .ask(format_args!("outw {port:#x} {value:#x}"));
+        self.ask(format_args!("outw {port:#x} {value:#x}"));
     }
     fn out32(&mut self, port: u16, value: u32) {
-        self.0
-            .borrow_mut()
-            .ask(format_args!("outl {port:#x} {value:#x}"));
+        self.ask(format_args!("outl {port:#x} {value:#x}"));
     }
 }
 
-struct Memory<'a>(&'a RefCell<Qtest>);
-
-impl Mmio for Memory<'_> {
+impl Mmio for Qtest {
     fn read8(&mut self, addr: u32) -> u8 {
-        self.0.borrow_mut().ask(format_args!("readb {addr:#x}")) as u8
+        self.ask(format_args!("readb {addr:#x}")) as u8
     }
     fn read16(&mut self, addr: u32) -> u16 {
-        self.0.borrow_mut().ask(format_args!("readw {addr:#x}")) as u16
+        self.ask(format_args!("readw {addr:#x}")) as u16
     }
     fn read32(&mut self, addr: u32) -> u32 {
-        self.0.borrow_mut().ask(format_args!("readl {addr:#x}"))
+        self.ask(format_args!("readl {addr:#x}"))
     }
     fn write8(&mut self, addr: u32, value: u8) {
-        self.0
-            .borrow_mut()
-            .ask(format_args!("writeb {addr:#x} {value:#x}"));
+        self.ask(format_args!("writeb {addr:#x} {value:#x}"));
     }
     fn write16(&mut self, addr: u32, value: u16) {
-        self.0
-            .borrow_mut()
-            .ask(format_args!("writew {addr:#x} {value:#x}"));
+        self.ask(format_args!("writew {addr:#x} {value:#x}"));
     }
     fn write32(&mut self, addr: u32, value: u32) {
-        self.0
-            .borrow_mut()
-            .ask(format_args!("writel {addr:#x} {value:#x}"));
+        self.ask(format_args!("writel {addr:#x} {value:#x}"));
     }
 }
+
+const I440FX: u32 = 0x1237_8086;
+const Q35: u32 = 0x29c0_8086;
 
 /// What a test starts.
 struct Machine<'a> {
@@ -142,49 +127,36 @@ impl Machine<'_> {
             .args(["-S", "-qtest-log", "/dev/null", "-qtest"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .spawn()?;
-        let qtest = RefCell::new(Qtest::connect(&socket)?);
+        let mut qtest = Qtest::connect(&socket)?;
         let mut scratch = vec![0xa5; 0x4_0000];
-        let mut ports = Ports(&qtest);
-        let mut memory = Memory(&qtest);
-        let mib = |mib: u64| mib << 20;
-        let (summary, accesses, routing);
-        let low = u32::try_from(mib(self.memory_mib).min(0x8000_0000))?;
-        if self.name.starts_with("microvm") {
-            // TCG: one I/O APIC, so the second half of ISA's interrupts.
-            routing = Routing::Gpex(12);
-            let mut config = Ecam::new(&mut memory, pci::MICROVM_ECAM);
-            let apertures = Apertures::microvm(40);
-            summary = pci::full(&mut config, 0, routing, &apertures, &mut scratch);
-            accesses = qtest.borrow().accesses;
-        } else if Cam::new(&mut ports).read32(Bdf::default(), 0) == 0x29c0_8086 {
-            routing = Routing::Ich9;
+        let low = u32::try_from((self.memory_mib << 20).min(0x8000_0000))?;
+        let bridge = Access::cam(&mut qtest).read32(Bdf::default(), 0);
+        if bridge == Q35 {
             let bar = Q35_ECAM.start() | 1;
-            Cam::new(&mut ports).write32(Bdf::default(), 0x60, bar);
-            qtest.borrow_mut().accesses = 0;
-            let mut config = Ecam::new(&mut memory, Q35_ECAM.start());
-            let apertures = Apertures::q35(low, 0, 40);
-            summary = pci::full(
-                &mut config,
-                self.extra_roots,
-                routing,
-                &apertures,
-                &mut scratch,
-            );
-            accesses = qtest.borrow().accesses;
-        } else {
-            routing = Routing::Piix;
-            qtest.borrow_mut().accesses = 0;
-            let mut config = Cam::new(&mut ports);
-            let apertures = Apertures::i440fx(low, 0, 40);
-            summary = pci::full(
-                &mut config,
-                self.extra_roots,
-                routing,
-                &apertures,
-                &mut scratch,
-            );
-            accesses = qtest.borrow().accesses;
+            Access::cam(&mut qtest).write32(Bdf::default(), 0x60, bar);
         }
+        qtest.accesses = 0;
+        let (mut config, routing, apertures) = match bridge {
+            Q35 => (
+                Access::ecam(&mut qtest, Q35_ECAM.start()),
+                Routing::Ich9,
+                Apertures::q35(low, 0, 40),
+            ),
+            I440FX => (
+                Access::cam(&mut qtest),
+                Routing::Piix,
+                Apertures::i440fx(low, 0, 40),
+            ),
+            // microvm; under TCG it has one I/O APIC.
+            _ => (
+                Access::ecam(&mut qtest, MICROVM_ECAM.start()),
+                Routing::Gpex(12),
+                Apertures::microvm(40),
+            ),
+        };
+        let roots = self.extra_roots;
+        let summary = pci::full(&mut config, roots, routing, &apertures, &mut scratch);
+        let accesses = qtest.accesses;
         let summary = match summary {
             Ok(summary) => summary,
             Err(error) => bail!("{}", error.message()),

@@ -1,10 +1,10 @@
 //! Everything a firmware owes its PCI devices: bus numbers, interrupt lines,
 //! addresses, and COMMAND.
 
-use super::resource::{Apertures, Bridge, Demand, Kind, Tree, slot};
-use super::scan::{self, BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, Visit, reserve};
+use super::resource::{Apertures, Bridge, Demand, Kind, Sized, Tree, low, slot};
+use super::scan::{self, BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, reserve};
 use super::{Bdf, Config, Routing, Summary, reg};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// COMMAND (PCI Local Bus 3.0, section 6.2.2).
 const COMMAND_IO: u8 = 1;
@@ -15,8 +15,9 @@ const COMMAND_SERR: u8 = 1;
 
 const CLASS_DISPLAY: u8 = 0x03;
 
-/// What an empty hot-plug slot has to hold, as SeaBIOS has it.
-const SLOT_MEM: u32 = 2 << 20;
+/// What an empty hot-plug slot has to hold, as SeaBIOS has it, in pages and
+/// ports.
+const SLOT_MEM: u32 = (2 << 20) >> 12;
 const SLOT_IO: u32 = 4096;
 
 /// What closes a window: its base above its limit.
@@ -26,7 +27,7 @@ const CLOSED_MEM: u32 = 0x0000_fff0;
 /// Does what [`super::scan`] does and gives addresses to all BARs and
 /// windows, expansion ROMs included, which stay off.
 ///
-/// `scratch` holds the tree while it runs: 7 KiB, 24 bytes a BAR and 72 a
+/// `scratch` holds the tree while it runs: 5.5 KiB, 16 bytes a BAR and 48 a
 /// bridge. COMMAND lets a device decode ports or memory when all its BARs of
 /// that kind have an address, and a bridge be master too;
 /// [`Summary::unplaced`] counts the BARs that have none. It has to come before QEMU's ACPI tables are read: they
@@ -35,6 +36,7 @@ const CLOSED_MEM: u32 = 0x0000_fff0;
 /// # Errors
 /// [`Error::PciTooMany`] when `scratch` does not hold the tree,
 /// [`Error::PciTooDeep`].
+#[cold]
 pub fn full<C: Config>(
     config: &mut C,
     extra_roots: u8,
@@ -42,158 +44,134 @@ pub fn full<C: Config>(
     apertures: &Apertures,
     scratch: &mut [u8],
 ) -> Result<Summary> {
-    let mut collect = Collect {
-        tree: Tree::new(scratch, *apertures)?,
-        path: Path::new(),
-        command: 0,
-    };
-    let mut summary = scan::walk(config, extra_roots, routing, &mut collect)?;
-    let mut tree = collect.tree;
+    let mut tree = Tree::new(scratch, apertures)?;
+    let mut summary = scan::walk(config, extra_roots, routing, Some(&mut tree))?;
     summary.unplaced = tree.solve();
-    program(config, tree.demands());
+    program(config, &tree);
     Ok(summary)
 }
 
-/// Indices of the buses from the root to the present one.
-type Path = arrayvec::ArrayVec<u8, 256>;
-
-struct Collect<'a> {
-    tree: Tree<'a>,
-    path: Path,
-    /// Of the function seen last.
-    command: u8,
-}
-
-impl Collect<'_> {
-    /// The bus that the walk is on; a new root when it is on none.
-    fn bus(&mut self) -> Result<u8> {
-        match self.path.last() {
-            Some(bus) => Ok(*bus),
-            None => {
-                let root = self.tree.add_root()?;
-                self.path.try_push(root).map_err(|_| Error::PciTooDeep)?;
-                Ok(root)
-            }
-        }
+/// Sizes the BARs of a function on the bus with this index; gives what its
+/// COMMAND is to hold besides ports and memory.
+#[cold]
+#[inline(never)]
+pub(super) fn add_function<C: Config>(
+    config: &mut C,
+    tree: &mut Tree<'_>,
+    bus: u8,
+    function: &Function,
+) -> Result<u8> {
+    let Function {
+        bdf,
+        header,
+        class,
+        ide,
+    } = *function;
+    let (bars, rom, rom_slot) = match header {
+        HEADER_DEVICE => (6, reg::ROM, slot::ROM),
+        HEADER_BRIDGE => (2, reg::BRIDGE_ROM, slot::BRIDGE_ROM),
+        // CardBus and what is unknown: nothing to give.
+        _ => return Ok(0),
+    };
+    let [old, ..] = config.read32(bdf, reg::COMMAND).to_le_bytes();
+    let decoding = old & (COMMAND_IO | COMMAND_MEM);
+    if decoding != 0 {
+        // What decodes while it is sized hides something else.
+        config.write16(bdf, reg::COMMAND, (old ^ decoding).into());
     }
-}
-
-impl<C: Config> Visit<C> for Collect<'_> {
-    fn function(&mut self, config: &mut C, function: &Function) -> Result<()> {
-        let Function {
-            bdf,
-            header,
-            class,
-            ide,
-        } = *function;
-        let (bars, rom, rom_slot) = match header {
-            HEADER_DEVICE => (6, reg::ROM, slot::ROM),
-            HEADER_BRIDGE => (2, reg::BRIDGE_ROM, slot::BRIDGE_ROM),
-            // CardBus and what is unknown: nothing to give.
-            _ => return Ok(()),
+    let mut command = old ^ decoding;
+    let [_, base_class] = class.to_le_bytes();
+    if ide || base_class == CLASS_DISPLAY {
+        // Legacy ports, which no BAR stands for.
+        command |= COMMAND_IO;
+    }
+    let before = tree.demands().len();
+    let mut bar = if ide { 4 } else { 0 };
+    while bar < bars {
+        let found = size_bar(config, bdf, bar, bars);
+        let mut wide = false;
+        if let Some(sized) = found {
+            wide = sized.wide;
+            tree.add_bar(bus, bdf, bar, sized, command)?;
+        }
+        bar = bar.saturating_add(if wide { 2 } else { 1 });
+    }
+    // Bit 0 stays clear: it would switch the ROM on.
+    config.write32(bdf, rom, 0xffff_f800);
+    let mask = config.read32(bdf, rom) & 0xffff_f800;
+    if let Some(order) = lowest_bit(mask) {
+        let sized = Sized {
+            kind: Kind::Mem,
+            order,
+            wide: false,
         };
-        let bus = self.bus()?;
-        let [old, ..] = config.read32(bdf, reg::COMMAND).to_le_bytes();
-        let decoding = old & (COMMAND_IO | COMMAND_MEM);
-        if decoding != 0 {
-            // What decodes while it is sized hides something else.
-            config.write16(bdf, reg::COMMAND, (old ^ decoding).into());
-        }
-        self.command = old ^ decoding;
-        let [_, base_class] = class.to_le_bytes();
-        if ide || base_class == CLASS_DISPLAY {
-            // Legacy ports, which no BAR stands for.
-            self.command |= COMMAND_IO;
-        }
-        let before = self.tree.demands().len();
-        let mut bar = if ide { 4 } else { 0 };
-        while bar < bars {
-            let found = size_bar(config, bdf, bar, bars);
-            if let Some(Sized { kind, order, wide }) = found {
-                self.tree
-                    .add_bar(bus, bdf, bar, kind, order, wide, self.command)?;
-            }
-            bar = bar.saturating_add(if found.is_some_and(|bar| bar.wide) {
-                2
-            } else {
-                1
-            });
-        }
-        // Bit 0 stays clear: it would switch the ROM on.
-        config.write32(bdf, rom, 0xffff_f800);
-        let mask = config.read32(bdf, rom) & 0xffff_f800;
-        if let Some(order) = lowest_bit(mask.into()) {
-            self.tree
-                .add_bar(bus, bdf, rom_slot, Kind::Mem, order, false, self.command)?;
-        }
-        if decoding != 0 && self.tree.demands().len() == before {
-            config.write16(bdf, reg::COMMAND, old.into());
-        }
-        Ok(())
+        tree.add_bar(bus, bdf, rom_slot, sized, command)?;
     }
-
-    fn open(&mut self, config: &mut C, bdf: Bdf, caps: &BridgeCaps) -> Result<()> {
-        let parent = self.bus()?;
-        config.write32(bdf, reg::IO_WINDOW, CLOSED_IO);
-        let io = config.read32(bdf, reg::IO_WINDOW) & 0xf0 != 0;
-        config.write32(bdf, reg::PREF_WINDOW, CLOSED_MEM);
-        let pref = config.read32(bdf, reg::PREF_WINDOW);
-        let mut bridge = Bridge {
-            io,
-            pref64: pref & 0xfff0 != 0 && pref & 0xf == 1,
-            ..Bridge::default()
-        };
-        if caps.slot || caps.shpc {
-            bridge.mem_reserve = SLOT_MEM;
-            bridge.pref_reserve = SLOT_MEM.into();
-        }
-        if caps.shpc {
-            bridge.io_reserve = SLOT_IO;
-        }
-        if caps.reserve != 0 {
-            read_reserve(config, bdf, caps.reserve, &mut bridge);
-        }
-        let bus = self.tree.add_bridge(parent, bdf, &bridge, self.command)?;
-        self.path.try_push(bus).map_err(|_| Error::PciTooDeep)
+    if decoding != 0 && tree.demands().len() == before {
+        config.write16(bdf, reg::COMMAND, old.into());
     }
-
-    fn close(&mut self) {
-        self.path.pop();
-    }
+    Ok(command)
 }
 
-#[derive(Clone, Copy)]
-struct Sized {
-    kind: Kind,
-    /// Size as a power of two.
-    order: u8,
-    /// Two registers.
-    wide: bool,
+/// Adds a bridge that is on the bus with index `parent`; gives the index of
+/// the bus behind it.
+#[cold]
+#[inline(never)]
+pub(super) fn add_bridge<C: Config>(
+    config: &mut C,
+    tree: &mut Tree<'_>,
+    parent: u8,
+    function: &Function,
+    caps: &BridgeCaps,
+) -> Result<u8> {
+    let command = add_function(config, tree, parent, function)?;
+    let bdf = function.bdf;
+    config.write32(bdf, reg::IO_WINDOW, CLOSED_IO);
+    let io = config.read32(bdf, reg::IO_WINDOW) & 0xf0 != 0;
+    config.write32(bdf, reg::PREF_WINDOW, CLOSED_MEM);
+    let pref = config.read32(bdf, reg::PREF_WINDOW);
+    let mut bridge = Bridge {
+        io,
+        pref64: pref & 0xfff0 != 0 && pref & 0xf == 1,
+        ..Bridge::default()
+    };
+    let [io, mem, pref] = &mut bridge.reserve;
+    if caps.slot || caps.shpc {
+        (*mem, *pref) = (SLOT_MEM, SLOT_MEM);
+    }
+    if caps.shpc {
+        *io = SLOT_IO;
+    }
+    if caps.reserve != 0 {
+        read_reserve(config, bdf, caps.reserve, &mut bridge);
+    }
+    tree.add_bridge(parent, bdf, &bridge, command)
 }
 
 /// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1). It is left with all bits
 /// set: whoever has an address gets it written later.
+#[cold]
 fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<Sized> {
     let register = bar_register(bar);
     config.write32(bdf, register, u32::MAX);
     let value = config.read32(bdf, register);
     if value & 1 != 0 {
-        let order = lowest_bit((value & !3).into())?;
         return Some(Sized {
             kind: Kind::Io,
-            order,
+            order: lowest_bit(value & !3)?,
             wide: false,
         });
     }
     let wide = value & 6 == 4 && bar.saturating_add(1) < bars;
-    let mut mask = u64::from(value & !15);
-    if wide && mask == 0 {
+    let mut order = lowest_bit(value & !15);
+    if wide && order.is_none() {
         // 4 GiB or more: only the upper half tells.
         let upper = register.wrapping_add(4);
         config.write32(bdf, upper, u32::MAX);
-        mask = u64::from(config.read32(bdf, upper)) << 32;
+        let bit = lowest_bit(config.read32(bdf, upper))?;
+        order = Some(bit.wrapping_add(32));
     }
-    let order = lowest_bit(mask)?;
+    let order = order?;
     // A bridge forwards what is not prefetchable below 4 GiB only. What is
     // too large for there has the prefetchable window of a PCI Express port,
     // which is allowed to (PCI Express Base 4.0, section 7.5.1.2.1, note).
@@ -210,44 +188,53 @@ fn bar_register(bar: u8) -> u16 {
 }
 
 /// The number of the lowest bit that is set.
-fn lowest_bit(value: u64) -> Option<u8> {
-    if value == 0 {
-        return None;
-    }
-    u8::try_from(value.trailing_zeros()).ok()
+fn lowest_bit(value: u32) -> Option<u8> {
+    let bit = value.trailing_zeros().to_le_bytes()[0];
+    (value != 0).then_some(bit)
 }
 
 /// Adds what a port reserves; all ones is "nothing said".
+#[cold]
 fn read_reserve<C: Config>(config: &mut C, bdf: Bdf, cap: u16, bridge: &mut Bridge) {
     let mut read = |register: u16| config.read32(bdf, cap.wrapping_add(register));
-    let low = read(reserve::IO);
+    let [io, mem, pref] = &mut bridge.reserve;
+    let said = read(reserve::IO);
     if read(reserve::IO.wrapping_add(4)) == 0 {
-        bridge.io_reserve = low;
+        *io = said;
     }
-    let mem = read(reserve::MEM);
-    if mem != u32::MAX {
-        bridge.mem_reserve = bridge.mem_reserve.max(mem);
+    let said = read(reserve::MEM);
+    if said != u32::MAX {
+        *mem = pages(said, 0).max(*mem);
     }
-    let pref32 = read(reserve::PREF32);
-    if pref32 != u32::MAX {
-        bridge.pref_reserve = bridge.pref_reserve.max(pref32.into());
+    let said = read(reserve::PREF32);
+    if said != u32::MAX {
+        *pref = pages(said, 0).max(*pref);
         bridge.pref_low = true;
     }
-    let low = read(reserve::PREF64);
-    let high = read(reserve::PREF64.wrapping_add(4));
-    if (low, high) != (u32::MAX, u32::MAX) {
-        let pref64 = u64::from(high) << 32 | u64::from(low);
-        bridge.pref_reserve = bridge.pref_reserve.max(pref64);
-        bridge.pref_high = pref64 != 0;
+    let said = read(reserve::PREF64);
+    let above = read(reserve::PREF64.wrapping_add(4));
+    if said & above != u32::MAX {
+        *pref = pages(said, above).max(*pref);
+        bridge.pref_high = said | above != 0;
     }
+}
+
+/// Bytes, lower and upper half, as pages; as many as there can be at most.
+fn pages(bytes: u32, above: u32) -> u32 {
+    if above >> 12 != 0 {
+        return u32::MAX;
+    }
+    let part = u32::from(bytes & 0xfff != 0);
+    (above << 20 | bytes >> 12).saturating_add(part)
 }
 
 /// Writes addresses and, after the last of a function, its COMMAND.
 ///
 /// Ports and memory are switched on each for itself: many devices that have
 /// found no ports work by their memory.
-fn program<C: Config>(config: &mut C, demands: &[Demand]) {
-    let mut rest = demands;
+#[cold]
+fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
+    let mut rest = tree.demands();
     while let [first, ..] = rest {
         let bdf = first.bdf();
         let mut on = first.command();
@@ -257,7 +244,8 @@ fn program<C: Config>(config: &mut C, demands: &[Demand]) {
                 break;
             }
             rest = after;
-            let placed = write_place(config, demand);
+            let (start, size) = tree.place(demand);
+            write_place(config, demand, start, size);
             let space = match demand.kind() {
                 Kind::Io => COMMAND_IO,
                 Kind::Mem | Kind::High => COMMAND_MEM,
@@ -267,9 +255,9 @@ fn program<C: Config>(config: &mut C, demands: &[Demand]) {
                 slot::IO_WINDOW.. => {
                     // A bridge has to pass on what the devices behind it ask
                     // of memory.
-                    on |= COMMAND_MASTER | if placed { space } else { 0 };
+                    on |= COMMAND_MASTER | if size != 0 { space } else { 0 };
                 }
-                _ if placed => on |= space,
+                _ if size != 0 => on |= space,
                 _ => off |= space,
             }
         }
@@ -284,52 +272,51 @@ fn program<C: Config>(config: &mut C, demands: &[Demand]) {
     }
 }
 
-/// Writes one address; tells whether there is one.
-fn write_place<C: Config>(config: &mut C, demand: &Demand) -> bool {
+/// Writes one address; `size` is 0 for what has none.
+#[cold]
+fn write_place<C: Config>(config: &mut C, demand: &Demand, start: u64, size: u64) {
     let bdf = demand.bdf();
-    let place = demand.place();
-    let (start, size) = place.unwrap_or((0, 0));
     let last = start.wrapping_add(size).wrapping_sub(1);
-    match demand.slot() {
-        slot::ROM => config.write32(bdf, reg::ROM, low(start)),
-        slot::BRIDGE_ROM => config.write32(bdf, reg::BRIDGE_ROM, low(start)),
+    let mut value = low(start);
+    let mut upper = None;
+    let register = match demand.slot() {
+        slot::ROM => reg::ROM,
+        slot::BRIDGE_ROM => reg::BRIDGE_ROM,
+        slot::MEM_WINDOW if size == 0 => {
+            value = CLOSED_MEM;
+            reg::MEM_WINDOW
+        }
         // The windows for ports and prefetchable memory are closed already.
-        slot::IO_WINDOW if place.is_some() => {
-            let value = low(start) >> 8 & 0xf0 | low(last) & 0xf000;
-            config.write32(bdf, reg::IO_WINDOW, value);
+        slot::IO_WINDOW.. if size == 0 => return,
+        slot::IO_WINDOW => {
+            value = value >> 8 & 0xf0 | low(last) & 0xf000;
+            reg::IO_WINDOW
         }
-        slot::MEM_WINDOW => {
-            let value = place.map_or(CLOSED_MEM, |_| window(start, last));
-            config.write32(bdf, reg::MEM_WINDOW, value);
-        }
-        slot::PREF_WINDOW if place.is_some() => {
-            config.write32(bdf, reg::PREF_WINDOW, window(start, last));
-            if last > u32::MAX.into() {
-                config.write32(bdf, reg::PREF_BASE_HIGH, low(start >> 32));
-                config.write32(bdf, reg::PREF_LIMIT_HIGH, low(last >> 32));
+        window @ slot::MEM_WINDOW.. => {
+            // In MiB from bit 4 and bit 20 on.
+            value = value >> 16 & 0xfff0 | low(last) & 0xfff0_0000;
+            if window == slot::MEM_WINDOW {
+                reg::MEM_WINDOW
+            } else {
+                if last > u32::MAX.into() {
+                    config.write32(bdf, reg::PREF_LIMIT_HIGH, low(last >> 32));
+                    upper = Some(reg::PREF_BASE_HIGH);
+                }
+                reg::PREF_WINDOW
             }
         }
-        slot::IO_WINDOW | slot::PREF_WINDOW => {}
         bar => {
             let register = bar_register(bar);
-            config.write32(bdf, register, low(start));
             if demand.is_wide() {
-                config.write32(bdf, register.wrapping_add(4), low(start >> 32));
+                upper = Some(register.wrapping_add(4));
             }
+            register
         }
+    };
+    config.write32(bdf, register, value);
+    if let Some(upper) = upper {
+        config.write32(bdf, upper, low(start >> 32));
     }
-    place.is_some()
-}
-
-/// Base and limit of a memory window, in MiB from bit 4 and bit 20 on.
-fn window(start: u64, last: u64) -> u32 {
-    low(start) >> 16 & 0xfff0 | low(last) & 0xfff0_0000
-}
-
-/// The lower half.
-const fn low(value: u64) -> u32 {
-    let [a, b, c, d, ..] = value.to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
 }
 
 #[cfg(test)]
@@ -337,11 +324,13 @@ const fn low(value: u64) -> u32 {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::error::Error;
+    use crate::pci::Access;
     use crate::pci::sim::{
         Bar, Bus, Function as SimFunction, Mapping, Port, Reserve, Sim, Span, io_window,
         mem_window, pref_window,
     };
-    use crate::pci::{Aperture, Cam};
+    use core::ops::Range;
     use proptest::prelude::*;
     use std::vec;
     use std::vec::Vec;
@@ -390,7 +379,7 @@ mod tests {
     /// What must hold of every result.
     fn check(sim: &Sim, apertures: &Apertures) {
         let mappings = sim.mappings();
-        let inside = |mapping: &Mapping, aperture: &Aperture| {
+        let inside = |mapping: &Mapping, aperture: Range<u64>| {
             aperture.start <= mapping.span.start && mapping.span.end < aperture.end
         };
         for (i, one) in mappings.iter().enumerate() {
@@ -398,9 +387,9 @@ mod tests {
             let size = one.span.end - one.span.start + 1;
             assert_eq!(one.span.start & (size - 1), 0, "{one:x?}");
             let fits = if one.io {
-                apertures.io.iter().any(|io| inside(one, io))
+                apertures.io().any(|io| inside(one, io))
             } else {
-                inside(one, &apertures.mem32) || inside(one, &apertures.mem64)
+                inside(one, apertures.mem32()) || inside(one, apertures.mem64())
             };
             assert!(fits, "{one:x?}");
             for other in &mappings[..i] {
@@ -505,7 +494,7 @@ mod tests {
             check(&sim, &apertures);
             for bdf in [Bdf::new(0, 2, 0), Bdf::new(1, 0, 0)] {
                 let start = mapping(&sim, bdf, 1).span.start;
-                assert!(start >= apertures.mem64.start);
+                assert!(start >= apertures.mem64().start);
             }
             // What fits below stays below.
             assert!(mapping(&sim, Bdf::new(0, 2, 0), 3).span.end < 1 << 32);
@@ -795,7 +784,7 @@ mod tests {
     fn scratch_is_the_limit() {
         let bus: Bus = (0..=255).map(|devfn| (devfn, virtio().multi())).collect();
         let mut sim = Sim::new(bus);
-        let mut scratch = vec![0xa5; 0x2000 + 24 * 3 * 256];
+        let mut scratch = vec![0xa5; 0x2000 + 16 * 3 * 256];
         let mut attempt = |len: usize| {
             sim.reset();
             full(
@@ -808,7 +797,28 @@ mod tests {
         };
         assert_eq!(attempt(100), Err(Error::PciTooMany));
         assert_eq!(attempt(0x2000), Err(Error::PciTooMany));
-        assert_eq!(attempt(0x2000 + 24 * 3 * 256).unwrap().functions, 256);
+        assert_eq!(attempt(0x2000 + 16 * 3 * 256).unwrap().functions, 256);
+    }
+
+    #[test]
+    fn apertures_of_the_machines() {
+        let pc = Apertures::i440fx(0x2000_0000, 0, 40);
+        assert_eq!(pc.mem32(), 0x8000_0000..0xfec0_0000);
+        assert_eq!(pc.mem64(), 1 << 32..1 << 40);
+        let pc = Apertures::i440fx(0xc000_0000, 0x1_4000_0000, 36);
+        assert_eq!(pc.mem32(), 0xc000_0000..0xfec0_0000);
+        assert_eq!(pc.mem64(), 0x1_4000_0000..1 << 36);
+        let q35 = Apertures::q35(0x8000_0000, 0x1_8010_0000, 52);
+        assert_eq!(q35.mem32(), 0xc000_0000..0xfec0_0000);
+        assert_eq!(q35.mem64(), 0x1_c000_0000..(1 << 44) - 4096);
+        assert!(Apertures::q35(0x8000_0000, 0, 32).mem64().is_empty());
+        assert!(Apertures::q35(0x8000_0000, 0, 0).mem64().is_empty());
+        assert!(Apertures::q35(0x8000_0000, u64::MAX, 40).mem64().is_empty());
+        let microvm = Apertures::microvm(40);
+        assert_eq!(microvm.mem64(), 3 << 38..(1 << 40) - 4096);
+        let large = Apertures::microvm(46).mem64();
+        assert_eq!(large, 3 << 44..(1 << 46) - 4096);
+        assert!(Apertures::microvm(32).mem64().is_empty());
     }
 
     /// Whatever is read, it ends and stays inside the apertures.
@@ -928,6 +938,8 @@ mod tests {
             Just(Apertures::q35(0x8000_0000, 0x2_8000_0000, 46)),
             Just(Apertures::q35(0x8000_0000, 0, 32)),
             Just(Apertures::microvm(40)),
+            Just(Apertures::microvm(46)),
+            Just(Apertures::q35(0x8000_0000, 0, 52)),
         ]
     }
 
@@ -946,7 +958,7 @@ mod tests {
             // Both mechanisms see the same.
             sim.reset();
             let mut scratch = vec![0; 0x4_0000];
-            let ports = full(&mut Cam::new(&mut sim), 1, Routing::Ich9, &apertures, &mut scratch);
+            let ports = full(&mut Access::cam(&mut sim), 1, Routing::Ich9, &apertures, &mut scratch);
             prop_assert_eq!(ports, Ok(summary));
         }
 

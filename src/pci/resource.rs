@@ -12,71 +12,103 @@
 
 use super::Bdf;
 use crate::error::{Error, Result};
-use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Addresses from `start` to before `end`.
+/// A range of ports or of pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Aperture {
-    /// First address.
-    pub start: u64,
-    /// One past the last; `start` or less when there is nothing.
-    pub end: u64,
+struct Range {
+    start: u32,
+    /// One past the last.
+    end: u32,
 }
 
-impl Aperture {
-    /// Bytes.
-    #[must_use]
-    pub const fn len(self) -> u64 {
+impl Range {
+    const EMPTY: Self = Self { start: 0, end: 0 };
+
+    const fn len(self) -> u32 {
         self.end.saturating_sub(self.start)
     }
 
-    /// Whether there is nothing.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.len() == 0
+    /// Addresses of memory below 4 GiB.
+    const fn below_4_gib(start: u32, end: u32) -> Self {
+        Self {
+            start: start >> PAGE,
+            end: end >> PAGE,
+        }
     }
 }
 
-const FOUR_GIB: u64 = 1 << 32;
+/// Bytes of a page as a power of two.
+const PAGE: u8 = 12;
+/// Pages that 32 bits count, as bytes and a power of two.
+const BLOCK: u8 = 44;
+/// Pages of a GiB as a power of two.
+const GIB: u8 = 30 - PAGE;
 
 /// Where a machine lets PCI decode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Apertures {
     /// Ports, the first to be filled first.
-    pub io: [Aperture; 3],
-    /// Memory below 4 GiB.
-    pub mem32: Aperture,
-    /// Memory above 4 GiB.
-    pub mem64: Aperture,
+    io: [Range; 3],
+    mem32: Range,
+    /// Of the 16 TiB that start at `block`.
+    mem64: Range,
+    block: u64,
 }
 
 impl Apertures {
     /// Ports that QEMU leaves free on `pc` and `q35`: `last` ends before
     /// what the machine's hot-plug controllers occupy, and 0x5658 is the
     /// VMware backdoor's.
-    const fn ports(last: u64) -> [Aperture; 3] {
+    const fn ports(last: u32) -> [Range; 3] {
         [
-            Aperture {
+            Range {
                 start: 0xc000,
                 end: 0x1_0000,
             },
-            Aperture {
+            Range {
                 start: 0x6000,
                 end: last,
             },
-            Aperture {
+            Range {
                 start: 0x1000,
                 end: 0x5000,
             },
         ]
     }
 
-    /// From the end of `used` memory to what `phys_bits` address.
-    fn above(used: u64, phys_bits: u8) -> Aperture {
-        let start = align_up(used.max(FOUR_GIB), 30).unwrap_or(u64::MAX);
-        let end = 1 << phys_bits.min(52);
-        Aperture { start, end }
+    /// From the end of `used` memory to what `phys_bits` address, as far as
+    /// 16 TiB.
+    fn above(used: u64, phys_bits: u8) -> Range {
+        let used = u32::try_from(used >> PAGE).unwrap_or(u32::MAX);
+        let used = used.max(1 << (32 - PAGE));
+        Range {
+            start: used.saturating_add(mask(GIB)) & !mask(GIB),
+            end: match phys_bits {
+                0..BLOCK => mask(phys_bits.saturating_sub(PAGE)).saturating_add(1),
+                _ => u32::MAX,
+            },
+        }
+    }
+
+    /// The ranges of ports.
+    pub fn io(&self) -> impl Iterator<Item = core::ops::Range<u64>> {
+        self.io.into_iter().map(|io| io.start.into()..io.end.into())
+    }
+
+    /// Addresses below 4 GiB.
+    #[must_use]
+    pub fn mem32(&self) -> core::ops::Range<u64> {
+        u64::from(self.mem32.start) << PAGE..u64::from(self.mem32.end) << PAGE
+    }
+
+    /// Addresses above 4 GiB.
+    #[must_use]
+    pub fn mem64(&self) -> core::ops::Range<u64> {
+        let Range { start, end } = self.mem64;
+        let addr = |page: u32| self.block | u64::from(page) << PAGE;
+        addr(start)..addr(end)
     }
 
     /// `pc`. `low_end` is the end of RAM below 4 GiB, `high_end` that of all
@@ -91,16 +123,14 @@ impl Apertures {
         let start = match low_end {
             0..=0x8000_0000 => 0x8000_0000,
             0x8000_0001..=0xc000_0000 => 0xc000_0000,
-            _ => u64::from(low_end).max(0xe000_0000),
+            _ => low_end.max(0xe000_0000),
         };
         Self {
             // Hot-plug controllers are at 0xae00 and 0xaf00.
             io: Self::ports(0xa000),
-            mem32: Aperture {
-                start,
-                end: 0xfec0_0000,
-            },
+            mem32: Range::below_4_gib(start, 0xfec0_0000),
             mem64: Self::above(high_end, phys_bits),
+            block: 0,
         }
     }
 
@@ -109,33 +139,31 @@ impl Apertures {
     pub fn q35(low_end: u32, high_end: u64, phys_bits: u8) -> Self {
         Self {
             io: Self::ports(0xc000),
-            mem32: Aperture {
-                start: u64::from(low_end).max(0xc000_0000),
-                end: 0xfec0_0000,
-            },
+            mem32: Range::below_4_gib(low_end.max(0xc000_0000), 0xfec0_0000),
             mem64: Self::above(high_end, phys_bits),
+            block: 0,
         }
     }
 
     /// `microvm,pcie=on`: no ports, and the topmost quarter of what the CPU
-    /// addresses (QEMU `hw/i386/microvm.c`).
+    /// addresses (QEMU `hw/i386/microvm.c`), as far as 16 TiB.
     #[must_use]
     pub fn microvm(phys_bits: u8) -> Self {
-        let end = 1 << phys_bits.min(52);
-        Self {
-            io: [Aperture::default(); 3],
-            mem32: Aperture {
-                start: 0xc000_0000,
-                end: 0xe000_0000,
-            },
-            mem64: if end > FOUR_GIB {
-                Aperture {
-                    start: end >> 2 | end >> 1,
-                    end,
-                }
+        let end = 1_u64 << phys_bits.clamp(33, 52);
+        let start = end >> 1 | end >> 2;
+        let range = Range {
+            start: low(start >> PAGE),
+            end: if phys_bits > BLOCK {
+                u32::MAX
             } else {
-                Aperture::default()
+                low(end.wrapping_sub(1) >> PAGE)
             },
+        };
+        Self {
+            io: [Range::EMPTY; 3],
+            mem32: Range::below_4_gib(0xc000_0000, 0xe000_0000),
+            mem64: if phys_bits > 32 { range } else { Range::EMPTY },
+            block: start >> BLOCK << BLOCK,
         }
     }
 }
@@ -151,6 +179,17 @@ pub enum Kind {
     High,
 }
 
+/// A BAR as sizing finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sized {
+    /// What it decodes.
+    pub kind: Kind,
+    /// Its size as a power of two.
+    pub order: u8,
+    /// Whether it has two registers.
+    pub wide: bool,
+}
+
 /// Whose a demand is, as the number that its [`Demand`] carries.
 pub mod slot {
     /// The expansion ROM of a device; below are the BARs.
@@ -161,29 +200,33 @@ pub mod slot {
     pub const IO_WINDOW: u8 = 8;
     /// A bridge's memory window.
     pub const MEM_WINDOW: u8 = 9;
-    /// A bridge's prefetchable window.
-    pub const PREF_WINDOW: u8 = 10;
+    // A bridge's prefetchable window is the last, 10.
 }
 
-/// Marks the end of a list.
+/// Marks the end of a list; never an index.
 const NONE: u16 = u16::MAX;
 /// The address of what has none.
-const UNPLACED: u64 = u64::MAX;
-/// A tag's bits above the slot: the kind; for a BAR the second register and
-/// that it can never fit; for a window that it is to go above 4 GiB.
+const UNPLACED: u32 = u32::MAX;
+/// The alignment of a BAR that can never be placed.
+const NEVER: u8 = u8::MAX;
+/// A tag's bits above the slot: the kind; for a BAR that it has a second
+/// register, for a window that it is to go above 4 GiB; that it is there.
 const TAG_KIND: u8 = 4;
 const TAG_WIDE: u8 = 1 << 6;
-const TAG_OFF: u8 = 1 << 7;
 const TAG_PUSH: u8 = 1 << 6;
+const TAG_HIGH: u8 = 1 << 7;
 
-/// One BAR or window. Alignment-free, so it can lie anywhere in scratch.
+/// One BAR or window. Without alignment, so it can lie anywhere in scratch.
+///
+/// Memory is counted in pages: 32 bits are then enough, and each BAR can be
+/// mapped on its own. Ports are counted singly.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Demand {
-    /// Bytes; 0 for a window that nothing needs.
-    size: U64,
+    /// 0 for a window that nothing needs.
+    size: U32,
     /// Relative to the window around it until addresses are handed down.
-    addr: U64,
+    addr: U32,
     bdf: U16,
     /// The next in the list of its window.
     next: U16,
@@ -230,15 +273,22 @@ impl Demand {
         self.command
     }
 
-    /// First address and bytes; `None` when it is not to decode.
+    /// Whether it is to decode.
     #[must_use]
-    pub fn place(&self) -> Option<(u64, u64)> {
-        let (addr, size) = (self.addr.get(), self.size.get());
-        (addr != UNPLACED && size != 0).then_some((addr, size))
+    pub fn is_placed(&self) -> bool {
+        self.addr.get() != UNPLACED && self.size.get() != 0
     }
 
     const fn is_bar(&self) -> bool {
         self.slot() <= slot::BRIDGE_ROM
+    }
+
+    /// Puts it at `cursor` or after it, aligned; gives its end.
+    fn put(&mut self, cursor: u32) -> Option<u32> {
+        let mask = mask(self.order);
+        let addr = cursor.checked_add(mask)? & !mask;
+        self.addr = U32::new(addr);
+        addr.checked_add(self.size.get())
     }
 }
 
@@ -249,24 +299,20 @@ pub struct Bridge {
     pub io: bool,
     /// Has a prefetchable window of 64 bits; one of 32 bits is never used.
     pub pref64: bool,
-    /// Bytes of ports to reserve.
-    pub io_reserve: u32,
-    /// Bytes of memory to reserve.
-    pub mem_reserve: u32,
-    /// Bytes of prefetchable memory to reserve.
-    pub pref_reserve: u64,
+    /// Ports, pages and prefetchable pages to reserve.
+    pub reserve: [u32; 3],
     /// Keep prefetchable memory below 4 GiB.
     pub pref_low: bool,
     /// Put prefetchable memory above 4 GiB, if there is anything.
     pub pref_high: bool,
 }
 
-const BUS_ROOT: u8 = 1;
-const BUS_IO: u8 = 2;
-const BUS_PREF64: u8 = 4;
-const BUS_PREF_LOW: u8 = 8;
+/// Ports get through to this bus.
+const BUS_IO: u8 = 1;
+/// Memory above 4 GiB gets through to this bus.
+const BUS_HIGH: u8 = 2;
 
-/// The lists of a bus, by [`Kind`].
+/// The lists of a bus, as [`Kind`] counts.
 const LIST_IO: usize = 0;
 const LIST_MEM: usize = 1;
 const LIST_HIGH: usize = 2;
@@ -274,9 +320,8 @@ const LIST_HIGH: usize = 2;
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 struct BusRecord {
-    pref_reserve: U64,
-    mem_reserve: U32,
-    io_reserve: U32,
+    /// Ports and pages to reserve, by list.
+    reserve: [U32; 3],
     /// Heads of the lists of what is on it, by falling alignment.
     heads: [U16; 3],
     /// The first of its bridge's three windows.
@@ -285,11 +330,10 @@ struct BusRecord {
     flags: u8,
 }
 
-/// Orders of the smallest windows (PCI-to-PCI Bridge 1.2, section 3.2.5).
+/// Orders of the smallest windows (PCI-to-PCI Bridge 1.2, section 3.2.5): 4
+/// KiB of ports, 1 MiB.
 const IO_WINDOW_ORDER: u8 = 12;
-const MEM_WINDOW_ORDER: u8 = 20;
-/// BARs are a page apart, so that each can be mapped on its own.
-const MIN_MEM_ORDER: u8 = 12;
+const MEM_WINDOW_ORDER: u8 = 20 - PAGE;
 const MAX_BUSES: usize = 256;
 
 /// The demands of a machine, in lent memory.
@@ -299,6 +343,8 @@ pub struct Tree<'a> {
     demands: &'a mut [Demand],
     len: usize,
     apertures: Apertures,
+    /// The largest that can be placed, by list.
+    most: [u32; 3],
 }
 
 /// The two address spaces are solved one after the other.
@@ -308,26 +354,51 @@ enum Space {
     Mem,
 }
 
+/// Which of what is on the root buses is meant.
+#[derive(Clone, Copy)]
+struct Side {
+    /// What goes above 4 GiB, or what does not.
+    high: bool,
+    /// From which size on that can go above 4 GiB, does; as a power of two.
+    threshold: u8,
+}
+
+impl Side {
+    const LOW: Self = Self {
+        high: false,
+        threshold: NEVER,
+    };
+}
+
 impl<'a> Tree<'a> {
-    /// An empty tree. Takes 7 KiB of `scratch` and 24 bytes a BAR, 72 a
-    /// bridge.
+    /// An empty tree, whose bus with index 0 stands for all root buses: they
+    /// share the apertures. Takes 5.5 KiB of `scratch` and 16 bytes a BAR, 48
+    /// a bridge.
     ///
     /// # Errors
     /// [`Error::PciTooMany`] when `scratch` is too small for any.
-    pub fn new(scratch: &'a mut [u8], apertures: Apertures) -> Result<Self> {
+    #[cold]
+    pub fn new(scratch: &'a mut [u8], apertures: &Apertures) -> Result<Self> {
         let (buses, rest) = <[BusRecord]>::mut_from_prefix_with_elems(scratch, MAX_BUSES)
             .map_err(|_| Error::PciTooMany)?;
         let room = rest.len().checked_div(size_of::<Demand>()).unwrap_or(0);
         let room = room.min(usize::from(NONE));
         let (demands, _) =
             <[Demand]>::mut_from_prefix_with_elems(rest, room).map_err(|_| Error::PciTooMany)?;
-        Ok(Self {
+        let Apertures {
+            io, mem32, mem64, ..
+        } = apertures;
+        let most_ports = io.iter().fold(0, |most, io| io.len().max(most));
+        let mut tree = Self {
             buses,
             bus_count: 0,
             demands,
             len: 0,
-            apertures,
-        })
+            apertures: *apertures,
+            most: [most_ports, mem32.len(), mem32.len().max(mem64.len())],
+        };
+        tree.add_bus([U32::ZERO; 3], 0, 0, BUS_IO | BUS_HIGH)?;
+        Ok(tree)
     }
 
     /// All demands, those of a function next to each other.
@@ -336,20 +407,24 @@ impl<'a> Tree<'a> {
         self.demands.get(..self.len).unwrap_or(&[])
     }
 
-    /// Adds a root bus; gives its index.
-    ///
-    /// # Errors
-    /// [`Error::PciTooMany`].
-    pub fn add_root(&mut self) -> Result<u8> {
-        self.add_bus(BusRecord {
-            pref_reserve: U64::ZERO,
-            mem_reserve: U32::ZERO,
-            io_reserve: U32::ZERO,
-            heads: [U16::MAX_VALUE; 3],
-            windows: U16::ZERO,
-            parent: 0,
-            flags: BUS_ROOT | BUS_IO | BUS_PREF64,
-        })
+    /// First address and bytes of what is placed, 0 and 0 of what is not.
+    #[must_use]
+    pub fn place(&self, demand: &Demand) -> (u64, u64) {
+        if !demand.is_placed() {
+            return (0, 0);
+        }
+        let (addr, size) = (demand.addr.get().into(), demand.size.get().into());
+        match demand.kind() {
+            Kind::Io => (addr, size),
+            Kind::Mem | Kind::High => {
+                let block = if demand.tag & TAG_HIGH != 0 {
+                    self.apertures.block
+                } else {
+                    0
+                };
+                (block | addr << PAGE, size << PAGE)
+            }
+        }
     }
 
     /// Adds the bus behind a bridge that is on bus `parent`; gives its index.
@@ -358,146 +433,131 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// [`Error::PciTooMany`].
+    #[cold]
     pub fn add_bridge(&mut self, parent: u8, bdf: Bdf, bridge: &Bridge, command: u8) -> Result<u8> {
         let windows = u16::try_from(self.len).map_err(|_| Error::PciTooMany)?;
-        for (kind, slot) in [
-            (Kind::Io, slot::IO_WINDOW),
-            (Kind::Mem, slot::MEM_WINDOW),
-            (Kind::High, slot::PREF_WINDOW),
-        ] {
-            self.add(Demand {
-                size: U64::ZERO,
-                addr: U64::MAX_VALUE,
-                bdf: U16::new(bdf.bits()),
-                next: U16::MAX_VALUE,
-                bus: parent,
-                order: 0,
-                tag: (kind as u8) << TAG_KIND | slot,
-                command,
-            })?;
+        let mut flags = self.flags(parent);
+        if !bridge.io {
+            flags &= !BUS_IO;
         }
-        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-        // A reservation that can never be met would cost all others theirs.
-        let most = self.apertures.mem64.len().max(self.apertures.mem32.len());
-        let fits = |bytes: u64, most: u64| if bytes <= most { bytes } else { 0 };
-        let mem_reserve = fits(bridge.mem_reserve.into(), self.apertures.mem32.len());
-        let io_most = self
-            .apertures
-            .io
-            .iter()
-            .map(|io| io.len())
-            .max()
-            .unwrap_or(0);
-        let io_reserve = fits(bridge.io_reserve.into(), io_most);
-        let bus = self.add_bus(BusRecord {
-            pref_reserve: U64::new(fits(bridge.pref_reserve, most)),
-            mem_reserve: U32::new(u32::try_from(mem_reserve).unwrap_or(0)),
-            io_reserve: U32::new(u32::try_from(io_reserve).unwrap_or(0)),
-            heads: [U16::MAX_VALUE; 3],
-            windows: U16::new(windows),
-            parent,
-            flags: flag(bridge.io, BUS_IO)
-                | flag(bridge.pref64, BUS_PREF64)
-                | flag(bridge.pref_low, BUS_PREF_LOW),
-        })?;
-        if bridge.pref_high && self.forwards_high(bus) {
+        if bridge.pref_low {
+            flags &= !BUS_HIGH;
+        }
+        let mut pref = Kind::Mem;
+        if flags & BUS_HIGH != 0 {
+            pref = Kind::High;
+        }
+        if !bridge.pref64 {
+            flags &= !BUS_HIGH;
+        }
+        let mut reserve = bridge.reserve;
+        let [ports, _, above] = &mut reserve;
+        if flags & BUS_IO == 0 {
+            *ports = 0;
+        }
+        if !bridge.pref64 {
+            *above = 0;
+        }
+        let mut window = slot::IO_WINDOW;
+        for (kind, units) in [Kind::Io, Kind::Mem, pref].into_iter().zip(&mut reserve) {
+            // One that can never be met would cost all others theirs.
+            if *units > self.most(kind) {
+                *units = 0;
+            }
+            let tag = (kind as u8) << TAG_KIND | window;
+            self.add(parent, bdf, tag, 0, command)?;
+            window = window.wrapping_add(1);
+        }
+        let reserve = reserve.map(U32::new);
+        let bus = self.add_bus(reserve, windows, parent, flags)?;
+        if bridge.pref_high && flags & BUS_HIGH != 0 {
             self.push(bus);
         }
         Ok(bus)
     }
 
-    /// Whether something on this bus can be above 4 GiB.
-    fn forwards_high(&self, bus: u8) -> bool {
-        let mut index = usize::from(bus);
-        while let Some(record) = self.bus(index).filter(|bus| bus.flags & BUS_ROOT == 0) {
-            if record.flags & BUS_PREF64 == 0 || record.flags & BUS_PREF_LOW != 0 {
-                return false;
-            }
-            index = record.parent.into();
-        }
-        true
-    }
-
     /// Marks the prefetchable window of a bus, and those around it, to go
     /// above 4 GiB.
+    #[cold]
     fn push(&mut self, bus: u8) {
-        let mut index = usize::from(bus);
-        while let Some(record) = self.bus(index).filter(|bus| bus.flags & BUS_ROOT == 0) {
-            let parent = record.parent.into();
+        let mut index = bus;
+        while let Some(record) = self.buses.get(usize::from(index)).filter(|_| index != 0) {
+            index = record.parent;
             let window = usize::from(record.windows.get()).saturating_add(LIST_HIGH);
             if let Some(demand) = self.demands.get_mut(window) {
                 demand.tag |= TAG_PUSH;
             }
-            index = parent;
         }
     }
 
-    /// Adds a BAR or expansion ROM of `1 << order` bytes on the bus with
-    /// index `bus`. `wide` says that it has two registers, `command` is kept
-    /// for the caller.
+    /// Adds a BAR or expansion ROM on the bus with index `bus`. `command` is
+    /// kept for the caller.
     ///
     /// # Errors
     /// [`Error::PciTooMany`].
-    #[allow(clippy::too_many_arguments, reason = "the fields of a record")]
-    pub fn add_bar(
-        &mut self,
-        bus: u8,
-        bdf: Bdf,
-        slot: u8,
-        kind: Kind,
-        order: u8,
-        wide: bool,
-        command: u8,
-    ) -> Result<()> {
-        let size = 1_u64.checked_shl(order.into()).unwrap_or(u64::MAX);
-        let kind = match kind {
-            Kind::High if !self.forwards_high(bus) => Kind::Mem,
-            kind => kind,
-        };
-        let Apertures { io, mem32, mem64 } = &self.apertures;
-        let most = match kind {
-            Kind::Io => io.iter().map(|io| io.len()).max().unwrap_or(0),
-            Kind::Mem => mem32.len(),
-            Kind::High => mem32.len().max(mem64.len()),
-        };
-        let order = if kind == Kind::Io {
-            order
-        } else {
-            order.max(MIN_MEM_ORDER)
-        };
+    #[cold]
+    pub fn add_bar(&mut self, bus: u8, bdf: Bdf, slot: u8, bar: Sized, command: u8) -> Result<()> {
+        let flags = self.flags(bus);
+        let (mut kind, mut order) = (bar.kind, bar.order);
+        if kind == Kind::High && flags & BUS_HIGH == 0 {
+            kind = Kind::Mem;
+        }
+        if kind != Kind::Io {
+            order = order.saturating_sub(PAGE);
+        } else if flags & BUS_IO == 0 {
+            order = NEVER;
+        }
+        if order >= 32 || 1 << order > self.most(kind) {
+            order = NEVER;
+        }
         let mut tag = (kind as u8) << TAG_KIND | slot & 15;
-        if wide {
+        if bar.wide {
             tag |= TAG_WIDE;
         }
-        if size > most {
-            tag |= TAG_OFF;
-        }
-        self.add(Demand {
-            size: U64::new(size.max(1_u64.checked_shl(order.into()).unwrap_or(0))),
-            addr: U64::MAX_VALUE,
+        self.add(bus, bdf, tag, order, command)
+    }
+
+    fn flags(&self, bus: u8) -> u8 {
+        self.buses.get(usize::from(bus)).map_or(0, |bus| bus.flags)
+    }
+
+    fn most(&self, kind: Kind) -> u32 {
+        self.most.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// Adds a BAR of `1 << order` units, or a window, sized later.
+    #[cold]
+    #[inline(never)]
+    fn add(&mut self, bus: u8, bdf: Bdf, tag: u8, order: u8, command: u8) -> Result<()> {
+        let demand = self.demands.get_mut(self.len).ok_or(Error::PciTooMany)?;
+        *demand = Demand {
+            size: U32::new(1_u32.wrapping_shl(order.into())),
+            addr: U32::MAX_VALUE,
             bdf: U16::new(bdf.bits()),
             next: U16::MAX_VALUE,
             bus,
             order,
             tag,
             command,
-        })
-    }
-
-    fn add(&mut self, demand: Demand) -> Result<()> {
-        let slot = self.demands.get_mut(self.len).ok_or(Error::PciTooMany)?;
-        *slot = demand;
+        };
         self.len = self.len.saturating_add(1);
         Ok(())
     }
 
-    fn add_bus(&mut self, bus: BusRecord) -> Result<u8> {
+    #[cold]
+    fn add_bus(&mut self, reserve: [U32; 3], windows: u16, parent: u8, flags: u8) -> Result<u8> {
         let index = u8::try_from(self.bus_count).map_err(|_| Error::PciTooMany)?;
         let record = self
             .buses
-            .get_mut(self.bus_count)
+            .get_mut(usize::from(index))
             .ok_or(Error::PciTooMany)?;
-        *record = bus;
+        *record = BusRecord {
+            reserve,
+            heads: [U16::MAX_VALUE; 3],
+            windows: U16::new(windows),
+            parent,
+            flags,
+        };
         self.bus_count = self.bus_count.saturating_add(1);
         Ok(index)
     }
@@ -508,41 +568,43 @@ impl<'a> Tree<'a> {
     /// What does not fit with all reservations is tried with fewer, bridge by
     /// bridge from the last; if it does not fit with none, the largest BARs
     /// go without.
+    #[cold]
     pub fn solve(&mut self) -> u16 {
         self.solve_space(Space::Io);
         self.solve_space(Space::Mem);
         // Where there are no ports, nobody misses them.
-        let ports = self.apertures.io.iter().any(|io| !io.is_empty());
-        let missing = |demand: &&Demand| {
-            demand.slot() < slot::ROM
-                && demand.place().is_none()
-                && (ports || demand.kind() != Kind::Io)
-        };
-        u16::try_from(self.demands().iter().filter(missing).count()).unwrap_or(u16::MAX)
+        let ports = self.most(Kind::Io) != 0;
+        let missing = self.demands().iter().filter(|demand| {
+            demand.slot() < slot::ROM && !demand.is_placed() && (ports || demand.kind() != Kind::Io)
+        });
+        u16::try_from(missing.count()).unwrap_or(u16::MAX)
     }
 
+    #[cold]
+    #[inline(never)]
     fn solve_space(&mut self, space: Space) {
-        let all = self.bus_count;
-        if self.fits(space, all, 64) {
-            return;
-        }
-        if self.fits(space, 0, 64) {
-            // The largest number of bridges that can have what they reserve.
-            let (mut good, mut bad) = (0, all);
-            while bad.saturating_sub(good) > 1 {
-                let half = bad.saturating_sub(good) >> 1;
-                let middle = good.saturating_add(half);
-                if self.fits(space, middle, 64) {
-                    good = middle;
-                } else {
-                    bad = middle;
-                }
+        // The largest number of buses that can have what they reserve: tried
+        // with all, then halved down to it. Below `good` it fits, from `bad`
+        // on it does not.
+        let (mut good, mut bad) = (0, self.bus_count.saturating_add(1));
+        let mut grants = self.bus_count;
+        while good < bad {
+            let fits = self.fits(space, grants, 32);
+            if fits {
+                good = grants.saturating_add(1);
+            } else {
+                bad = grants;
             }
-            self.fits(space, good, 64);
-            return;
+            if good == bad {
+                if fits || good != 0 && self.fits(space, good.saturating_sub(1), 32) {
+                    return;
+                }
+                break;
+            }
+            grants = good.saturating_add(bad.saturating_sub(good) >> 1);
         }
         // At an order of 0 no BAR is left, and nothing always fits.
-        for cut in (0..64).rev() {
+        for cut in (0..32).rev() {
             if self.fits(space, 0, cut) {
                 return;
             }
@@ -550,13 +612,15 @@ impl<'a> Tree<'a> {
     }
 
     /// Tries to place everything in `space`, reservations only of the first
-    /// `grants` buses, BARs only below `1 << cut` bytes.
+    /// `grants` buses, BARs only below `1 << cut`.
+    #[cold]
+    #[inline(never)]
     fn fits(&mut self, space: Space, grants: usize, cut: u8) -> bool {
         self.collect(space, cut);
         let placed = self.size_windows(space, grants).is_some()
             && match space {
                 Space::Io => self.place_io().is_some(),
-                Space::Mem => self.place_mem().is_some(),
+                Space::Mem => self.place_mem(),
             };
         if placed {
             self.hand_down(space);
@@ -565,150 +629,140 @@ impl<'a> Tree<'a> {
     }
 
     /// Puts the BARs of `space` into their buses' lists.
+    #[cold]
     fn collect(&mut self, space: Space, cut: u8) {
         for bus in self.buses.iter_mut().take(self.bus_count) {
-            for list in lists(space) {
-                if let Some(head) = bus.heads.get_mut(*list) {
-                    *head = U16::MAX_VALUE;
-                }
-            }
+            bus.heads = [U16::MAX_VALUE; 3];
         }
         // From the back: an equal one goes before those that are there.
         for index in (0..self.len).rev() {
             let Some(demand) = self.demands.get_mut(index) else {
                 continue;
             };
-            if (demand.kind() == Kind::Io) != (space == Space::Io) {
-                continue;
-            }
-            demand.addr = U64::MAX_VALUE;
-            if demand.is_bar() && demand.tag & TAG_OFF == 0 && demand.order < cut {
-                let (bus, kind) = (demand.bus, demand.kind());
-                self.insert(index, bus, kind);
+            if (demand.kind() == Kind::Io) == (space == Space::Io) {
+                demand.addr = U32::MAX_VALUE;
+                demand.tag &= !TAG_HIGH;
+                if demand.is_bar() && demand.order < cut {
+                    self.insert(index);
+                }
             }
         }
     }
 
-    fn bus(&self, index: usize) -> Option<&BusRecord> {
-        self.buses.get(..self.bus_count)?.get(index)
-    }
-
-    /// Inserts a demand into the list of `bus`, all roots having one; by
-    /// falling alignment, then size.
-    fn insert(&mut self, index: usize, bus: u8, kind: Kind) -> Option<()> {
-        let record = self.bus(bus.into())?;
-        let list = match kind {
-            Kind::Io => LIST_IO,
-            Kind::High if record.flags & BUS_PREF64 != 0 => LIST_HIGH,
-            Kind::Mem | Kind::High => LIST_MEM,
-        };
-        if kind == Kind::Io && record.flags & BUS_IO == 0 {
-            // Nothing forwards ports to here.
-            return None;
-        }
-        let owner = if record.flags & BUS_ROOT != 0 {
-            0
-        } else {
-            usize::from(bus)
-        };
-        let head = self.bus(owner)?.heads.get(list)?.get();
+    /// Inserts a demand into its list, by falling alignment, then size.
+    #[cold]
+    #[inline(never)]
+    fn insert(&mut self, index: usize) -> Option<()> {
         let key = |demand: &Demand| (demand.order, demand.size.get());
-        let new = key(self.demands.get(index)?);
+        let demand = self.demands.get(index)?;
+        let new = key(demand);
+        let (bus, list) = (usize::from(demand.bus), demand.kind() as usize);
+        let mut at = self.head(bus, list);
         let mut before = None;
-        let mut at = head;
-        while let Some(demand) = self.demands.get(usize::from(at)).filter(|_| at != NONE) {
+        while let Some(demand) = self.demands.get(usize::from(at)) {
             if key(demand) <= new {
                 break;
             }
             before = Some(usize::from(at));
             at = demand.next.get();
         }
-        let index16 = U16::new(u16::try_from(index).ok()?);
         self.demands.get_mut(index)?.next = U16::new(at);
-        match before {
-            Some(before) => self.demands.get_mut(before)?.next = index16,
-            None => *self.buses.get_mut(owner)?.heads.get_mut(list)? = index16,
-        }
+        let link = match before {
+            Some(before) => &mut self.demands.get_mut(before)?.next,
+            None => self.buses.get_mut(bus)?.heads.get_mut(list)?,
+        };
+        *link = U16::new(u16::try_from(index).ok()?);
         Some(())
     }
 
     fn head(&self, bus: usize, list: usize) -> u16 {
-        let heads = self.bus(bus).map(|bus| bus.heads);
-        heads
-            .and_then(|heads| heads.get(list).copied())
-            .map_or(NONE, U16::get)
+        let bus = self.buses.get(bus);
+        bus.and_then(|bus| bus.heads.get(list))
+            .map_or(NONE, |head| head.get())
     }
 
     /// Sizes the windows of all bridges, the last first: a bridge has a
     /// higher index than the one that it is behind. `None` when a size
     /// overflows.
+    #[cold]
     fn size_windows(&mut self, space: Space, grants: usize) -> Option<()> {
         for index in (1..self.bus_count).rev() {
-            let record = *self.bus(index)?;
-            if record.flags & BUS_ROOT != 0 {
-                continue;
-            }
             for list in lists(space) {
-                let (bytes, order) = self.pack(index, *list)?;
-                let (reserve, least) = match *list {
-                    LIST_IO => (record.io_reserve.get().into(), IO_WINDOW_ORDER),
-                    LIST_MEM => (record.mem_reserve.get().into(), MEM_WINDOW_ORDER),
-                    _ => (record.pref_reserve.get(), MEM_WINDOW_ORDER),
-                };
-                let possible = match *list {
-                    LIST_IO => record.flags & BUS_IO != 0,
-                    LIST_MEM => true,
-                    _ => record.flags & BUS_PREF64 != 0,
-                };
-                let reserve = if possible && index < grants {
-                    reserve
+                let (size, order) = self.pack([self.head(index, list), NONE], Side::LOW, 0)?;
+                let record = self.buses.get(index)?;
+                let mut reserve = record.reserve.get(list)?.get();
+                if index >= grants {
+                    reserve = 0;
+                }
+                let least = if list == LIST_IO {
+                    IO_WINDOW_ORDER
                 } else {
-                    0
+                    MEM_WINDOW_ORDER
                 };
-                let bytes = align_up(bytes.max(reserve), least)?;
-                let window = usize::from(record.windows.get()).checked_add(*list)?;
+                let size = size.max(reserve).checked_add(mask(least))? & !mask(least);
+                let window = usize::from(record.windows.get()).checked_add(list)?;
                 let demand = self.demands.get_mut(window)?;
-                demand.size = U64::new(bytes);
+                demand.size = U32::new(size);
                 demand.order = order.max(least);
-                if bytes != 0 {
-                    let kind = match *list {
-                        LIST_IO => Kind::Io,
-                        LIST_HIGH if record.flags & BUS_PREF_LOW == 0 => Kind::High,
-                        _ => Kind::Mem,
-                    };
-                    self.insert(window, record.parent, kind);
+                if size != 0 {
+                    self.insert(window);
                 }
             }
         }
         Some(())
     }
 
-    /// Places a list from 0 on; gives its bytes and its alignment.
-    fn pack(&mut self, bus: usize, list: usize) -> Option<(u64, u8)> {
-        let mut at = self.head(bus, list);
-        let order = self.demands.get(usize::from(at)).filter(|_| at != NONE);
-        let order = order.map_or(0, |demand| demand.order);
-        let mut cursor = 0;
-        while at != NONE {
-            let demand = self.demands.get_mut(usize::from(at))?;
+    /// Places one or two lists, of the second what is on `side`, from `base`
+    /// on and by falling alignment; gives where they end, and the alignment
+    /// that `base` needs for all of this to hold at a multiple of it.
+    #[cold]
+    #[inline(never)]
+    fn pack(&mut self, heads: [u16; 2], side: Side, base: u32) -> Option<(u32, u8)> {
+        let [mut first, mut second] = heads;
+        let mut cursor = base;
+        let mut order = 0;
+        loop {
+            let low = self.demands.get(usize::from(first)).map(|low| low.order);
+            let mut either = self.demands.get(usize::from(second));
+            while let Some(demand) =
+                either.filter(|demand| self.goes_high(demand, side) != side.high)
+            {
+                second = demand.next.get();
+                either = self.demands.get(usize::from(second));
+            }
+            let next = match (low, either) {
+                (None, None) => return Some((cursor, order)),
+                (Some(low), Some(either)) if low >= either.order => &mut first,
+                (Some(_), None) => &mut first,
+                _ => &mut second,
+            };
+            let demand = self.demands.get_mut(usize::from(*next))?;
+            *next = demand.next.get();
+            order = order.max(demand.order);
             cursor = demand.put(cursor)?;
-            at = demand.next.get();
+            if side.high {
+                demand.tag |= TAG_HIGH;
+            }
         }
-        Some((cursor, order))
+    }
+
+    /// Whether a root bus's demand goes above 4 GiB.
+    fn goes_high(&self, demand: &Demand, side: Side) -> bool {
+        let size = demand.size.get();
+        let pushed = !demand.is_bar() && demand.tag & TAG_PUSH != 0;
+        let large = size.checked_shr(side.threshold.into()).unwrap_or(0) != 0;
+        side.threshold != NEVER && (pushed || large || size > self.apertures.mem32.len())
     }
 
     /// Places the root buses' ports, each where there is room first.
+    #[cold]
     fn place_io(&mut self) -> Option<()> {
         let mut free = self.apertures.io;
         let mut at = self.head(0, LIST_IO);
-        while at != NONE {
-            let demand = self.demands.get_mut(usize::from(at))?;
-            free.iter_mut().find_map(|aperture| {
-                let end = demand.put(aperture.start)?;
-                if end > aperture.end {
-                    return None;
-                }
-                aperture.start = end;
+        while let Some(demand) = self.demands.get_mut(usize::from(at)) {
+            free.iter_mut().find_map(|range| {
+                let end = demand.put(range.start).filter(|end| *end <= range.end)?;
+                range.start = end;
                 Some(())
             })?;
             at = demand.next.get();
@@ -717,93 +771,51 @@ impl<'a> Tree<'a> {
     }
 
     /// Places the root buses' memory: as much of it below 4 GiB as possible.
-    fn place_mem(&mut self) -> Option<()> {
-        let Apertures { mem32, mem64, .. } = self.apertures;
-        // All of 1 << threshold bytes and more that can go above 4 GiB, goes.
-        for threshold in (MIN_MEM_ORDER..=64).rev() {
-            let threshold = if mem64.is_empty() { u8::MAX } else { threshold };
-            if let Some((bytes, order)) = self.pack_root(threshold, false, 0) {
-                let base = mem32
-                    .end
-                    .checked_sub(bytes)
-                    .map(|base| align_down(base, order));
-                let low = base.filter(|base| bytes == 0 || *base >= mem32.start);
-                let high = align_up(mem64.start, 30);
-                if let (Some(low), Some(high)) = (low, high) {
-                    let end = self.pack_root(threshold, true, high).map(|(end, _)| end);
-                    if end.is_some_and(|end| end == high || end <= mem64.end) {
-                        self.pack_root(threshold, false, low)?;
-                        return Some(());
-                    }
-                }
-            }
-            if threshold == u8::MAX {
-                break;
-            }
+    #[cold]
+    fn place_mem(&mut self) -> bool {
+        let (mem, any) = (self.head(0, LIST_MEM), self.head(0, LIST_HIGH));
+        let Range { start, end } = self.apertures.mem32;
+        let mut side = Side::LOW;
+        if self.apertures.mem64.len() != 0 {
+            side.threshold = 32;
         }
-        None
-    }
-
-    /// Places what is to go above 4 GiB (`high`) or below, from `base` on;
-    /// gives where it ends and its alignment.
-    fn pack_root(&mut self, threshold: u8, high: bool, base: u64) -> Option<(u64, u8)> {
-        let mut mem = if high { NONE } else { self.head(0, LIST_MEM) };
-        let mut any = self.head(0, LIST_HIGH);
-        let mut cursor = base;
-        let mut order = 0;
         loop {
-            // The next of `any` that is on this side.
-            let wide = loop {
-                let Some(demand) = self.demands.get(usize::from(any)).filter(|_| any != NONE)
-                else {
-                    break None;
-                };
-                if self.goes_high(demand, threshold) == high {
-                    break Some(demand.order);
+            let base = self.pack([mem, any], side, 0).and_then(|(size, order)| {
+                let base = end.checked_sub(size)? & !mask(order);
+                (base >= start).then_some(base)
+            });
+            if let Some(base) = base {
+                let above = Side { high: true, ..side };
+                let last = self.pack([NONE, any], above, self.apertures.mem64.start);
+                let last = last.map(|(last, _)| last);
+                if last.is_some_and(|last| last <= self.apertures.mem64.end)
+                    || side.threshold == NEVER
+                {
+                    return self.pack([mem, any], side, base).is_some();
                 }
-                any = demand.next.get();
-            };
-            let low = self.demands.get(usize::from(mem)).filter(|_| mem != NONE);
-            let low = low.map(|demand| demand.order);
-            let next = match (low, wide) {
-                (None, None) => return Some((cursor, order)),
-                (Some(low), Some(wide)) if low < wide => &mut any,
-                (Some(_), _) => &mut mem,
-                (None, Some(_)) => &mut any,
-            };
-            let demand = self.demands.get_mut(usize::from(*next))?;
-            order = order.max(demand.order);
-            cursor = demand.put(cursor)?;
-            *next = demand.next.get();
+            }
+            // More has to go above.
+            if side.threshold == NEVER || side.threshold == 0 {
+                return false;
+            }
+            side.threshold = side.threshold.saturating_sub(1);
         }
-    }
-
-    /// Whether a root bus's demand goes above 4 GiB.
-    fn goes_high(&self, demand: &Demand, threshold: u8) -> bool {
-        if threshold == u8::MAX {
-            return false;
-        }
-        let pushed = !demand.is_bar() && demand.tag & TAG_PUSH != 0;
-        let large = demand.size.get() > mask(threshold);
-        pushed || large || demand.size.get() > self.apertures.mem32.len()
     }
 
     /// Makes what is behind bridges absolute, parents first.
+    #[cold]
     fn hand_down(&mut self, space: Space) -> Option<()> {
         for index in 1..self.bus_count {
-            let record = *self.bus(index)?;
-            if record.flags & BUS_ROOT != 0 {
-                continue;
-            }
             for list in lists(space) {
-                let window = usize::from(record.windows.get()).checked_add(*list)?;
-                let base = self.demands.get(window)?.addr.get();
-                let mut at = self.head(index, *list);
-                while at != NONE {
-                    let demand = self.demands.get_mut(usize::from(at))?;
+                let window = usize::from(self.buses.get(index)?.windows.get());
+                let window = self.demands.get(window.checked_add(list)?)?;
+                let (base, high) = (window.addr.get(), window.tag & TAG_HIGH);
+                let mut at = self.head(index, list);
+                while let Some(demand) = self.demands.get_mut(usize::from(at)) {
                     // What is in a window without address has none either.
                     let addr = demand.addr.get().checked_add(base);
-                    demand.addr = U64::new(addr.unwrap_or(UNPLACED));
+                    demand.addr = U32::new(addr.unwrap_or(UNPLACED));
+                    demand.tag |= high;
                     at = demand.next.get();
                 }
             }
@@ -812,35 +824,20 @@ impl<'a> Tree<'a> {
     }
 }
 
-impl Demand {
-    /// Puts it at `cursor` or after it, aligned; gives its end.
-    fn put(&mut self, cursor: u64) -> Option<u64> {
-        let addr = align_up(cursor, self.order)?;
-        self.addr = U64::new(addr);
-        addr.checked_add(self.size.get())
-    }
-}
-
-const fn lists(space: Space) -> &'static [usize] {
+const fn lists(space: Space) -> core::ops::Range<usize> {
     match space {
-        Space::Io => &[LIST_IO],
-        Space::Mem => &[LIST_MEM, LIST_HIGH],
+        Space::Io => LIST_IO..LIST_MEM,
+        Space::Mem => LIST_MEM..LIST_HIGH.saturating_add(1),
     }
 }
 
-const fn mask(order: u8) -> u64 {
-    match 1_u64.checked_shl(order as u32) {
-        Some(bit) => bit.wrapping_sub(1),
-        None => u64::MAX,
-    }
+/// The bits below `1 << order`, an order below 32.
+const fn mask(order: u8) -> u32 {
+    1_u32.wrapping_shl(order as u32).wrapping_sub(1)
 }
 
-/// `value` rounded up to a multiple of `1 << order`.
-fn align_up(value: u64, order: u8) -> Option<u64> {
-    let mask = mask(order);
-    value.checked_add(mask).map(|sum| sum & !mask)
-}
-
-const fn align_down(value: u64, order: u8) -> u64 {
-    value & !mask(order)
+/// The lower half.
+pub const fn low(value: u64) -> u32 {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }

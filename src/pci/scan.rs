@@ -1,6 +1,7 @@
 //! The walk over the tree: bus numbers, interrupt lines.
 
-use super::{Bdf, Config, Roots, Routing, Summary, reg};
+use super::resource::Tree;
+use super::{Bdf, Config, Roots, Routing, Summary, full, reg};
 use crate::error::{Error, Result};
 use arrayvec::ArrayVec;
 
@@ -44,26 +45,6 @@ pub(super) struct BridgeCaps {
     pub(super) reserve: u16,
 }
 
-/// What the allocator wants to see of the walk.
-pub(super) trait Visit<C: Config> {
-    /// Each function, bridges included.
-    fn function(&mut self, _config: &mut C, _function: &Function) -> Result<()> {
-        Ok(())
-    }
-
-    /// A bridge that has just got its numbers, after its `function`.
-    fn open(&mut self, _config: &mut C, _bdf: Bdf, _caps: &BridgeCaps) -> Result<()> {
-        Ok(())
-    }
-
-    /// All behind the innermost open bridge has been seen.
-    fn close(&mut self) {}
-}
-
-struct Nothing;
-
-impl<C: Config> Visit<C> for Nothing {}
-
 /// Gives bridges their bus numbers and functions their interrupt lines.
 ///
 /// `extra_roots` is the number of further root buses, from
@@ -74,52 +55,61 @@ impl<C: Config> Visit<C> for Nothing {}
 ///
 /// # Errors
 /// [`Error::PciTooDeep`].
+#[cold]
 pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Result<Summary> {
-    walk(config, extra_roots, routing, &mut Nothing)
+    walk(config, extra_roots, routing, None)
 }
 
-/// The way back from a bus to the bridge that leads to it.
+/// A bus that the walk is on.
 #[derive(Clone, Copy)]
 struct Level {
     bus: u8,
-    /// The bridge, itself for a root bus.
+    /// One past the last device and function to look at.
+    end: u16,
+    /// The bridge that leads here.
     bridge: Bdf,
     /// Whether the bridge's device has several functions.
     multi: bool,
-    /// One past the last device number to look at.
-    devices: u8,
     /// Device number on the root bus that leads here.
     root_device: u8,
     /// Device numbers of the bridges in between, summed.
     swizzle: u8,
     /// Buses to keep free for hot-plug.
     reserve: u8,
+    /// Its index in the allocator's tree.
+    index: u8,
 }
 
 /// One level takes one bus number, so all 256 fit and no tree is too deep.
 type Levels = ArrayVec<Level, 256>;
 
-pub(super) fn walk<C: Config, V: Visit<C>>(
+/// The walk of [`scan`], which collects in `tree` what wants an address.
+///
+/// One instance serves both, as the ROM has room for one only.
+#[cold]
+#[inline(never)]
+pub(super) fn walk<C: Config>(
     config: &mut C,
     extra_roots: u8,
     routing: Routing,
-    visit: &mut V,
+    mut tree: Option<&mut Tree<'_>>,
 ) -> Result<Summary> {
-    let roots = find_roots(config, extra_roots);
     let mut summary = Summary {
-        roots,
+        roots: find_roots(config, extra_roots),
         ..Summary::default()
     };
-    for root in roots.iter() {
+    let mut root = 0;
+    loop {
+        let next = summary.roots.after(root);
         // What is behind this root has to stay below the next one.
-        let limit = roots
-            .iter()
-            .find(|next| *next > root)
-            .map_or(u8::MAX, |next| next.wrapping_sub(1));
+        let limit = next.map_or(u8::MAX, |next| next.wrapping_sub(1));
         summary.last_bus = root;
-        walk_root(config, root, limit, routing, visit, &mut summary)?;
+        walk_root(config, root, limit, routing, &mut tree, &mut summary)?;
+        match next {
+            Some(next) => root = next,
+            None => return Ok(summary),
+        }
     }
-    Ok(summary)
 }
 
 /// The root buses: 0, and `extra` others that answer while no bridge forwards
@@ -127,6 +117,7 @@ pub(super) fn walk<C: Config, V: Visit<C>>(
 ///
 /// Device 0 is asked on every bus first: an expander's internal bridge or
 /// first root port usually is there, and 255 accesses are then the most.
+#[cold]
 fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
     let mut roots = Roots::default();
     roots.insert(0);
@@ -151,120 +142,119 @@ pub(super) const fn present(id: u32) -> bool {
     vendor != 0xffff && vendor != 0
 }
 
-fn walk_root<C: Config, V: Visit<C>>(
+#[cold]
+fn walk_root<C: Config>(
     config: &mut C,
     root: u8,
     limit: u8,
     routing: Routing,
-    visit: &mut V,
+    tree: &mut Option<&mut Tree<'_>>,
     summary: &mut Summary,
 ) -> Result<()> {
     let mut levels = Levels::new();
     let mut level = Level {
         bus: root,
+        end: 256,
         bridge: Bdf::on_bus(root, 0),
         multi: false,
-        devices: 32,
         root_device: 0,
         swizzle: 0,
         reserve: 0,
+        index: 0,
     };
-    let mut device = 0;
-    let mut function = 0;
+    // Device and function, and whether the device has several of these.
+    let mut at: u16 = 0;
     let mut multi = false;
     loop {
-        if device >= level.devices {
+        let Some(devfn) = u8::try_from(at).ok().filter(|_| at < level.end) else {
             // This bus is done: back to the bridge that led here.
             let Some(parent) = levels.pop() else {
                 return Ok(());
             };
-            let bridge = level.bridge;
             // A reservation beyond the last bus number is ignored whole.
             let last = level.bus.checked_add(level.reserve);
             let last = last.filter(|bus| *bus <= limit).unwrap_or(0);
             summary.last_bus = summary.last_bus.max(last);
-            set_buses(config, bridge, level.bus, summary.last_bus);
-            visit.close();
+            set_buses(config, level.bridge, level.bus, summary.last_bus);
+            at = next(level.bridge.devfn().into(), level.multi);
             multi = level.multi;
             level = parent;
-            (device, function) = next(bridge.device(), bridge.function(), multi);
             continue;
-        }
-        let bdf = Bdf::new(level.bus, device, function);
+        };
+        let bdf = Bdf::on_bus(level.bus, devfn);
         let id = config.read32(bdf, reg::ID);
         if !present(id) {
             // Without function 0 there is no device.
-            (device, function) = next(device, function, multi && function != 0);
+            at = next(at, multi && bdf.function() != 0);
             continue;
         }
         let [_, _, header, _] = config.read32(bdf, reg::HEADER).to_le_bytes();
-        if function == 0 {
+        if bdf.function() == 0 {
             multi = header & 0x80 != 0;
         }
-        let header = header & 0x7f;
+        at = next(at, multi);
         summary.functions = summary.functions.wrapping_add(1);
-        let at_root = levels.is_empty();
-        let line = |intx: u8| {
-            if at_root {
-                routing.line(root, device, intx)
-            } else {
-                let swizzled = intx.wrapping_add(device).wrapping_add(level.swizzle);
-                routing.line(root, level.root_device, swizzled & 3)
+        let mut root_device = level.root_device;
+        let mut swizzle = level.swizzle.wrapping_add(bdf.device());
+        let mut inner_swizzle = swizzle;
+        if levels.is_empty() {
+            (root_device, swizzle, inner_swizzle) = (bdf.device(), 0, 0);
+        }
+        let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
+        let found = set_up_function(config, bdf, id, header & 0x7f, line);
+        if found.header != HEADER_BRIDGE {
+            if let Some(tree) = tree {
+                full::add_function(config, tree, level.index, &found)?;
             }
-        };
-        let found = set_up_function(config, bdf, id, header, line);
-        if header == HEADER_BRIDGE {
-            let Some(bus) = summary.last_bus.checked_add(1).filter(|bus| *bus <= limit) else {
-                // Without a number it forwards nothing and is left alone.
-                summary.unnumbered = summary.unnumbered.wrapping_add(1);
-                (device, function) = next(device, function, multi);
-                continue;
-            };
-            visit.function(config, &found)?;
-            let caps = read_caps(config, bdf, id);
-            summary.last_bus = bus;
-            // Open for every bus there may be behind it.
-            set_buses(config, bdf, bus, limit);
-            visit.open(config, bdf, &caps)?;
-            let inner = Level {
-                bus,
-                bridge: bdf,
-                multi,
-                devices: if caps.downstream { 1 } else { 32 },
-                root_device: if at_root { device } else { level.root_device },
-                swizzle: if at_root {
-                    0
-                } else {
-                    level.swizzle.wrapping_add(device)
-                },
-                reserve: reserved_buses(config, bdf, &caps),
-            };
-            levels.try_push(level).map_err(|_| Error::PciTooDeep)?;
-            level = inner;
-            (device, function) = (0, 0);
-            multi = false;
             continue;
         }
-        visit.function(config, &found)?;
-        (device, function) = next(device, function, multi);
+        let Some(bus) = summary.last_bus.checked_add(1).filter(|bus| *bus <= limit) else {
+            // Without a number it forwards nothing and is left alone.
+            summary.unnumbered = summary.unnumbered.wrapping_add(1);
+            continue;
+        };
+        summary.last_bus = bus;
+        let caps = read_caps(config, bdf, id);
+        let mut index = 0;
+        if let Some(tree) = tree {
+            index = full::add_bridge(config, tree, level.index, &found, &caps)?;
+        }
+        // Open for every bus there may be behind it.
+        set_buses(config, bdf, bus, limit);
+        levels.try_push(level).map_err(|_| Error::PciTooDeep)?;
+        level = Level {
+            bus,
+            end: if caps.downstream { 8 } else { 256 },
+            bridge: bdf,
+            multi,
+            root_device,
+            swizzle: inner_swizzle,
+            reserve: reserved_buses(config, bdf, &caps),
+            index,
+        };
+        at = 0;
     }
 }
 
 /// The function to look at after this one.
-const fn next(device: u8, function: u8, multi: bool) -> (u8, u8) {
-    if multi && function < 7 {
-        (device, function.wrapping_add(1))
+const fn next(at: u16, multi: bool) -> u16 {
+    // The last of a device leads on to the next by itself.
+    if multi {
+        at.wrapping_add(1)
     } else {
-        (device.wrapping_add(1), 0)
+        (at | 7).wrapping_add(1)
     }
 }
 
+#[cold]
+#[inline(never)]
 fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate: u8) {
     let buses = u32::from_le_bytes([bridge.bus(), secondary, subordinate, 0]);
     config.write32(bridge, reg::BUSES, buses);
 }
 
 /// Interrupt line, bridge control and IDE ports; tells what it is.
+#[cold]
 fn set_up_function<C: Config>(
     config: &mut C,
     bdf: Bdf,
@@ -333,6 +323,7 @@ pub(super) mod reserve {
 }
 
 /// Follows a bridge's capability list, a dword each.
+#[cold]
 fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeCaps {
     let mut caps = BridgeCaps::default();
     let [mut at, ..] = config.read32(bdf, reg::CAPABILITIES).to_le_bytes();
@@ -362,6 +353,7 @@ fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeCaps {
 }
 
 /// `bus-reserve` of a port, in buses besides its secondary one.
+#[cold]
 fn reserved_buses<C: Config>(config: &mut C, bdf: Bdf, caps: &BridgeCaps) -> u8 {
     if caps.reserve == 0 {
         return 0;
@@ -375,8 +367,8 @@ fn reserved_buses<C: Config>(config: &mut C, bdf: Bdf, caps: &BridgeCaps) -> u8 
 mod tests {
     extern crate std;
     use super::*;
+    use crate::pci::Access;
     use crate::pci::sim::{Bar, Bus, Function as Sim1, Port, Reserve, Sim};
-    use crate::pci::{Cam, Ecam};
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -451,10 +443,15 @@ mod tests {
         let mut direct = tree();
         scan(&mut direct, 0, Routing::Ich9).unwrap();
         let mut ports = tree();
-        scan(&mut Cam::new(&mut ports), 0, Routing::Ich9).unwrap();
+        scan(&mut Access::cam(&mut ports), 0, Routing::Ich9).unwrap();
         let mut memory = tree();
         memory.ecam = Some(0xb000_0000);
-        scan(&mut Ecam::new(&mut memory, 0xb000_0000), 0, Routing::Ich9).unwrap();
+        scan(
+            &mut Access::ecam(&mut memory, 0xb000_0000),
+            0,
+            Routing::Ich9,
+        )
+        .unwrap();
         assert_eq!(memory.accesses, direct.accesses);
         assert!(ports.accesses < 2 * direct.accesses);
         for (bus, devfn) in [
