@@ -57,6 +57,13 @@ pub enum Handoff {
         /// `start_info`, for EBX.
         start_info: u32,
     },
+    /// Multiboot 1.
+    Multiboot {
+        /// First instruction.
+        entry: u32,
+        /// Information block, for EBX.
+        info: u32,
+    },
 }
 
 /// One boot.

@@ -12,6 +12,7 @@ use crate::e820::{Claim, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
+use crate::multiboot;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
 use crate::pvh::{Elf, StartInfo};
 
@@ -44,6 +45,8 @@ pub enum Kernel<'a> {
         /// Its headers, where QEMU still has them.
         elf: Option<Elf<'a>>,
     },
+    /// A multiboot kernel with its modules.
+    Multiboot(multiboot::Image),
 }
 
 /// What [`Kernel::claim`] has taken.
@@ -134,7 +137,7 @@ impl<'a> Kernel<'a> {
         };
         match entry {
             0 if is_elf => Err(Error::ElfWithoutPvh),
-            0 => Err(why_not(size, header)),
+            0 => Ok((other(fw_cfg, header, size)?, rest)),
             _ => {
                 let start = fw_cfg.read_u32(item::KERNEL_ADDR)?;
                 let kernel = Self::Elf {
@@ -155,6 +158,7 @@ impl<'a> Kernel<'a> {
         match self {
             Self::Linux(header) => header.payload().is_some(),
             Self::Elf { is_linux, .. } => *is_linux,
+            Self::Multiboot(_) => false,
         }
     }
 
@@ -214,6 +218,7 @@ impl<'a> Kernel<'a> {
                     line_len,
                 })
             }
+            Self::Multiboot(image) => loader.claim_multiboot(image),
         }
     }
 
@@ -285,19 +290,25 @@ impl<'a> Kernel<'a> {
                     start_info: info.start(),
                 })
             }
+            Self::Multiboot(image) => loader.load_multiboot(image, claimed),
         }
     }
 }
 
-/// Why an image without a format that we boot is none.
+/// An image whose first bytes say nothing: multiboot, whose setup data QEMU
+/// leaves out, or why it is none that we boot.
 #[cold]
-fn why_not(size: u32, header: &[u8]) -> Error {
+#[inline(never)]
+fn other<'a, F: FwCfg>(fw_cfg: &mut F, header: &[u8], size: u32) -> Result<Kernel<'a>> {
     if header.starts_with(b"MZ") {
-        Error::KernelIsPe
-    } else if size == 0 {
-        Error::NoKernel
-    } else {
-        Error::UnknownKernel
+        return Err(Error::KernelIsPe);
+    }
+    if size == 0 {
+        return Err(Error::NoKernel);
+    }
+    match multiboot::Image::find(fw_cfg, size)? {
+        Some(image) => Ok(Kernel::Multiboot(image)),
+        None => Err(Error::UnknownKernel),
     }
 }
 
@@ -401,6 +412,59 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         Ok(Some(range))
     }
 
+    /// Claims the memory of a multiboot kernel and its modules.
+    #[cold]
+    #[inline(never)]
+    fn claim_multiboot(&mut self, image: &multiboot::Image) -> Result<Claimed> {
+        let Some(claim) = self.map.claim(image.load) else {
+            return if image.load.start() < layout::HIGH_RAM {
+                Err(Error::KernelOverlapsFirmware)
+            } else {
+                self.short(Error::KernelTooBig, image.load.len(), self.map.high())
+            };
+        };
+        Ok(Claimed {
+            image: Some(claim),
+            // The command line comes with the image.
+            block: PhysRange::fixed(layout::LOW_FREE.start(), layout::LOW_FREE.start()),
+            line_len: 0,
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_multiboot(&mut self, image: multiboot::Image, claimed: Claimed) -> Result<Handoff> {
+        let claim = claimed.image.ok_or(Error::NotOurMemory)?;
+        let head = self.map.place_low(image.head, 16);
+        let head = head.ok_or(Error::KernelOverlapsFirmware)?.range();
+        let bytes = self.memory.bytes(head)?;
+        self.fw_cfg.read(item::KERNEL_DATA, bytes)?;
+        if image.head != 0 && !Elf::is_elf(bytes) {
+            return Err(Error::KernelOverlapsFirmware);
+        }
+        self.load_next(claim.range(), 0)?;
+        let mut draft = [0; multiboot::INFO_LEN as usize];
+        self.fw_cfg.read(item::INITRD_DATA, &mut draft)?;
+        let bytes = self
+            .memory
+            .bytes(image.load)
+            .map_err(|_| Error::KernelTooBig)?;
+        let draft = multiboot::Draft::check(&draft, image.load, bytes)?;
+        let len = multiboot::Info::block_len(self.map.entries().len());
+        let block = self.map.place_low(len, 16).ok_or(Error::NotOurMemory)?;
+        let info = block.range();
+        multiboot::Info {
+            draft,
+            e820: self.map.entries(),
+            high_ram_end: self.map.high().end(),
+        }
+        .write(self.memory.bytes(info)?, info.start())?;
+        Ok(Handoff::Multiboot {
+            entry: image.entry,
+            info: info.start(),
+        })
+    }
+
     /// Loads an item to the memory that was claimed for it.
     fn load_item(&mut self, selector: u16, to: Claim) -> Result<()> {
         let whole = to.range();
@@ -408,7 +472,11 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             .part(0, whole.len().min(PIECE))
             .ok_or(Error::NotOurMemory)?;
         self.fw_cfg.read(selector, self.memory.bytes(first)?)?;
-        let mut done = first.len();
+        self.load_next(whole, first.len())
+    }
+
+    /// Reads on in the selected item to fill `whole` from offset `done` on.
+    fn load_next(&mut self, whole: PhysRange, mut done: u32) -> Result<()> {
         while done < whole.len() {
             let len = whole.len().saturating_sub(done).min(PIECE);
             let piece = whole.part(done, len).ok_or(Error::NotOurMemory)?;

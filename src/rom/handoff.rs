@@ -1,5 +1,6 @@
 //! The jump.
 
+use super::realmode;
 use core::arch::asm;
 use qboot::boot::Handoff;
 
@@ -39,5 +40,31 @@ pub fn enter(handoff: Handoff) -> ! {
                 )
             }
         }
+        Handoff::Multiboot { entry, info } => multiboot(entry, info),
+    }
+}
+
+/// Multiboot 0.6.96, section 3.2: EAX is the magic number, EBX the
+/// information block, and FS and GS are flat too.
+#[cold]
+#[inline(never)]
+fn multiboot(entry: u32, info: u32) -> ! {
+    realmode::fill_data_areas();
+    // SAFETY: as for the others; the entry point was checked to lie in what
+    // has been loaded.
+    unsafe {
+        asm!(
+            "mov edx, ds",
+            "mov fs, edx",
+            "mov gs, edx",
+            "mov ebx, ecx",
+            "xor ebp, ebp",
+            "mov ecx, eax",
+            "mov eax, 0x2badb002",
+            "jmp ecx",
+            in("eax") entry,
+            in("ecx") info,
+            options(noreturn, nostack),
+        )
     }
 }

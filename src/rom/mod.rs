@@ -8,6 +8,7 @@ pub mod handoff;
 mod intrinsics;
 pub mod io;
 pub mod memory;
+pub mod realmode;
 pub mod report;
 pub mod stack;
 
