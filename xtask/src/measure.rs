@@ -308,7 +308,7 @@ impl fmt::Display for Access {
 }
 
 impl Access {
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let at = line.find("memory_region_ops_")?;
         let line = &line[at + "memory_region_ops_".len()..];
         let field = |name: &str| {
@@ -617,7 +617,7 @@ pub fn kvm_run(kit: &Kit, rom: &Path, cell: &Cell) -> Result<KvmRun> {
 }
 
 /// The time of a trace line in seconds: `PID@SECONDS.MICROSECONDS:event …`.
-fn time_of(line: &str) -> Option<f64> {
+pub(crate) fn time_of(line: &str) -> Option<f64> {
     line.split_once('@')?.1.split_once(':')?.0.parse().ok()
 }
 
