@@ -73,7 +73,6 @@ const BIOS: [u8; BIOS_LEN] = joined(&[
 ]);
 
 const BIOS_BYTES: u32 = narrow(BIOS_LEN);
-const ANCHOR_21_BYTES: u32 = narrow(ANCHOR_21_LEN);
 
 /// A constant's length; one that does not fit does not compile.
 const fn narrow(len: usize) -> u32 {
@@ -400,15 +399,55 @@ fn after_strings(strings: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Bytes of our own structures.
-const MINIMAL_TABLE_BYTES: u32 = narrow(MINIMAL_TABLES.len());
-/// Bytes of our own entry point, padded, and structures.
-const MINIMAL_BYTES: u32 = ANCHOR_ROOM + MINIMAL_TABLE_BYTES;
 const SYSTEM_STRINGS: &[u8] = b"QEMU\0microvm\0\0";
 const MINIMAL_TABLES: [u8; BIOS_LEN
     + SYSTEM_FORMATTED.len()
     + SYSTEM_STRINGS.len()
     + END_OF_TABLE.len()] = joined(&[&BIOS, &SYSTEM_FORMATTED, SYSTEM_STRINGS, &END_OF_TABLE]);
+
+/// The 32-bit entry point of our own structures, but for their address: of
+/// SMBIOS 2.8, as QEMU's own says.
+const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
+    let largest = &le16(narrow(BIOS_LEN));
+    let len = &le16(narrow(MINIMAL_TABLES.len()));
+    let front: [&[u8]; _] = [b"_SM_", &[0], &[0x1f, 2, 8], largest, &[0; 6]];
+    let intermediate: [&[u8]; _] = [b"_DMI_", &[0], len, &[0; 4], &le16(3), &[0x28]];
+    let [anchor, _, rest @ ..] = &front;
+    let [dmi, _, more @ ..] = &intermediate;
+    joined(&[
+        anchor,
+        &[negated_sum(&front)],
+        &joined::<11>(rest),
+        dmi,
+        &[negated_sum(&intermediate)],
+        &joined::<9>(more),
+    ])
+};
+
+/// Entry point, its padding and structures in one piece.
+const MINIMAL: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()] =
+    joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]);
+
+/// The lower half, little endian.
+const fn le16(value: u32) -> [u8; 2] {
+    let [low, high, _, _] = value.to_le_bytes();
+    [low, high]
+}
+
+/// The byte that makes the sum of all parts zero.
+const fn negated_sum(parts: &[&[u8]]) -> u8 {
+    let mut sum = 0_u8;
+    let mut parts = parts;
+    while let [part, more @ ..] = parts {
+        let mut bytes = *part;
+        while let [byte, rest @ ..] = bytes {
+            sum = sum.wrapping_sub(*byte);
+            bytes = rest;
+        }
+        parts = more;
+    }
+    sum
+}
 
 /// Builds a minimal SMBIOS of types 0, 1 and 127, for microvm, where QEMU
 /// prepares none; gives the address of its entry point.
@@ -416,33 +455,20 @@ const MINIMAL_TABLES: [u8; BIOS_LEN
 /// # Errors
 /// [`Error::SmbiosTooBig`] when the F segment has no room for it, and what
 /// `memory` gives.
-#[inline(never)]
 pub fn build_minimal<M: GuestMemory, A: Allocator>(memory: &mut M, alloc: &mut A) -> Result<u32> {
     let room = alloc
-        .alloc(Zone::Fseg, MINIMAL_BYTES, ALIGN)
+        .alloc(Zone::Fseg, const { narrow(MINIMAL.len()) }, ALIGN)
         .map_err(|_| Error::SmbiosTooBig)?;
-    let entry = room.part(0, ANCHOR_21_BYTES).ok_or(Error::SmbiosTooBig)?;
-    let tables = room
-        .part(ANCHOR_ROOM, MINIMAL_TABLE_BYTES)
-        .ok_or(Error::SmbiosTooBig)?;
-    copy_into(memory.bytes(tables)?, &MINIMAL_TABLES)?;
-    copy_into(memory.bytes(entry)?, &MINIMAL_ANCHOR)?;
-    finish_21(memory, entry, tables.start(), &MINIMAL_SURVEY)?;
-    Ok(entry.start())
+    let bytes = memory.bytes(room)?;
+    copy_into(bytes, &MINIMAL)?;
+    let (anchor, _) = EntryPoint21::mut_from_prefix(bytes).map_err(|_| Error::SmbiosTooBig)?;
+    let tables = room.start().wrapping_add(ANCHOR_ROOM);
+    anchor.table_address = tables.into();
+    for byte in tables.to_le_bytes() {
+        anchor.intermediate_checksum = anchor.intermediate_checksum.wrapping_sub(byte);
+    }
+    Ok(room.start())
 }
-
-/// SMBIOS 2.8, as QEMU's own 32-bit entry point says.
-const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = joined(&[
-    b"_SM_\0\x1f\x02\x08\0\0\0\0\0\0\0\0",
-    b"_DMI_\0\0\0\0\0\0\0\0\0\x28",
-]);
-const MINIMAL_SURVEY: Survey = Survey {
-    count: 3,
-    len: MINIMAL_TABLES.len(),
-    largest: BIOS_LEN,
-    has_bios: true,
-    zero_taken: true,
-};
 
 #[cfg(test)]
 mod tests;

@@ -262,6 +262,19 @@ fn write_pointer_tells_the_host() {
 }
 
 #[test]
+fn alignment_is_kept_and_never_below_16() {
+    let fw_cfg = files(&[("etc/a", &[1]), ("etc/b", &[2]), ("etc/c", &[3])]);
+    let script = [
+        allocate("etc/a", 1, ZONE_HIGH),
+        allocate("etc/b", 1, ZONE_HIGH),
+        allocate("etc/c", 4096, ZONE_HIGH),
+    ];
+    let run = run(fw_cfg, &script.concat());
+    let starts: Vec<_> = run.given.iter().map(|given| given.1.start()).collect();
+    assert_eq!(starts, [0x10_0000, 0x10_0010, 0x10_1000]);
+}
+
+#[test]
 fn an_empty_file_has_an_address_and_no_bytes() {
     let fw_cfg = files(&[("etc/empty", &[])]);
     let script = [

@@ -57,19 +57,9 @@ fn the_minimal_set_is_whole() {
     let mut memory = FakeMemory::new(ALL, &[ALL]);
     let entry = build_minimal(&mut memory, &mut Arena(FSEG.start(), HIGH.start())).unwrap();
     assert_eq!(entry, FSEG.start());
-    let anchor = memory
-        .bytes(PhysRange::new(entry, 31).unwrap())
-        .unwrap()
-        .to_vec();
-    assert_eq!(byte_sum(&anchor), 0);
-    assert_eq!(byte_sum(&anchor[16..]), 0);
-    let len = u16::from_le_bytes([anchor[22], anchor[23]]);
-    let at = u32::from_le_bytes([anchor[24], anchor[25], anchor[26], anchor[27]]);
-    let tables = memory
-        .bytes(PhysRange::new(at, len.into()).unwrap())
-        .unwrap();
-    assert_eq!(survey(tables), Ok(MINIMAL_SURVEY));
-    assert_eq!(tables[tables.len() - 6..], END_OF_TABLE);
+    let (at, found) = read_back(&mut memory, entry);
+    assert_eq!(at, entry + 32);
+    assert_eq!(found, parse(&MINIMAL_TABLES));
 }
 
 #[test]
