@@ -98,7 +98,9 @@ pub fn debian(flavour: Flavour) -> Result<Kernel> {
             _ => Err(error),
         }
     })?;
-    crate::workspace::write_atomically(&stamp, format!("{name}\n").as_bytes())?;
+    if !stamp.is_file() || name != known {
+        crate::workspace::write_atomically(&stamp, format!("{name}\n").as_bytes())?;
+    }
     let release = name
         .trim_start_matches(PREFIX)
         .trim_end_matches("-unsigned")

@@ -4,6 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -53,8 +54,11 @@ pub fn lock(name: &str) -> Result<File> {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().context("a file path without a directory")?;
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    // Threads and processes that write the same file must not share a partial one.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.part", std::process::id()));
+    partial.push(format!(".{}-{count}.part", std::process::id()));
     let partial = PathBuf::from(partial);
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&partial)?;
@@ -70,4 +74,30 @@ pub fn sha256(bytes: &[u8]) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_of_one_file_do_not_disturb_each_other() {
+        let path = target()
+            .join("tests")
+            .join(format!("atomic-{}", std::process::id()));
+        std::thread::scope(|scope| {
+            let path = &path;
+            for byte in 0..8_u8 {
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write_atomically(path, &[byte; 4096]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        assert_eq!(read.len(), 4096);
+                        assert!(read.iter().all(|b| *b == read[0]));
+                    }
+                });
+            }
+        });
+        fs::remove_file(path).unwrap();
+    }
 }
