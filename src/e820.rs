@@ -105,6 +105,17 @@ impl Claim {
     }
 }
 
+const fn fixed(range: PhysRange, kind: Kind) -> Entry {
+    Entry::new(range.start() as u64, range.end() as u64, kind)
+}
+
+/// What every PC has below 1 MiB.
+const BELOW_1M: [Entry; 3] = [
+    fixed(PhysRange::fixed(0, layout::EBDA.start()), Kind::RAM),
+    fixed(layout::EBDA, Kind::RESERVED),
+    fixed(layout::F_SEGMENT, Kind::RESERVED),
+];
+
 /// See the module.
 #[derive(Debug)]
 pub struct MemoryMap {
@@ -145,9 +156,9 @@ impl MemoryMap {
         if low.is_none_or(|e| e.len() < u64::from(layout::LEGACY_HOLE.start())) {
             return Err(Error::BadE820);
         }
-        self.reserve(PhysRange::fixed(0, layout::EBDA.start()), Kind::RAM)?;
-        self.reserve(layout::EBDA, Kind::RESERVED)?;
-        self.reserve(layout::F_SEGMENT, Kind::RESERVED)?;
+        self.entries
+            .try_extend_from_slice(&BELOW_1M)
+            .map_err(|_| Error::TooManyE820Entries)?;
         for ram in raw.iter().filter(|e| e.kind() == Kind::RAM) {
             let end = ram.base().checked_add(ram.len()).ok_or(Error::BadE820)?;
             self.set(ram.base().max(high), end, Kind::RAM)?;

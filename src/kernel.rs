@@ -110,9 +110,9 @@ impl<'a> Kernel<'a> {
         let size = fw_cfg.read_u32(item::KERNEL_SIZE)?;
         let elf = if is_elf { Elf::parse(header) } else { None };
         if let Some(elf) = elf
-            && let Some(span) = elf.span()
-            && span.len() == size
+            && elf.span().len() == size
         {
+            let span = elf.span();
             let notes = elf.notes(memory);
             // The notes may lie outside what is loaded.
             let entry = match notes.entry {

@@ -63,37 +63,45 @@ impl CommandLine {
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
-        let mut rest = line;
-        let mut at_word = true;
-        // Only words that begin like the two parameters are looked at.
-        while let [byte, more @ ..] = rest {
+        // Both parameters end in `ci=` or `acpi=`: few bytes are an equals
+        // sign, and only those are looked at closer.
+        for (at, byte) in line.iter().enumerate() {
             match byte {
                 0 => break,
-                b'a' | b'p' if at_word => found.word(rest),
+                b'=' => found.value(line, at),
                 _ => {}
             }
-            at_word = *byte == b' ';
-            rest = more;
         }
         found
     }
 
-    fn word(&mut self, rest: &[u8]) {
-        let (name, value) = if let Some(value) = rest.strip_prefix(b"acpi=") {
-            (b'a', value)
-        } else if let Some(value) = rest.strip_prefix(b"pci=") {
-            (b'p', value)
-        } else {
+    /// Looks at the word whose equals sign is at `at`.
+    #[inline(never)]
+    fn value(&mut self, line: &[u8], at: usize) {
+        let Some((before, [_, value @ ..])) = line.split_at_checked(at) else {
             return;
         };
+        let (is_acpi, before) = match before {
+            [before @ .., b'a', b'c', b'p', b'i'] => (true, before),
+            [before @ .., b'p', b'c', b'i'] => (false, before),
+            _ => return,
+        };
+        if matches!(before, [] | [.., b' ']) {
+            self.word(is_acpi, value);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn word(&mut self, is_acpi: bool, value: &[u8]) {
         let end = value.iter().position(|b| matches!(b, 0 | b' '));
         let value = value.get(..end.unwrap_or(value.len())).unwrap_or(&[]);
         for part in value.split(|b| *b == b',') {
-            match (name, part) {
-                (b'a', b"off" | b"ht") => self.acpi_off = true,
-                (b'a', b"noirq") => self.pci_without_acpi = true,
-                (b'p', b"noacpi" | b"bios" | b"nobios" | b"off") => self.pci_without_acpi = true,
-                (b'p', _) if part.starts_with(b"conf") => self.pci_without_acpi = true,
+            match (is_acpi, part) {
+                (true, b"off" | b"ht") => self.acpi_off = true,
+                (true, b"noirq") => self.pci_without_acpi = true,
+                (false, b"noacpi" | b"bios" | b"nobios" | b"off") => self.pci_without_acpi = true,
+                (false, _) if part.starts_with(b"conf") => self.pci_without_acpi = true,
                 _ => {}
             }
         }

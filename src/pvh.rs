@@ -5,7 +5,9 @@
 
 use crate::e820::Entry;
 use crate::error::{Error, Result};
-use crate::phys::{GuestMemory, PhysRange, copy_at, u16_at, u32_at, u64_at};
+use crate::phys::{GuestMemory, PhysRange, u16_at, u32_at, u64_at};
+use zerocopy::byteorder::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `\x7fELF`.
 const ELF_MAGIC: u32 = 0x464c_457f;
@@ -20,23 +22,84 @@ const NOTE_PHYS32_ENTRY: u32 = 18;
 /// Bytes of notes that are looked at; Linux has below 1 KiB.
 const MAX_NOTES: u32 = 64 << 10;
 
-/// An ELF file's header and program headers.
+/// An ELF file's program headers, and what they say together.
 #[derive(Clone, Copy, Debug)]
 pub struct Elf<'a> {
-    bytes: &'a [u8],
-    is_64: bool,
-    phoff: usize,
-    phentsize: usize,
-    phnum: u16,
+    headers: Headers<'a>,
+    /// From the first to the last byte of all loadable segments.
+    span: PhysRange,
+    /// Where the first notes are.
+    notes: PhysRange,
 }
 
-/// One program header.
 #[derive(Clone, Copy, Debug)]
+enum Headers<'a> {
+    Elf32(&'a [Header32]),
+    Elf64(&'a [Header64]),
+}
+
+/// `Elf32_Phdr`.
+#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header32 {
+    kind: U32,
+    offset_vaddr: [U32; 2],
+    paddr: U32,
+    filesz: U32,
+    memsz: U32,
+    flags_align: [U32; 2],
+}
+
+/// `Elf64_Phdr`, its 64-bit fields as halves, the low one first.
+#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header64 {
+    kind: U32,
+    flags: U32,
+    offset_vaddr: [U32; 4],
+    paddr: [U32; 2],
+    filesz: [U32; 2],
+    memsz: [U32; 2],
+    align: [U32; 2],
+}
+
+/// One program header; `None` where it names memory above 4 GiB.
+#[derive(Clone, Copy)]
 struct Segment {
     kind: u32,
-    paddr: u64,
-    filesz: u64,
-    memsz: u64,
+    paddr: u32,
+    filesz: u32,
+    memsz: u32,
+}
+
+impl Header32 {
+    #[inline]
+    fn segment(&self) -> Option<Segment> {
+        Some(Segment {
+            kind: self.kind.get(),
+            paddr: self.paddr.get(),
+            filesz: self.filesz.get(),
+            memsz: self.memsz.get(),
+        })
+    }
+}
+
+impl Header64 {
+    #[inline]
+    fn segment(&self) -> Option<Segment> {
+        let [paddr, paddr_high] = self.paddr;
+        let [filesz, filesz_high] = self.filesz;
+        let [memsz, memsz_high] = self.memsz;
+        if paddr_high.get() | filesz_high.get() | memsz_high.get() != 0 {
+            return None;
+        }
+        Some(Segment {
+            kind: self.kind.get(),
+            paddr: paddr.get(),
+            filesz: filesz.get(),
+            memsz: memsz.get(),
+        })
+    }
 }
 
 /// What the notes say.
@@ -55,7 +118,8 @@ impl<'a> Elf<'a> {
         u32_at(image, 0) == Some(ELF_MAGIC)
     }
 
-    /// The headers of `image`; `None` when they do not all lie in it.
+    /// The headers of `image`; `None` when they do not all lie in it, or say
+    /// nothing of memory below 4 GiB.
     #[must_use]
     pub fn parse(image: &'a [u8]) -> Option<Self> {
         let is_64 = match image.get(4)? {
@@ -64,8 +128,9 @@ impl<'a> Elf<'a> {
             _ => return None,
         };
         let (phoff, phentsize, phnum) = if is_64 {
+            let phoff = u64_at(image, 0x20)?;
             (
-                u32::try_from(u64_at(image, 0x20)?).ok()?,
+                u32::try_from(phoff).ok()?,
                 u16_at(image, 0x36)?,
                 u16_at(image, 0x38)?,
             )
@@ -76,92 +141,85 @@ impl<'a> Elf<'a> {
                 u16_at(image, 0x2c)?,
             )
         };
-        let least = if is_64 { 56 } else { 32 };
-        if usize::from(phentsize) < least {
-            return None;
-        }
-        let phoff = usize::try_from(phoff).ok()?;
-        let len = usize::from(phentsize).checked_mul(usize::from(phnum))?;
-        image.get(phoff..phoff.checked_add(len)?)?;
+        let (headers, count) = (image.get(phoff as usize..)?, usize::from(phnum));
+        let mut sum = Sum {
+            start: u32::MAX,
+            end: 0,
+            notes: None,
+        };
+        let headers = match (is_64, phentsize) {
+            (false, 32) => {
+                let (headers, _) = <[Header32]>::ref_from_prefix_with_elems(headers, count).ok()?;
+                headers.iter().try_for_each(|h| sum.add(h.segment()))?;
+                Headers::Elf32(headers)
+            }
+            (true, 56) => {
+                let (headers, _) = <[Header64]>::ref_from_prefix_with_elems(headers, count).ok()?;
+                headers.iter().try_for_each(|h| sum.add(h.segment()))?;
+                Headers::Elf64(headers)
+            }
+            _ => return None,
+        };
         Some(Self {
-            bytes: image,
-            is_64,
-            phoff,
-            phentsize: usize::from(phentsize),
-            phnum,
+            headers,
+            span: PhysRange::between(sum.start, sum.end)?,
+            notes: sum.notes.unwrap_or(PhysRange::fixed(0, 0)),
         })
     }
 
-    fn segments(&self) -> impl Iterator<Item = Segment> + use<'a> {
-        let elf = *self;
-        let headers = elf.bytes.get(elf.phoff..).unwrap_or(&[]);
-        headers
-            .chunks_exact(elf.phentsize)
-            .take(usize::from(elf.phnum))
-            .filter_map(move |header| elf.segment(header))
-    }
-
-    fn segment(&self, header: &[u8]) -> Option<Segment> {
-        let kind = u32_at(header, 0)?;
-        Some(if self.is_64 {
-            Segment {
-                kind,
-                paddr: u64_at(header, 24)?,
-                filesz: u64_at(header, 32)?,
-                memsz: u64_at(header, 40)?,
-            }
-        } else {
-            Segment {
-                kind,
-                paddr: u64::from(u32_at(header, 12)?),
-                filesz: u64::from(u32_at(header, 16)?),
-                memsz: u64::from(u32_at(header, 20)?),
-            }
-        })
+    /// From the first to the last byte of all loadable segments.
+    #[must_use]
+    pub const fn span(&self) -> PhysRange {
+        self.span
     }
 
     /// Calls `each` with the memory of every loadable segment.
     ///
     /// # Errors
     /// [`Error::KernelTooBig`] when one passes 4 GiB, and what `each` says.
+    #[cold]
     pub fn loaded(&self, mut each: impl FnMut(PhysRange) -> Result<()>) -> Result<()> {
-        for segment in self
-            .segments()
-            .filter(|s| s.kind == PT_LOAD && s.memsz != 0)
-        {
-            let start = u32::try_from(segment.paddr).map_err(|_| Error::KernelTooBig)?;
-            let len = u32::try_from(segment.memsz).map_err(|_| Error::KernelTooBig)?;
-            each(PhysRange::new(start, len).ok_or(Error::KernelTooBig)?)?;
+        let mut visit = |segment: Option<Segment>| {
+            let segment = segment.ok_or(Error::KernelTooBig)?;
+            if segment.kind != PT_LOAD || segment.memsz == 0 {
+                return Ok(());
+            }
+            each(PhysRange::new(segment.paddr, segment.memsz).ok_or(Error::KernelTooBig)?)
+        };
+        match self.headers {
+            Headers::Elf32(headers) => headers.iter().try_for_each(|h| visit(h.segment())),
+            Headers::Elf64(headers) => headers.iter().try_for_each(|h| visit(h.segment())),
         }
-        Ok(())
-    }
-
-    /// From the first to the last byte of all loadable segments.
-    #[must_use]
-    pub fn span(&self) -> Option<PhysRange> {
-        let mut span: Option<(u32, u32)> = None;
-        self.loaded(|range| {
-            let (start, end) = span.unwrap_or((range.start(), range.end()));
-            span = Some((start.min(range.start()), end.max(range.end())));
-            Ok(())
-        })
-        .ok()?;
-        span.and_then(|(start, end)| PhysRange::between(start, end))
     }
 
     /// Reads the Xen notes where QEMU has loaded them.
     pub fn notes<M: GuestMemory>(&self, memory: &mut M) -> Notes {
         let mut found = Notes::default();
-        for segment in self.segments().filter(|s| s.kind == PT_NOTE) {
-            let range = u32::try_from(segment.paddr)
-                .ok()
-                .zip(u32::try_from(segment.filesz).ok());
-            let range = range.and_then(|(start, len)| PhysRange::new(start, len.min(MAX_NOTES)));
-            if let Some(bytes) = range.and_then(|range| memory.bytes(range).ok()) {
-                read_notes(bytes, &mut found);
-            }
+        if let Ok(bytes) = memory.bytes(self.notes) {
+            read_notes(bytes, &mut found);
         }
         found
+    }
+}
+
+/// What the headers say together.
+struct Sum {
+    start: u32,
+    end: u32,
+    notes: Option<PhysRange>,
+}
+
+impl Sum {
+    #[inline]
+    fn add(&mut self, segment: Option<Segment>) -> Option<()> {
+        let segment = segment?;
+        if segment.kind == PT_LOAD && segment.memsz != 0 {
+            self.start = self.start.min(segment.paddr);
+            self.end = self.end.max(segment.paddr.checked_add(segment.memsz)?);
+        } else if segment.kind == PT_NOTE && self.notes.is_none() {
+            self.notes = PhysRange::new(segment.paddr, segment.filesz.min(MAX_NOTES));
+        }
+        Some(())
     }
 }
 
@@ -282,17 +340,19 @@ impl StartInfo<'_> {
         for (slot, word) in slots.iter_mut().zip(words) {
             *slot = word.to_le_bytes();
         }
-        let mut at = (START_INFO_LEN + MODULE_LEN) as usize;
-        for entry in self.e820 {
-            // struct hvm_memmap_table_entry: addr, size, type, reserved
-            copy_at(bytes, at, &entry.base().to_le_bytes())?;
-            copy_at(bytes, at.wrapping_add(8), &entry.len().to_le_bytes())?;
-            copy_at(
-                bytes,
-                at.wrapping_add(16),
-                &u64::from(entry.kind().number()).to_le_bytes(),
-            )?;
-            at = at.wrapping_add(MEMMAP_LEN);
+        let slots = bytes.get_mut((START_INFO_LEN + MODULE_LEN) as usize..);
+        let (slots, _) = slots
+            .ok_or(Error::NotOurMemory)?
+            .as_chunks_mut::<MEMMAP_LEN>();
+        if slots.len() < self.e820.len() {
+            return Err(Error::NotOurMemory);
+        }
+        for (slot, entry) in slots.iter_mut().zip(self.e820) {
+            // struct hvm_memmap_table_entry: addr, size, type, reserved;
+            // the first three are what an E820 entry is.
+            let (front, reserved) = slot.split_at_mut(size_of::<Entry>());
+            front.copy_from_slice(entry.as_bytes());
+            reserved.fill(0);
         }
         Ok(())
     }

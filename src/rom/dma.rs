@@ -27,51 +27,62 @@ impl Device {
         Self { byte_wise: false }
     }
 
-    /// One transfer, which is over when the doorbell's write returns.
-    #[inline(never)]
-    fn transfer(&mut self, control: DmaControl, at: *mut u8, len: usize) -> Result<()> {
-        let control = control.bits().to_be();
-        let descriptor: UnsafeCell<Descriptor> =
-            UnsafeCell::new([control, (len as u32).to_be(), 0, (at.addr() as u32).to_be()]);
+    /// One transfer, which is over when the doorbell's write returns. Gives
+    /// the control word as the device leaves it: zero when all went well.
+    #[inline]
+    fn transfer(control: DmaControl, at: *mut u8, len: usize) -> u32 {
+        let descriptor: UnsafeCell<Descriptor> = UnsafeCell::new([
+            control.bits().to_be(),
+            (len as u32).to_be(),
+            0,
+            (at.addr() as u32).to_be(),
+        ]);
         let doorbell = (descriptor.get().addr() as u32).to_be();
         // SAFETY: the write makes the device read the descriptor and read or
         // write the `len` bytes at `at`, which the callers' slices own; asm
         // without `nomem` tells the compiler that memory changes.
         unsafe {
-            asm!("out dx, eax", in("dx") PORT_DMA_LOW, in("eax") doorbell, options(nostack, preserves_flags))
-        };
+            asm!("out dx, eax", in("dx") PORT_DMA_LOW, in("eax") doorbell, options(nostack, preserves_flags));
+        }
         let word = core::ptr::NonNull::from(&descriptor).cast::<u32>();
         // SAFETY: the control word is the descriptor's first, alive here.
-        let status = unsafe { VolatilePtr::new(word) }.read();
-        if status == 0 {
-            Ok(())
-        } else {
-            Err(self.refused(status, control))
-        }
+        unsafe { VolatilePtr::new(word) }.read()
     }
 
+    /// Why a transfer left `status`; takes to the byte-wise way where there
+    /// is a device without DMA.
     #[cold]
-    fn refused(&mut self, status: u32, control: u32) -> Error {
-        if status != control {
-            return Error::FwCfgTransfer;
+    #[inline(never)]
+    fn refused(&mut self, status: u32, control: DmaControl) -> Result<()> {
+        if status != control.bits().to_be() {
+            return Err(Error::FwCfgTransfer);
         }
         // Untouched: there is no DMA, or no device at all.
         let mut signature = [0; 4];
-        self.byte_wise = true;
         select_bytes(item::SIGNATURE);
         read_bytes(&mut signature);
-        if signature == *b"QEMU" {
-            Error::FwCfgTransfer
-        } else {
-            Error::NoFwCfg
+        if signature != *b"QEMU" {
+            return Err(Error::NoFwCfg);
         }
+        self.byte_wise = true;
+        Ok(())
     }
 
-    fn run(&mut self, control: DmaControl, at: *mut u8, len: usize) -> Result<()> {
-        match self.transfer(control, at, len) {
-            Err(Error::FwCfgTransfer) if self.byte_wise => Ok(()),
-            result => result,
+    #[cold]
+    #[inline(never)]
+    fn read_byte_wise(
+        &mut self,
+        status: u32,
+        control: DmaControl,
+        selector: u16,
+        dest: &mut [u8],
+    ) -> Result<()> {
+        if !self.byte_wise {
+            self.refused(status, control)?;
         }
+        select_bytes(selector);
+        read_bytes(dest);
+        Ok(())
     }
 }
 
@@ -96,36 +107,45 @@ fn read_bytes(dest: &mut [u8]) {
 
 impl FwCfg for Device {
     fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
-        if !self.byte_wise {
-            self.run(
-                DmaControl::READ.select(selector),
-                dest.as_mut_ptr(),
-                dest.len(),
-            )?;
+        let control = DmaControl::READ.select(selector);
+        let status = if self.byte_wise {
+            control.bits().to_be()
+        } else {
+            Self::transfer(control, dest.as_mut_ptr(), dest.len())
+        };
+        if status == 0 {
+            Ok(())
+        } else {
+            self.read_byte_wise(status, control, selector, dest)
         }
-        if self.byte_wise {
-            select_bytes(selector);
-            read_bytes(dest);
-        }
-        Ok(())
     }
 
+    #[cold]
+    #[inline(never)]
     fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
         if self.byte_wise {
             read_bytes(dest);
             return Ok(());
         }
-        self.transfer(DmaControl::READ, dest.as_mut_ptr(), dest.len())
+        match Self::transfer(DmaControl::READ, dest.as_mut_ptr(), dest.len()) {
+            0 => Ok(()),
+            _ => Err(Error::FwCfgTransfer),
+        }
     }
 
     #[cold]
+    #[inline(never)]
     fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
         if self.byte_wise {
             // The data port has been read-only since QEMU 2.4.
             return Err(Error::FwCfgTransfer);
         }
         let skip = DmaControl::SKIP.select(selector);
-        self.transfer(skip, core::ptr::null_mut(), offset as usize)?;
-        self.transfer(DmaControl::WRITE, data.as_ptr().cast_mut(), data.len())
+        if Self::transfer(skip, core::ptr::null_mut(), offset as usize) != 0
+            || Self::transfer(DmaControl::WRITE, data.as_ptr().cast_mut(), data.len()) != 0
+        {
+            return Err(Error::FwCfgTransfer);
+        }
+        Ok(())
     }
 }
