@@ -140,3 +140,75 @@ pub struct Shortfall {
     /// KiB available.
     pub have_kib: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+    use std::string::String;
+    use std::vec::Vec;
+
+    /// In the order of their codes.
+    const ALL: [Error; COUNT] = [
+        Error::NoFwCfg,
+        Error::FwCfgTransfer,
+        Error::TooManyFiles,
+        Error::BadE820,
+        Error::TooManyE820Entries,
+        Error::UnknownMachine,
+        Error::BadOption,
+        Error::NoKernel,
+        Error::KernelIsPe,
+        Error::UnknownKernel,
+        Error::ElfWithoutPvh,
+        Error::BadSetupHeader,
+        Error::KernelTooBig,
+        Error::KernelOverlapsFirmware,
+        Error::KernelTruncated,
+        Error::InitrdTooBig,
+        Error::CommandLineTooLong,
+        Error::Needs16BitEntry,
+        Error::BadMultiboot,
+        Error::BadLoaderScript,
+        Error::LoaderFileMissing,
+        Error::LoaderOutOfBounds,
+        Error::TablesTooBig,
+        Error::TooManyTables,
+        Error::BadSmbios,
+        Error::SmbiosTooBig,
+        Error::PciNoSpace,
+        Error::PciTooMany,
+        Error::PciTooDeep,
+        Error::NotOurMemory,
+        Error::Exception,
+        Error::StackOverflow,
+    ];
+    const COUNT: usize = 32;
+
+    #[test]
+    fn codes_are_distinct_and_none_is_left_out() {
+        assert!(ALL.windows(2).all(|pair| pair[0].code() < pair[1].code()));
+        // Twice the code and one has to be an exit status.
+        assert!(ALL.iter().all(|error| error.code() < 0x80));
+        let variants = include_str!("error.rs").lines();
+        let variants = variants.filter(|line| line.contains(" = 0x") && line.ends_with(','));
+        assert_eq!(variants.count(), ALL.len());
+    }
+
+    #[test]
+    fn the_readme_lists_every_error() {
+        let rows = |line: &&str| {
+            let row = line
+                .strip_prefix("| ")
+                .and_then(|row| row.split_once(" | "));
+            row.is_some_and(|(code, _)| code.len() == 2 && u8::from_str_radix(code, 16).is_ok())
+        };
+        let readme = include_str!("../README.md");
+        let listed: Vec<&str> = readme.lines().filter(rows).collect();
+        let expected: Vec<String> = ALL
+            .iter()
+            .map(|error| format!("| {:02x} | {} |", error.code(), error.message()))
+            .collect();
+        assert_eq!(listed, expected);
+    }
+}

@@ -67,3 +67,34 @@ const _: () = {
     // The port of the DMA doorbell takes 16-byte aligned scratch as given.
     assert!(SCRATCH.start().is_multiple_of(16));
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+
+    #[test]
+    fn the_documented_map_is_this_one() {
+        let documented = include_str!("../docs/architecture.md");
+        for (name, range) in [
+            ("IVT_BDA", IVT_BDA),
+            ("STACK", STACK),
+            ("STATICS", STATICS),
+            ("LOW_FREE", LOW_FREE),
+            ("SCRATCH", SCRATCH),
+            ("LOW_FREE_TOP", LOW_FREE_TOP),
+            ("EBDA", EBDA),
+            ("LEGACY_HOLE", LEGACY_HOLE),
+            ("F_SEGMENT", F_SEGMENT),
+            ("Q35_ECAM", Q35_ECAM),
+            ("MICROVM_ECAM", MICROVM_ECAM),
+        ] {
+            let row = format!(
+                "| `{:#x}`–`{:#x}` | `{name}` | ",
+                range.start(),
+                range.end()
+            );
+            assert!(documented.contains(&row), "no row {row}");
+        }
+    }
+}
