@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use qboot::io::{Mmio, PortIo};
 use qboot::layout::{MICROVM_ECAM, Q35_ECAM};
 use qboot::pci::{self, Access, Apertures, Bdf, Config as _, Routing, Summary};
+use qboot_tests::{Kind, Probe};
 use xtask::qemu::{Qemu, Vm};
 
 /// One access a line, answered with `OK` and the value.
@@ -176,6 +177,20 @@ impl Machine<'_> {
         })
     }
 
+    /// Boots a probe with the ROM, told to assign everything.
+    fn rom(&self) -> Result<BTreeMap<u16, Function>> {
+        let probe = Probe::new(Kind::Pvh)?;
+        let qemu = probe
+            .machine(self.name)?
+            .memory_mib(self.memory_mib)
+            .args(["-fw_cfg", "name=opt/org.qboot/pci,string=full"])
+            .args(self.args.iter().copied());
+        let (_, mut vm) = probe.boot(&qemu)?;
+        let text = vm.monitor("info pci")?;
+        vm.quit()?;
+        parse(&text)
+    }
+
     /// Lets SeaBIOS set the same machine up.
     fn seabios(&self) -> Result<BTreeMap<u16, Function>> {
         const CONSOLE: u16 = 0x402;
@@ -198,7 +213,7 @@ struct Outcome {
     tree: String,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Function {
     id: String,
     line: Option<String>,
@@ -601,5 +616,34 @@ fn microvm_with_pcie() -> Result<()> {
     };
     let ours = machine.ours()?;
     assert_eq!(ours.summary.unplaced, 0, "{}", ours.text);
+    Ok(())
+}
+
+#[test]
+fn the_rom_does_the_same() -> Result<()> {
+    let microvm = ["-device", "virtio-net-pci", "-device", "nvme,serial=1"];
+    let q35 = [
+        "-device",
+        "pxb-pcie,id=x1,bus_nr=0x40",
+        "-device",
+        "pcie-root-port,id=p1,slot=1,bus=x1",
+        "-device",
+        "e1000e,bus=p1",
+        "-device",
+        "pci-testdev,membar=64G,bus=pcie.0",
+    ];
+    for (name, extra_roots, args) in [
+        ("pc", 0, VARIETY),
+        ("q35", 1, &q35[..]),
+        ("microvm,pcie=on", 0, &microvm[..]),
+    ] {
+        let machine = Machine {
+            name,
+            memory_mib: 512,
+            extra_roots,
+            args,
+        };
+        assert_eq!(machine.rom()?, machine.ours()?.functions, "{name}");
+    }
     Ok(())
 }
