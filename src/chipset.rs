@@ -104,11 +104,21 @@ pub fn set_up<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) {
     }
 }
 
+/// Registers of the local APIC (Intel SDM volume 3, 11.4.1): spurious vector
+/// with the enable bit, LINT0 passing the 8259A's interrupts on, LINT1 NMIs.
+const VIRTUAL_WIRE: [(u32, u32); 3] = [(0xf0, 0x1ff), (0x350, 0x700), (0x360, 0x400)];
+
 /// What only kernels without ACPI need: the interrupt controllers in their
 /// PC state, PCI's interrupts level-triggered, the PIIX4's SMBus in place.
 /// Linux with ACPI does all of it itself.
 #[cold]
-pub fn set_up_legacy<I: PortIo>(io: &mut I, chipset: Chipset) {
+pub fn set_up_legacy<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) {
+    // Virtual wire mode (MultiProcessor Specification 1.4, 3.6.2.2): after a
+    // reset the local APIC keeps the 8259A's interrupts from the processor,
+    // and a kernel that leaves the APIC alone would never see its timer.
+    for (register, value) in VIRTUAL_WIRE {
+        io.write32(layout::LOCAL_APIC.start() | register, value);
+    }
     if matches!(chipset, Chipset::None | Chipset::Unknown) {
         return;
     }

@@ -44,6 +44,9 @@ pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
 /// ECAM of `microvm,pcie=on` (QEMU `include/hw/i386/microvm.h`).
 pub const MICROVM_ECAM: PhysRange = PhysRange::fixed(0xe000_0000, 0xf000_0000);
 
+/// Registers of the processor's own local APIC.
+pub const LOCAL_APIC: PhysRange = PhysRange::fixed(0xfee0_0000, 0xfee0_1000);
+
 const _: () = {
     let all = [
         IVT_BDA,

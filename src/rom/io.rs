@@ -1,8 +1,9 @@
-//! Port and ECAM access.
+//! Port, ECAM and local APIC access.
 
 use core::arch::asm;
 use qboot::io::{Mmio, PortIo};
 use qboot::layout;
+use qboot::phys::PhysRange;
 
 /// The processor's I/O instructions.
 #[derive(Debug)]
@@ -32,28 +33,29 @@ impl PortIo for Io {
     port!(in32, out32, u32, "eax");
 }
 
-/// Whether `len` bytes at `addr` are configuration space, never RAM.
-fn is_ecam(addr: u32, len: u32) -> bool {
-    let q35 = layout::Q35_ECAM.start() <= addr && addr < layout::Q35_ECAM.end();
-    let microvm = layout::MICROVM_ECAM.start() <= addr && addr < layout::MICROVM_ECAM.end();
-    addr.is_multiple_of(len) && (q35 || microvm)
+/// Whether `len` bytes at `addr` are configuration space or the local APIC,
+/// never RAM.
+fn is_device(addr: u32, len: u32) -> bool {
+    let windows = [layout::Q35_ECAM, layout::MICROVM_ECAM, layout::LOCAL_APIC];
+    let inside = |window: &PhysRange| window.start() <= addr && addr < window.end();
+    addr.is_multiple_of(len) && windows.iter().any(inside)
 }
 
 macro_rules! mmio {
     ($read:ident, $write:ident, $ty:ty) => {
         #[inline]
         fn $read(&mut self, addr: u32) -> $ty {
-            if !is_ecam(addr, size_of::<$ty>() as u32) {
+            if !is_device(addr, size_of::<$ty>() as u32) {
                 return !0;
             }
             let ptr = core::ptr::with_exposed_provenance::<$ty>(addr as usize);
-            // SAFETY: aligned and inside the ECAM window, by the check above:
-            // device registers, not memory that Rust knows.
+            // SAFETY: aligned and inside a window of `is_device`, by the check
+            // above: device registers, not memory that Rust knows.
             unsafe { ptr.read_volatile() }
         }
         #[inline]
         fn $write(&mut self, addr: u32, value: $ty) {
-            if !is_ecam(addr, size_of::<$ty>() as u32) {
+            if !is_device(addr, size_of::<$ty>() as u32) {
                 return;
             }
             let ptr = core::ptr::with_exposed_provenance_mut::<$ty>(addr as usize);
