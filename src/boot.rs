@@ -146,6 +146,8 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;
         }
         self.load_smbios(&dir)?;
+        #[cfg(feature = "markers")]
+        crate::markers::loading(&mut self.machine.io);
         kernel.load(claimed, rsdp, &mut self.loader())
     }
 

@@ -20,6 +20,8 @@ pub mod io;
 pub mod kernel;
 pub mod layout;
 pub mod legacy;
+#[cfg(feature = "markers")]
+pub mod markers;
 pub mod mptable;
 pub mod multiboot;
 pub mod pci;

@@ -47,6 +47,8 @@ extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
     // memory to this call chain alone.
     let (io, fw_cfg, memory, scratch) = unsafe { rom::take(signature) };
     let mut machine = Machine { io, fw_cfg, memory };
+    #[cfg(feature = "markers")]
+    qboot::markers::start(&mut machine.io);
     let found = Found {
         host_bridge,
         f_segment: rom::memory::f_segment(),
@@ -62,6 +64,8 @@ extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
     match result {
         Ok(handoff) => {
             rom::cpu::enable_caching(signature);
+            #[cfg(feature = "markers")]
+            qboot::markers::entering(&mut machine.io, handoff);
             rom::handoff::enter(handoff)
         }
         Err(error) => rom::report::fail(error, shortfall),
