@@ -468,21 +468,18 @@ fn write_pointer<F: FwCfg, M: GuestMemory>(
     memory: &mut M,
     files: &mut Files<'_>,
 ) -> Result<()> {
-    let size @ (1 | 2 | 4 | 8) = command.size else {
-        return Err(Error::BadLoaderScript);
-    };
     let offset = command.src_offset.get();
     let src = files.filled(&command.src, offset.saturating_add(1), fw_cfg, memory)?;
     let target = src.range.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
     let dest = dir.find(&command.dest).ok_or(Error::LoaderFileMissing)?;
     let dest_offset = command.dest_offset.get();
     dest_offset
-        .checked_add(u32::from(size))
+        .checked_add(u32::from(command.size))
         .filter(|end| *end <= dest.size)
         .ok_or(Error::LoaderOutOfBounds)?;
     let mut address = [0; 8];
     let address = address
-        .get_mut(..usize::from(size))
+        .get_mut(..usize::from(command.size))
         .ok_or(Error::BadLoaderScript)?;
     put_address(address, target.start())?;
     fw_cfg.write(dest.selector, dest_offset, address)

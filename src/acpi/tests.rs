@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::BTreeMap;
 use std::string::String;
+use std::sync::LazyLock;
 use std::vec;
 use std::vec::Vec;
 
@@ -256,7 +257,10 @@ fn write_pointer_tells_the_host() {
     assert_eq!(error(u32::MAX, 0, 4), Err(Error::LoaderOutOfBounds));
     assert_eq!(error(0, 4096, 8), Err(Error::LoaderOutOfBounds));
     assert_eq!(error(0, 0, 2), Err(Error::LoaderOutOfBounds));
-    assert_eq!(error(0, 0, 3), Err(Error::BadLoaderScript));
+    for size in [0, 3, 5, 7] {
+        assert_eq!(error(0, 0, size), Err(Error::BadLoaderScript));
+    }
+    assert_eq!(error(0, 0, 9), Err(Error::LoaderOutOfBounds));
     let orphan = write_pointer("etc/none", "etc/file", 0, 0, 8);
     assert_eq!(with_one_file(orphan), Err(Error::LoaderFileMissing));
 }
@@ -373,6 +377,36 @@ fn a_reference_into_the_padding_transfers_it() {
     assert_eq!(run.result, Ok(None));
     assert!(run.bytes(0) == data);
     assert_eq!(run.fw_cfg.transfers, 1 + 15 + 1);
+}
+
+#[test]
+fn only_its_own_checksums_tell_how_much_of_a_file_is_used() {
+    let fw_cfg = files(&[("etc/acpi/tables", &[1; 0x2_0000]), ("etc/b", &[2; 0x5000])]);
+    let script = [
+        allocate("etc/acpi/tables", 64, ZONE_HIGH),
+        allocate("etc/b", 64, ZONE_HIGH),
+        add_checksum("etc/acpi/tables", 0, 0, 0x100),
+        add_checksum("etc/b", 0, 0, 0x4000),
+    ];
+    let mut run = run(fw_cfg, &script.concat());
+    assert_eq!(run.result, Ok(None));
+    assert!(run.bytes(0)[1..0x100].iter().all(|byte| *byte == 1));
+    assert!(untouched(&run.bytes(0)[0x100..]));
+}
+
+#[test]
+fn a_page_of_padding_is_worth_saving_and_less_is_not() {
+    let fw_cfg = files(&[("etc/acpi/tables", &[1; 0x1_0000])]);
+    for (end, transferred) in [(0xf000, 0xf000), (0xf001, 0x1_0000)] {
+        let script = [
+            allocate("etc/acpi/tables", 64, ZONE_HIGH),
+            add_checksum("etc/acpi/tables", 0, 0, end),
+        ];
+        let mut run = run(fw_cfg.clone(), &script.concat());
+        assert_eq!(run.result, Ok(None));
+        let used = run.bytes(0).iter().rposition(|byte| *byte == 1);
+        assert_eq!(used, Some(transferred - 1));
+    }
 }
 
 #[test]
@@ -676,6 +710,16 @@ fn any_script() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// The machine with the most kinds of commands, and its script.
+static REAL: LazyLock<(FakeFwCfg, Vec<u8>)> = LazyLock::new(|| {
+    let items = capture::items("q35-nvdimm-vmgenid");
+    let script = items
+        .iter()
+        .find(|item| item.0 == "etc/table-loader")
+        .unwrap();
+    (capture::device("q35-nvdimm-vmgenid"), script.2.clone())
+});
+
 proptest! {
     #[test]
     fn any_script_stays_in_its_files(script in any_script(), skip in 0..5_usize) {
@@ -697,12 +741,12 @@ proptest! {
     fn a_damaged_real_script_stays_in_its_files(
         damage in vec_of((0..2048_usize, any::<u8>()), 1..4),
     ) {
-        let items = capture::items("q35-nvdimm-vmgenid");
-        let mut script = items.iter().find(|item| item.0 == "etc/table-loader").unwrap().2.clone();
+        let (device, script) = &*REAL;
+        let mut script = script.clone();
         for (at, byte) in damage {
             script[at] = byte;
         }
-        let mut run = run(capture::device("q35-nvdimm-vmgenid"), &script);
+        let mut run = run(device.clone(), &script);
         prop_assert!(outside_is_untouched(&mut run));
     }
 }

@@ -11,6 +11,7 @@ use crate::phys::{u16_at, u32_at};
 use proptest::collection::vec as vec_of;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use std::vec;
 use std::vec::Vec;
 
@@ -201,8 +202,9 @@ fn our_type_0_reads_as_meant() {
 
 /// An entry point as QEMU hands it over, of either kind.
 fn anchor(long: bool) -> Vec<u8> {
-    let name = if long { "q35-smbios3" } else { "pc" };
-    file(name, "etc/smbios/smbios-anchor")
+    static ANCHORS: LazyLock<[Vec<u8>; 2]> =
+        LazyLock::new(|| ["pc", "q35-smbios3"].map(|name| file(name, "etc/smbios/smbios-anchor")));
+    ANCHORS[usize::from(long)].clone()
 }
 
 /// Loads structures behind an entry point of either kind.
