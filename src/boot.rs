@@ -114,7 +114,10 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         if chipset == Chipset::Q35 {
             // Linux trusts the MCFG table only where E820 reserves its range.
             self.map.reserve(layout::Q35_ECAM, Kind::RESERVED)?;
+            // QEMU's RAM ends below it; a map may say anything.
+            self.map.end_high_at(layout::Q35_ECAM.start());
         }
+        self.machine.memory.open(self.map.high());
 
         // The kernel's memory before the tables': its place is given, theirs
         // is not. Its command line before PCI, which it may ask for.
@@ -165,9 +168,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             .get_mut(..file.size as usize)
             .ok_or(Error::TooManyE820Entries)?;
         self.machine.fw_cfg.read(file.selector, raw)?;
-        self.map.fill(raw)?;
-        self.machine.memory.open(self.map.high());
-        Ok(())
+        self.map.fill(raw)
     }
 
     /// Loads the ACPI tables; gives the RSDP's address, 0 without one.

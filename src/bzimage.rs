@@ -174,6 +174,16 @@ impl<'a> SetupHeader<'a> {
         }
     }
 
+    /// Bytes that the protected-mode code has at least: up to the end of the
+    /// payload, and nearly up to `syssize`, which is rounded up and may count
+    /// a checksum that is not there.
+    #[must_use]
+    pub fn least_len(&self) -> u32 {
+        let payload = self.payload();
+        let payload = payload.map_or(0, |(offset, len)| offset.saturating_add(len));
+        payload.max(self.code_len().saturating_sub(32))
+    }
+
     /// `setup_data`, the address of a list that QEMU may have put behind the
     /// kernel (`-dtb`, random seed).
     #[must_use]

@@ -146,7 +146,7 @@ impl MemoryMap {
     /// Where entries overlap, anything wins over RAM.
     ///
     /// # Errors
-    /// [`Error::BadE820`] when there is no RAM from 0 to 640 KiB,
+    /// [`Error::BadE820`] when not all is RAM from 0 to 640 KiB,
     /// [`Error::TooManyE820Entries`].
     #[inline(never)]
     pub fn fill(&mut self, raw: &[u8]) -> Result<()> {
@@ -164,6 +164,10 @@ impl MemoryMap {
             self.set(ram.base().max(high), end, Kind::RAM)?;
         }
         for other in raw.iter().filter(|e| e.kind() != Kind::RAM) {
+            // Firmware and kernel need all of it: there is no placing around.
+            if other.base() < u64::from(layout::EBDA.start()) && !other.is_empty() {
+                return Err(Error::BadE820);
+            }
             let end = other
                 .base()
                 .checked_add(other.len())
@@ -175,11 +179,11 @@ impl MemoryMap {
             .iter()
             .find(|e| e.kind() == Kind::RAM && e.base() == high);
         if let Some(high) = high {
-            // RAM never reaches the ROM at the top of 4 GiB; a map that says
-            // so is cut there.
+            // RAM never reaches the devices at the top of 4 GiB; a map that
+            // says so is cut there.
             let end = u32::try_from(high.end())
-                .unwrap_or(0xfff0_0000)
-                .min(0xfff0_0000);
+                .unwrap_or(layout::HIGH_RAM_END)
+                .min(layout::HIGH_RAM_END);
             self.high = PhysRange::between(layout::HIGH_RAM, end).ok_or(Error::BadE820)?;
         }
         Ok(())
@@ -195,6 +199,15 @@ impl MemoryMap {
     #[must_use]
     pub const fn high(&self) -> PhysRange {
         self.high
+    }
+
+    /// Keeps placement below `end`, where a device's registers start.
+    pub const fn end_high_at(&mut self, end: u32) {
+        if end < self.high.end()
+            && let Some(high) = PhysRange::between(self.high.start(), end)
+        {
+            self.high = high;
+        }
     }
 
     /// One past the last byte of RAM, above 4 GiB or not.

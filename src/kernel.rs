@@ -89,7 +89,7 @@ impl<'a> Kernel<'a> {
     ) -> Result<(Self, &'a mut [u8])> {
         let (header, rest) = scratch
             .split_at_mut_checked(ELF_READ)
-            .ok_or(Error::NotOurMemory)?;
+            .ok_or(Error::TooManyFiles)?;
         let first = header.get_mut(..HEADER_READ).ok_or(Error::NotOurMemory)?;
         fw_cfg.read(item::SETUP_DATA, first)?;
         let is_elf = Elf::is_elf(first);
@@ -249,7 +249,11 @@ impl<'a> Kernel<'a> {
                 };
                 let image = claimed.image.ok_or(Error::NotOurMemory)?;
                 let entry = image.range().start();
+                let loaded = image.range();
                 loader.load_item(item::KERNEL_DATA, image)?;
+                if loaded.len() < header.least_len() {
+                    check_whole(&header, loaded, loader.memory)?;
+                }
                 let page = claimed
                     .block
                     .part(claimed.line_len, ZERO_PAGE_LEN)
@@ -276,7 +280,7 @@ impl<'a> Kernel<'a> {
                 let info = loader
                     .map
                     .place_low(len, 16)
-                    .ok_or(Error::NotOurMemory)?
+                    .ok_or(Error::KernelOverlapsFirmware)?
                     .range();
                 StartInfo {
                     cmdline_paddr: line,
@@ -292,6 +296,40 @@ impl<'a> Kernel<'a> {
             }
             Self::Multiboot(image) => loader.load_multiboot(image, claimed),
         }
+    }
+}
+
+/// What compressed kernels start with: gzip, bzip2, LZMA, XZ, LZO, LZ4, ZSTD
+/// (Linux `lib/decompress.c`).
+const COMPRESSED: [&[u8]; 7] = [
+    &[0x1f, 0x8b],
+    b"BZh",
+    &[0x5d, 0, 0],
+    &[0xfd, b'7', b'z', b'X', b'Z'],
+    &[0x89, b'L', b'Z', b'O'],
+    &[0x02, 0x21, 0x4c, 0x18],
+    &[0x28, 0xb5, 0x2f, 0xfd],
+];
+
+/// An image that is shorter than its header says is cut short if it holds
+/// the start of a compressed kernel; its decompressor would run into nothing.
+/// Without one, the code is somebody's own behind another kernel's header.
+#[cold]
+#[inline(never)]
+fn check_whole<M: GuestMemory>(
+    header: &SetupHeader<'_>,
+    loaded: PhysRange,
+    memory: &mut M,
+) -> Result<()> {
+    let Some((offset, _)) = header.payload() else {
+        return Ok(());
+    };
+    let image = memory.bytes(loaded)?;
+    let payload = image.get(offset as usize..).unwrap_or(&[]);
+    if COMPRESSED.iter().any(|magic| payload.starts_with(magic)) {
+        Err(Error::KernelTruncated)
+    } else {
+        Ok(())
     }
 }
 
@@ -375,7 +413,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let block = self
             .map
             .place_low(len, 16)
-            .ok_or(Error::CommandLineTooLong)?
+            .ok_or(Error::KernelOverlapsFirmware)?
             .range();
         let bytes = self.memory.bytes(block)?;
         self.fw_cfg.read(item::CMDLINE_DATA, bytes)?;
@@ -451,8 +489,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             .map_err(|_| Error::KernelTooBig)?;
         let draft = multiboot::Draft::check(&draft, image.load, bytes)?;
         let len = multiboot::Info::block_len(self.map.entries().len());
-        let block = self.map.place_low(len, 16).ok_or(Error::NotOurMemory)?;
-        let info = block.range();
+        let block = self.map.place_low(len, 16);
+        let info = block.ok_or(Error::KernelOverlapsFirmware)?.range();
         multiboot::Info {
             draft,
             e820: self.map.entries(),

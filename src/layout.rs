@@ -35,6 +35,8 @@ pub const LEGACY_HOLE: PhysRange = PhysRange::fixed(0xa_0000, 0xf_0000);
 pub const F_SEGMENT: PhysRange = PhysRange::fixed(0xf_0000, 0x10_0000);
 /// Where RAM goes on after the legacy hole.
 pub const HIGH_RAM: u32 = 0x10_0000;
+/// Where the I/O APIC and other fixed devices start, and no RAM is below 4 GiB.
+pub const HIGH_RAM_END: u32 = 0xfec0_0000;
 /// Everything below 1 MiB that the running firmware occupies.
 pub const FIRMWARE: PhysRange = PhysRange::fixed(STACK.start(), LOW_FREE.start());
 

@@ -25,6 +25,9 @@ const MMAP_LEN: u32 = 24;
 const MMAP_SIZE: u32 = 20;
 /// A page, at most, of ELF headers below 1 MiB.
 const MAX_HEAD: u32 = 4096;
+/// Modules that are looked at, one after another; QEMU takes them from its
+/// command line.
+const MAX_MODULES: u32 = 1024;
 /// The longest string that is looked through for its end.
 const MAX_STRING: usize = 64 << 10;
 /// NUL-terminated, for `boot_loader_name`.
@@ -111,6 +114,9 @@ impl Draft {
         let at = |addr: u32| bytes.get(addr.checked_sub(load.start())? as usize..);
         let is_string = |addr: u32| at(addr)?.iter().take(MAX_STRING).position(|b| *b == 0);
         is_string(draft.cmdline)?;
+        if draft.mods_count > MAX_MODULES {
+            return None;
+        }
         let len = draft.mods_count.checked_mul(MODULE_LEN)?;
         let list = at(draft.mods_addr)?.get(..len as usize)?;
         for module in list.chunks_exact(MODULE_LEN as usize) {
