@@ -293,6 +293,15 @@ pub mod fake {
         cursor: (u16, usize),
         /// Transfers made so far.
         pub transfers: usize,
+        /// Bytes transferred so far.
+        pub transferred: u64,
+        /// Transfers after which all fail.
+        pub fails_after: Option<usize>,
+        /// Bytes above which transfers fail.
+        pub limit: Option<u64>,
+        /// Memory is zero already: long transfers do not write the zeroes
+        /// that lie behind an item.
+        pub sparse: bool,
         /// `(selector, offset, data)` of each write.
         pub written: Vec<(u16, u32, Vec<u8>)>,
     }
@@ -304,29 +313,43 @@ pub mod fake {
             Self::default()
         }
 
+        /// The content of an item, empty when there is none.
+        #[must_use]
+        pub fn data(&self, selector: u16) -> &[u8] {
+            self.items.get(&selector).map_or(&[], Vec::as_slice)
+        }
+
+        /// The selector of the file called `name`.
+        #[must_use]
+        pub fn selector(&self, name: &str) -> Option<u16> {
+            let (_, selector) = self.names.iter().find(|(n, _)| n == name)?;
+            Some(*selector)
+        }
+
         /// Adds a fixed item.
         pub fn item(&mut self, selector: u16, data: &[u8]) -> &mut Self {
             self.items.insert(selector, data.to_vec());
             self
         }
 
-        /// Adds a file, renewing the directory; gives its selector.
+        /// Adds a file and its entry in the directory; gives its selector.
         pub fn file(&mut self, name: &str, data: &[u8]) -> u16 {
             let selector = u16::try_from(self.names.len())
                 .unwrap_or(0)
                 .wrapping_add(super::FIRST_FILE);
             self.names.push((name.into(), selector));
             self.items.insert(selector, data.to_vec());
-            let mut dir = Vec::new();
-            dir.extend_from_slice(&u32::try_from(self.names.len()).unwrap_or(0).to_be_bytes());
-            for (name, selector) in &self.names {
-                let size = self.items.get(selector).map_or(0, Vec::len);
-                dir.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes());
-                dir.extend_from_slice(&selector.to_be_bytes());
-                dir.extend_from_slice(&[0; 2]);
-                dir.extend_from_slice(&super::file_name(name));
+            let count = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+            let dir = self.items.entry(super::item::FILE_DIR).or_default();
+            dir.resize(dir.len().max(4), 0);
+            if let Some(slot) = dir.first_chunk_mut() {
+                *slot = count.to_be_bytes();
             }
-            self.items.insert(super::item::FILE_DIR, dir);
+            let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            dir.extend_from_slice(&size.to_be_bytes());
+            dir.extend_from_slice(&selector.to_be_bytes());
+            dir.extend_from_slice(&[0; 2]);
+            dir.extend_from_slice(&super::file_name(name));
             selector
         }
     }
@@ -338,14 +361,24 @@ pub mod fake {
         }
 
         fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
-            self.transfers = self.transfers.wrapping_add(1);
-            let (selector, offset) = self.cursor;
-            let data = self.items.get(&selector).map_or(&[][..], Vec::as_slice);
-            let rest = data.get(offset..).unwrap_or(&[]);
-            for (i, byte) in dest.iter_mut().enumerate() {
-                *byte = rest.get(i).copied().unwrap_or(0);
+            if self.fails_after.is_some_and(|n| self.transfers >= n) {
+                return Err(Error::FwCfgTransfer);
             }
-            self.cursor.1 = offset.saturating_add(dest.len());
+            self.transfers = self.transfers.wrapping_add(1);
+            self.transferred = self.transferred.wrapping_add(dest.len() as u64);
+            if self.limit.is_some_and(|n| self.transferred > n) {
+                return Err(Error::FwCfgTransfer);
+            }
+            let (selector, offset) = self.cursor;
+            let rest = self.data(selector).get(offset..).unwrap_or(&[]);
+            let len = rest.len().min(dest.len());
+            let dest_len = dest.len();
+            let (given, zeroes) = dest.split_at_mut(len);
+            given.copy_from_slice(rest.split_at(len).0);
+            if !self.sparse || dest_len < 1 << 17 {
+                zeroes.fill(0);
+            }
+            self.cursor.1 = offset.saturating_add(dest_len);
             Ok(())
         }
 

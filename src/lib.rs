@@ -30,4 +30,6 @@ pub mod phys;
 pub mod policy;
 pub mod pvh;
 pub mod realmode;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod smbios;
