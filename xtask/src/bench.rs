@@ -35,6 +35,9 @@ pub struct Options {
     /// Draw where the time goes from QEMU's start to user space
     #[arg(long)]
     pub timeline: bool,
+    /// Keep the chart in docs/, where the README shows it
+    #[arg(long)]
+    pub docs: bool,
     /// bzImage that gives the bzImage probe its setup header and 16-bit code
     #[arg(long, value_name = "FILE")]
     pub donor: Option<PathBuf>,
@@ -130,7 +133,7 @@ const SLOW_RUNS: usize = 5;
 /// The ROM does not build, our own firmware misses a kernel, or a file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
     if options.timeline {
-        return timeline::run(options.donor.as_deref());
+        return timeline::run(options.donor.as_deref(), options.docs);
     }
     let (image, used) = match std::env::var_os("QBOOT_ROM") {
         Some(image) => (PathBuf::from(image), 0),
@@ -203,6 +206,9 @@ pub fn run(options: &Options) -> Result<()> {
         .with_context(|| format!("writing {}", json.display()))?;
     let svg = dir.join("results.svg");
     chart::draw(&results, &svg)?;
+    if options.docs {
+        keep(&svg, "benchmark.svg")?;
+    }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         println!("wrote {}", file.display());
@@ -214,6 +220,17 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|(cell, _)| cell.as_str())
         .collect();
     ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
+    Ok(())
+}
+
+/// Copies a chart to `docs/` under this name.
+///
+/// # Errors
+/// It cannot be copied.
+pub fn keep(chart: &Path, name: &str) -> Result<()> {
+    let to = workspace::root().join("docs").join(name);
+    fs::copy(chart, &to).with_context(|| format!("writing {}", to.display()))?;
+    println!("wrote docs/{name}");
     Ok(())
 }
 

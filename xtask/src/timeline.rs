@@ -21,7 +21,7 @@ use crate::initramfs::{self, Arch, MARKER};
 use crate::measure::{self, Access};
 use crate::progress;
 use crate::qemu::{Accel, Qemu};
-use crate::{build, extract, workspace};
+use crate::{bench, build, extract, workspace};
 
 /// Marks of the firmware: 1 at its start, 5 before it loads the kernel.
 const FIRMWARE_PORT: u64 = 0xf5;
@@ -63,7 +63,7 @@ const MACHINE: &str = "q35";
 /// # Errors
 /// The ROM with marks does not build, a boot does not reach user space, or a
 /// file cannot be written.
-pub fn run(kernel: Option<&Path>) -> Result<()> {
+pub fn run(kernel: Option<&Path>, docs: bool) -> Result<()> {
     let rom = build::rom(&["markers"])?;
     let bzimage = measure::donor(kernel)?;
     let vmlinux = extract::cached(&bzimage)?.path;
@@ -104,6 +104,9 @@ pub fn run(kernel: Option<&Path>) -> Result<()> {
     fs::write(&json, serde_json::to_string_pretty(&timelines)? + "\n")?;
     let svg = dir.join("timeline.svg");
     draw(&timelines, &svg)?;
+    if docs {
+        bench::keep(&svg, "timeline.svg")?;
+    }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         println!("wrote {}", file.display());
@@ -175,6 +178,8 @@ impl Events {
                 }
                 SERIAL_PORT => match u8::try_from(access.value).unwrap_or(0) {
                     b'\n' => this.lines.push(std::mem::take(&mut line)),
+                    // Also the divisor latch: bytes of the port's set-up.
+                    byte if byte < b' ' => {}
                     byte => {
                         if line.1.is_empty() {
                             line.0 = time;
@@ -302,7 +307,7 @@ fn draw(timelines: &[Timeline], path: &Path) -> Result<()> {
         };
         let scale = whole / most;
         let end = bar(&one.stages, &COLOURS, scale, y, 32)?;
-        let x = (LEFT + end as i32 + 6).min(WIDTH - RIGHT);
+        let x = LEFT + end as i32 + 6;
         let total = format!("{:.0} ms", one.total());
         text(total, (x, y + 16), 12, HPos::Left)?;
         // The firmware's three stages, a hundred times as large.
