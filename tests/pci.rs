@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use qboot::io::{Mmio, PortIo};
 use qboot::layout::{MICROVM_ECAM, Q35_ECAM};
 use qboot::pci::{self, Access, Apertures, Bdf, Config as _, Routing, Summary};
-use qboot_tests::{Kind, Probe};
+use qboot_tests::{Kind, Probe, rom};
+use xtask::initramfs::{self, Arch, MARKER};
+use xtask::kernel::{self, Flavour};
 use xtask::qemu::{Qemu, Vm};
 
 /// One access a line, answered with `OK` and the value.
@@ -644,6 +646,91 @@ fn the_rom_does_the_same() -> Result<()> {
             args,
         };
         assert_eq!(machine.rom()?, machine.ours()?.functions, "{name}");
+    }
+    Ok(())
+}
+
+/// Debian's cloud kernel to user space; gives what it and its init said.
+fn boot_linux(machine: &Machine<'_>, setup: &str, words: &str) -> Result<String> {
+    let timeout = Duration::from_secs(180);
+    let mut vm = Qemu::new(machine.name)
+        .memory_mib(machine.memory_mib)
+        .bios(rom()?)
+        .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
+        .initrd(initramfs::standard(Arch::Amd64)?)
+        .append(&format!("console=ttyS0 panic=-1 {words}"))
+        .args(["-fw_cfg", &format!("name=opt/org.qboot/pci,string={setup}")])
+        .args(machine.args.iter().copied())
+        .spawn()?;
+    vm.wait_serial(MARKER, timeout)?;
+    vm.wait_exit(timeout)?;
+    Ok(vm.serial())
+}
+
+#[test]
+fn linux_without_acpi() -> Result<()> {
+    // Behind a bridge: firmware has to have numbered its bus, and a timer
+    // interrupt has to get through.
+    let args = [
+        "-device",
+        "pci-bridge,id=b1,chassis_nr=1,addr=5",
+        "-device",
+        "virtio-rng-pci,bus=b1,addr=3",
+    ];
+    for name in ["pc", "q35"] {
+        let machine = Machine {
+            name,
+            memory_mib: 512,
+            extra_roots: 0,
+            args: &args,
+        };
+        for (setup, words) in [
+            ("auto", "acpi=off"),
+            ("auto", "pci=noacpi"),
+            ("full", "acpi=off"),
+        ] {
+            let serial = boot_linux(&machine, setup, words)?;
+            ensure!(
+                serial.contains("01:03.0 1af4:1005"),
+                "{name} {words}: {serial}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn linux_keeps_large_bars_where_they_are() -> Result<()> {
+    for (name, bridge) in [
+        ("pc", "pci-bridge,id=b1,chassis_nr=1,addr=5"),
+        ("q35", "pcie-root-port,id=b1,addr=5"),
+    ] {
+        let behind = if name == "pc" {
+            "pci-testdev,membar=64G,bus=b1,addr=3"
+        } else {
+            "pci-testdev,membar=64G,bus=b1"
+        };
+        let args = [
+            "-device",
+            "pci-testdev,membar=64G,addr=4",
+            "-device",
+            bridge,
+            "-device",
+            behind,
+        ];
+        let machine = Machine {
+            name,
+            memory_mib: 512,
+            extra_roots: 0,
+            args: &args,
+        };
+        let serial = boot_linux(&machine, "full", "")?;
+        for complaint in ["no space", "failed to assign", "can't claim"] {
+            ensure!(!serial.contains(complaint), "{name}: {complaint}: {serial}");
+        }
+        // What QEMU's ACPI tables announce covers both.
+        let window = "root bus resource [mem 0x1000000000-0x2fffffffff window]";
+        ensure!(serial.contains(window), "{name}: {serial}");
     }
     Ok(())
 }
