@@ -228,22 +228,26 @@ fn pages(bytes: u32, above: u32) -> u32 {
     (above << 20 | bytes >> 12).saturating_add(part)
 }
 
-/// Writes addresses and, after the last of a function, its COMMAND.
+/// Writes addresses and, after those of a function, its COMMAND.
+///
+/// From the back, so a bridge opens after all behind it is in place: QEMU
+/// renews its map of memory at each COMMAND, and what no open bridge leads to
+/// is not on it yet.
 ///
 /// Ports and memory are switched on each for itself: many devices that have
 /// found no ports work by their memory.
 #[cold]
 fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
     let mut rest = tree.demands();
-    while let [first, ..] = rest {
-        let bdf = first.bdf();
-        let mut on = first.command();
+    while let [.., last] = rest {
+        let bdf = last.bdf();
+        let mut on = last.command();
         let mut off = 0;
-        while let [demand, after @ ..] = rest {
+        while let [before @ .., demand] = rest {
             if demand.bdf() != bdf {
                 break;
             }
-            rest = after;
+            rest = before;
             let (start, size) = tree.place(demand);
             write_place(config, demand, start, size);
             let space = match demand.kind() {
