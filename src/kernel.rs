@@ -14,7 +14,7 @@ use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::multiboot;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
-use crate::pvh::{Elf, StartInfo};
+use crate::pvh::{Elf, StartInfo, is_linux_by_remains};
 
 /// The seams and the map, borrowed for loading.
 #[derive(Debug)]
@@ -140,10 +140,12 @@ impl<'a> Kernel<'a> {
             0 => Ok((other(fw_cfg, header, size)?, rest)),
             _ => {
                 let start = fw_cfg.read_u32(item::KERNEL_ADDR)?;
+                let span = PhysRange::new(start, size).ok_or(Error::KernelTooBig)?;
+                let first = header.get(..HEADER_READ).unwrap_or(header);
                 let kernel = Self::Elf {
                     entry,
-                    is_linux: false,
-                    span: PhysRange::new(start, size).ok_or(Error::KernelTooBig)?,
+                    is_linux: is_linux_by_remains(first, span, entry, memory),
+                    span,
                     elf: None,
                 };
                 Ok((kernel, rest))

@@ -223,6 +223,43 @@ impl Sum {
     }
 }
 
+/// Whether an ELF kernel calls itself Linux whose headers are partly
+/// overwritten.
+///
+/// Looks at `bytes`, what is left of the file's first ones, for a program
+/// header of notes, and believes it when its notes lie in `span`, what QEMU has
+/// loaded, and give the `entry` that QEMU has found.
+#[cold]
+pub fn is_linux_by_remains<M: GuestMemory>(
+    bytes: &[u8],
+    span: PhysRange,
+    entry: u32,
+    memory: &mut M,
+) -> bool {
+    for at in (0..bytes.len()).step_by(4) {
+        if u32_at(bytes, at) != Some(PT_NOTE) {
+            continue;
+        }
+        // Where physical address and file size lie in 32 and in 64 bits.
+        for (paddr, filesz) in [(12, 16), (24, 32)] {
+            let start = u32_at(bytes, at.saturating_add(paddr));
+            let len = u32_at(bytes, at.saturating_add(filesz));
+            let range = start
+                .zip(len)
+                .and_then(|(start, len)| PhysRange::new(start, len.min(MAX_NOTES)))
+                .filter(|range| span.contains(*range));
+            let mut found = Notes::default();
+            if let Some(bytes) = range.and_then(|range| memory.bytes(range).ok()) {
+                read_notes(bytes, &mut found);
+            }
+            if found.entry == Some(entry) {
+                return found.is_linux;
+            }
+        }
+    }
+    false
+}
+
 /// Reads the Xen notes among `bytes`: name size, descriptor size, type, then
 /// both padded to four bytes.
 fn read_notes(bytes: &[u8], found: &mut Notes) {
