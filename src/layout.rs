@@ -93,6 +93,7 @@ mod tests {
             ("F_SEGMENT", F_SEGMENT),
             ("Q35_ECAM", Q35_ECAM),
             ("MICROVM_ECAM", MICROVM_ECAM),
+            ("LOCAL_APIC", LOCAL_APIC),
         ] {
             let row = format!(
                 "| `{:#x}`–`{:#x}` | `{name}` | ",

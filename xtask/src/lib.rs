@@ -25,6 +25,8 @@ pub mod chart;
 pub mod debian;
 pub mod doctor;
 pub mod extract;
+#[cfg(feature = "measure")]
+pub mod figures;
 pub mod initramfs;
 pub mod inspect;
 pub mod kernel;

@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
-use xtask::{bench, measure};
+use xtask::{bench, figures, measure};
 use xtask::{build, capture, doctor, extract, inspect, kernel, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
@@ -68,6 +68,9 @@ enum Task {
     /// Measure all firmware side by side: a table, target/bench/results.json and a chart
     #[cfg(feature = "measure")]
     Bench(bench::Options),
+    /// Write the last benchmark's figures to README.md and its charts to docs/images
+    #[cfg(feature = "measure")]
+    Figures,
 }
 
 /// The kernel was extracted but cannot be booted by PVH.
@@ -109,6 +112,8 @@ impl Task {
             Task::Measure(options) => measure::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Bench(options) => bench::run(&options)?,
+            #[cfg(feature = "measure")]
+            Task::Figures => figures::publish()?,
             Task::Completions { shell } => {
                 clap_complete::generate(
                     shell,

@@ -1,0 +1,167 @@
+//! The README's figures: from `target/bench/results.json` into the page, and
+//! the charts to `docs/images`.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::bench::{Outcome, REFERENCE, Results, grouped};
+use crate::workspace;
+
+const START: &str = "<!-- figures -->\n";
+const END: &str = "<!-- /figures -->";
+/// Our own name in the results.
+const OURS: &str = "qboot";
+/// Charts that the benchmark draws.
+const CHARTS: [&str; 2] = ["results.svg", "timeline.svg"];
+
+/// Writes the last benchmark's figures to the README.
+///
+/// # Errors
+/// There are no results, or the README has no place for them.
+pub fn publish() -> Result<()> {
+    let bench = workspace::target().join("bench");
+    let path = bench.join("results.json");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("reading {} (scripts/bench.sh writes it)", path.display()))?;
+    let results = serde_json::from_str(&text)?;
+    let readme = workspace::root().join("README.md");
+    let page = fs::read_to_string(&readme)?;
+    let page = replaced(&page, &section(&results)).context("README.md has no figures section")?;
+    workspace::write_atomically(&readme, page.as_bytes())?;
+    for chart in CHARTS {
+        let chart = bench.join(chart);
+        if let (Ok(svg), Some(name)) = (fs::read(&chart), chart.file_name()) {
+            let image = workspace::root().join("docs/images").join(name);
+            workspace::write_atomically(&image, &svg)?;
+        }
+    }
+    Ok(())
+}
+
+/// `page` with `section` between the two marks.
+fn replaced(page: &str, section: &str) -> Option<String> {
+    let (before, rest) = page.split_once(START)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{START}{section}{END}{after}"))
+}
+
+/// The table, and every cell in which C qboot is the cheaper one.
+#[must_use]
+pub fn section(results: &Results) -> String {
+    let mut text = format!(
+        "Accesses / instructions, {}:\n\n| machine and kernel |",
+        results.qemu
+    );
+    for name in &results.firmware {
+        let _ = write!(text, " {name} |");
+    }
+    text.push('\n');
+    text.push_str(&"|---".repeat(results.firmware.len() + 1));
+    text.push_str("|\n");
+    let mut dearer = Vec::new();
+    let mut ratios = Vec::new();
+    for cell in &results.cells {
+        let outcomes = results.results.get(cell);
+        let outcome = |name: &str| outcomes.and_then(|by| by.get(name));
+        let _ = write!(text, "| {cell} |");
+        for name in &results.firmware {
+            let _ = write!(text, " {} |", outcome(name).map_or_else(dash, entry));
+        }
+        text.push('\n');
+        let (Some(ours), Some(theirs)) = (outcome(OURS), outcome(REFERENCE)) else {
+            continue;
+        };
+        if let (Some(ours), Some(theirs)) = (&ours.counts, &theirs.counts)
+            && (ours.accesses > theirs.accesses || ours.instructions > theirs.instructions)
+        {
+            dearer.push(cell.as_str());
+        }
+        if let (Some(ours), Some(theirs)) = (&ours.kvm, &theirs.kvm) {
+            ratios.push(ours.ms.median / theirs.ms.median);
+        }
+    }
+    let _ = match dearer.as_slice() {
+        [] => writeln!(text, "\nIn no cell is {REFERENCE} the cheaper one."),
+        cells => writeln!(
+            text,
+            "\n{REFERENCE} is the cheaper one in: {}.",
+            cells.join("; ")
+        ),
+    };
+    ratios.sort_by(f64::total_cmp);
+    if let [least, .., most] = ratios.as_slice() {
+        let _ = writeln!(
+            text,
+            "\nTime under KVM, as a share of {REFERENCE}'s in the same run: {least:.2} to {most:.2}."
+        );
+    }
+    text
+}
+
+fn dash() -> String {
+    "–".to_owned()
+}
+
+fn entry(outcome: &Outcome) -> String {
+    outcome.counts.as_ref().map_or_else(dash, |counts| {
+        format!(
+            "{} / {}",
+            grouped(counts.accesses),
+            grouped(counts.instructions)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Counts;
+    use std::collections::BTreeMap;
+
+    fn outcome(accesses: u64) -> Outcome {
+        let counts = Counts {
+            accesses,
+            regions: BTreeMap::new(),
+            instructions: 1_000,
+        };
+        Outcome {
+            counts: Some(counts),
+            pages: None,
+            kvm: None,
+        }
+    }
+
+    fn results(ours: u64) -> Results {
+        let by_firmware = [(OURS, outcome(ours)), (REFERENCE, outcome(5))];
+        let by_firmware = by_firmware.map(|(name, outcome)| (name.to_owned(), outcome));
+        Results {
+            qemu: "QEMU".to_owned(),
+            rom_used_bytes: 0,
+            firmware: vec![OURS.to_owned(), REFERENCE.to_owned()],
+            cells: vec!["q35 PVH".to_owned()],
+            results: BTreeMap::from([("q35 PVH".to_owned(), by_firmware.into())]),
+            skipped: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_cell_that_is_dearer_is_named() {
+        let text = section(&results(6));
+        assert!(
+            text.contains("| q35 PVH | 6 / 1,000 | 5 / 1,000 |"),
+            "{text}"
+        );
+        assert!(text.contains("the cheaper one in: q35 PVH."), "{text}");
+        assert!(section(&results(5)).contains("In no cell"));
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let page = format!("a\n{START}old\n{END}\nb\n");
+        let expected = format!("a\n{START}new\n{END}\nb\n");
+        assert_eq!(replaced(&page, "new\n"), Some(expected));
+        assert_eq!(replaced("no marks", ""), None);
+    }
+}
