@@ -238,8 +238,17 @@ impl MemoryMap {
                 .map_err(|_| Error::TooManyE820Entries);
         }
         let at = self.remove(base, end)?;
+        self.insert(at, entry)
+    }
+
+    /// Inserts an entry before the one at `at`. `ArrayVec`'s own would bring
+    /// the panic for an index that is none into the ROM.
+    fn insert(&mut self, at: usize, mut entry: Entry) -> Result<()> {
+        for later in self.entries.iter_mut().skip(at) {
+            core::mem::swap(later, &mut entry);
+        }
         self.entries
-            .try_insert(at, entry)
+            .try_push(entry)
             .map_err(|_| Error::TooManyE820Entries)
     }
 
@@ -263,9 +272,7 @@ impl MemoryMap {
                     // upper part becomes an entry of its own.
                     *entry = Entry::new(old.base(), base, old.kind());
                     at = at.saturating_add(1);
-                    self.entries
-                        .try_insert(at, Entry::new(end, old.end(), old.kind()))
-                        .map_err(|_| Error::TooManyE820Entries)?;
+                    self.insert(at, Entry::new(end, old.end(), old.kind()))?;
                     break;
                 }
                 (true, false) => {

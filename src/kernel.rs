@@ -436,7 +436,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             return Ok(None);
         }
         let high = self.map.high();
-        let end = last.saturating_add(1).clamp(high.start(), high.end());
+        // Not `clamp`, which panics where the bounds are the wrong way round.
+        let end = last.saturating_add(1).min(high.end()).max(high.start());
         let below = PhysRange::between(high.start(), end).ok_or(Error::InitrdTooBig)?;
         let mut claim = self.map.place(size, 4096, below);
         if claim.is_none() && anywhere {
