@@ -22,8 +22,8 @@
 //!   has the whole file transferred first, so no table ever contains it.
 
 use crate::error::{Error, Result};
-use crate::fw_cfg::{Directory, FileName, FwCfg, file_name, same_name};
-use crate::phys::{GuestMemory, PhysRange};
+use crate::fw_cfg::{Directory, File, FileEntry, FileName, FwCfg, file_name, item, same_name};
+use crate::phys::{GuestMemory, PhysRange, u32_at};
 use arrayvec::ArrayVec;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
@@ -110,6 +110,10 @@ struct WritePointer {
     size: u8,
     pad: [u8; 3],
 }
+
+/// QEMU pads scripts to multiples of this many bytes on machines where they
+/// may grow.
+const SCRIPT_PADDING: usize = 0x1000;
 
 /// Files that a script may allocate; QEMU's largest machines have six.
 const MAX_FILES: usize = 32;
@@ -201,6 +205,35 @@ impl<'s> Files<'s> {
     }
 }
 
+/// Reads the script `file` into the start of `scratch`.
+///
+/// # Errors
+/// [`Error::BadLoaderScript`] when it does not fit, and the transfer's.
+pub fn read_script<'b, F: FwCfg>(
+    file: File,
+    fw_cfg: &mut F,
+    scratch: &'b mut [u8],
+) -> Result<&'b [u8]> {
+    let mut len = file.size as usize;
+    let script = scratch.get_mut(..len).ok_or(Error::BadLoaderScript)?;
+    fw_cfg.read(file.selector, script)?;
+    // A padded script without padding may have grown since the directory was
+    // read, like the tables: what is not there reads as zeroes.
+    while len != 0 && len.is_multiple_of(SCRIPT_PADDING) && !is_padded(scratch, len) {
+        let end = len.saturating_add(SCRIPT_PADDING);
+        let more = scratch.get_mut(len..end).ok_or(Error::BadLoaderScript)?;
+        fw_cfg.read_next(more)?;
+        len = end;
+    }
+    scratch.get(..len).ok_or(Error::BadLoaderScript)
+}
+
+/// Whether the last command of the `len` bytes is [`END`].
+fn is_padded(script: &[u8], len: usize) -> bool {
+    let last = len.checked_sub(COMMAND_LEN);
+    last.and_then(|last| u32_at(script, last)) == Some(END)
+}
+
 /// Runs the linker-loader script `script`, the content of [`SCRIPT`].
 ///
 /// Gives the address of the RSDP, if the script loaded one. Memory is written
@@ -231,7 +264,7 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
         match number(bytes) {
             END => break,
             ALLOCATE => {
-                let file = allocate(transmute_ref!(bytes), more, dir, alloc, &files)?;
+                let file = allocate(transmute_ref!(bytes), more, dir, fw_cfg, alloc, &files)?;
                 let part = PhysRange::new(file.range.start(), file.filled)
                     .ok_or(Error::LoaderOutOfBounds)?;
                 fw_cfg.read(file.selector, memory.bytes(part)?)?;
@@ -264,10 +297,11 @@ fn number(bytes: &[u8; COMMAND_LEN]) -> u32 {
 }
 
 /// Finds a place for a file, and how much of it is to be transferred.
-fn allocate<'s, A: Allocator>(
+fn allocate<'s, F: FwCfg, A: Allocator>(
     command: &'s Allocate,
     rest: &[[u8; COMMAND_LEN]],
     dir: &Directory<'_>,
+    fw_cfg: &mut F,
     alloc: &mut A,
     files: &Files<'s>,
 ) -> Result<Loaded<'s>> {
@@ -281,10 +315,14 @@ fn allocate<'s, A: Allocator>(
     if !align.is_power_of_two() || files.position(&command.file).is_some() {
         return Err(Error::BadLoaderScript);
     }
-    let file = dir.find(&command.file).ok_or(Error::LoaderFileMissing)?;
+    let mut file = dir.find(&command.file).ok_or(Error::LoaderFileMissing)?;
     let mut filled = file.size;
     if file.size >= PADDED_FILE_MIN {
         let used = checksummed_end(&command.file, rest);
+        if used > file.size {
+            file.size = current_size(file, dir, fw_cfg)?;
+            filled = file.size;
+        }
         // Without a checksum nothing is known of the file.
         if used != 0 && used <= file.size.saturating_sub(WORTH_SAVING) {
             filled = used;
@@ -298,6 +336,29 @@ fn allocate<'s, A: Allocator>(
         filled,
         selector: file.selector,
     })
+}
+
+/// The size of `file` as the directory has it now.
+///
+/// QEMU builds the tables anew when the first of their files is read, and
+/// they may have grown since the directory was: 80 PCI bridges make them twice
+/// as large once a reset has set the bridges up. Only a file that is too small
+/// for its own script is worth the transfers.
+#[cold]
+#[inline(never)]
+fn current_size<F: FwCfg>(file: File, dir: &Directory<'_>, fw_cfg: &mut F) -> Result<u32> {
+    let mut count = [0; 4];
+    fw_cfg.read(item::FILE_DIR, &mut count)?;
+    for _ in dir.entries() {
+        let mut entry = [0; size_of::<FileEntry>()];
+        fw_cfg.read_next(&mut entry)?;
+        let entry: &FileEntry = transmute_ref!(&entry);
+        let now = entry.file();
+        if now.selector == file.selector {
+            return Ok(now.size);
+        }
+    }
+    Ok(file.size)
 }
 
 /// The end of the last byte in file `name` that a checksum covers; 0 without

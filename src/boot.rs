@@ -179,18 +179,15 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         scratch: &mut [u8],
     ) -> Result<u32> {
         let Some(script) = script else { return Ok(0) };
-        let bytes = scratch
-            .get_mut(..script.size as usize)
-            .ok_or(Error::BadLoaderScript)?;
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
-        fw_cfg.read(script.selector, bytes)?;
+        let script = acpi::read_script(script, fw_cfg, scratch)?;
         let mut space = TableSpace {
             map: self.map,
             shortfall: self.shortfall,
             f_segment: &mut self.f_segment,
             pending: None,
         };
-        let rsdp = acpi::load(bytes, dir, fw_cfg, memory, &mut space)?;
+        let rsdp = acpi::load(script, dir, fw_cfg, memory, &mut space)?;
         space.finish()?;
         Ok(rsdp.unwrap_or(0))
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::capture;
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::phys::fake::FakeMemory;
-use crate::phys::{align_up, byte_sum, u32_at, u64_at};
+use crate::phys::{align_up, byte_sum, u64_at};
 use proptest::collection::vec as vec_of;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -109,9 +109,14 @@ impl Run {
     }
 }
 
-fn run(mut fw_cfg: FakeFwCfg, script: &[u8]) -> Run {
+fn run(fw_cfg: FakeFwCfg, script: &[u8]) -> Run {
+    run_after(fw_cfg.clone(), fw_cfg, script)
+}
+
+/// A run with the directory of `before`.
+fn run_after(mut before: FakeFwCfg, mut fw_cfg: FakeFwCfg, script: &[u8]) -> Run {
     let mut scratch = vec![0; 65536];
-    let (dir, _) = Directory::read(&mut fw_cfg, &mut scratch).unwrap();
+    let (dir, _) = Directory::read(&mut before, &mut scratch).unwrap();
     let mut memory = FakeMemory::new(ALL, &[ALL]);
     let mut arena = Arena::new();
     fw_cfg.transfers = 0;
@@ -377,6 +382,55 @@ fn a_reference_into_the_padding_transfers_it() {
     assert_eq!(run.result, Ok(None));
     assert!(run.bytes(0) == data);
     assert_eq!(run.fw_cfg.transfers, 1 + 15 + 1);
+}
+
+#[test]
+fn tables_may_have_grown_since_the_directory_was_read() {
+    let name = "etc/acpi/tables";
+    let with = |size: usize| files(&[("etc/a", &[1; 4]), (name, &vec![1; size])]);
+    let script = [
+        allocate(name, 64, ZONE_HIGH),
+        add_checksum(name, 0, 0, 0x2_1000),
+    ]
+    .concat();
+    let mut run = run_after(with(0x2_0000), with(0x4_0000), &script);
+    assert_eq!(run.result, Ok(None));
+    assert_eq!(run.given[0].1.len(), 0x4_0000);
+    let bytes = run.bytes(0);
+    assert!(bytes[1..0x2_1000].iter().all(|byte| *byte == 1));
+    assert!(untouched(&bytes[0x2_1000..]));
+    assert_eq!(bytes[0], 1_u8.wrapping_sub((0x2_1000 % 256) as u8));
+
+    // As large as before: then the script is wrong.
+    let run = run_after(with(0x2_0000), with(0x2_0000), &script);
+    assert_eq!(run.result, Err(Error::LoaderOutOfBounds));
+}
+
+#[test]
+fn a_script_may_have_grown_since_the_directory_was_read() {
+    let script: Vec<u8> = (0..40)
+        .flat_map(|i| allocate(&std::format!("etc/{i}"), 1, ZONE_HIGH))
+        .chain([0; 3072])
+        .collect();
+    let mut fw_cfg = files(&[("etc/table-loader", &script)]);
+    let mut scratch = vec![0xa5; 0x3000];
+    let mut read = |size, room: usize| {
+        fw_cfg.transfers = 0;
+        let file = File {
+            selector: 0x20,
+            size,
+        };
+        let found = read_script(file, &mut fw_cfg, &mut scratch[..room]);
+        let found = found.map(<[u8]>::to_vec);
+        (found, fw_cfg.transfers)
+    };
+    assert_eq!(read(0x2000, 0x3000), (Ok(script.clone()), 1));
+    assert_eq!(read(0x1000, 0x3000), (Ok(script.clone()), 2));
+    assert_eq!(read(0x1000, 0x1fff).0, Err(Error::BadLoaderScript));
+    assert_eq!(read(0x1001, 0x1000).0, Err(Error::BadLoaderScript));
+    // Not padded: this is the whole of it.
+    assert_eq!(read(1280, 0x3000), (Ok(script[..1280].to_vec()), 1));
+    assert_eq!(read(0, 0x3000), (Ok(Vec::new()), 1));
 }
 
 #[test]
