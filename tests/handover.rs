@@ -212,6 +212,30 @@ fn acpi_of_devices(
     Ok(())
 }
 
+/// Tables of 252 KiB, twice as large as the directory says before a reset has
+/// set up the bridges.
+#[rstest]
+fn acpi_that_grows() -> Result<()> {
+    let probe = Probe::new(Kind::Pvh)?;
+    let bridge = |n: u32| {
+        let (bus, slot) = match n {
+            0..20 => ("pci.0".to_owned(), n + 4),
+            _ => (format!("b{}", n / 20 - 1), n % 20 + 1),
+        };
+        let chassis = n + 1;
+        format!("pci-bridge,id=b{n},bus={bus},addr={slot:#x},chassis_nr={chassis}")
+    };
+    let arguments: Vec<_> = (0..80)
+        .flat_map(|n| ["-device".into(), bridge(n)])
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (handover, mut vm) = probe.boot(&probe.machine("pc")?.args(&arguments))?;
+    handover.check_registers()?;
+    let dsdt = Tables::read(&mut vm, &handover)?.get("DSDT")?.len();
+    ensure!(dsdt > 0x2_0000, "a DSDT of {dsdt} bytes");
+    Ok(())
+}
+
 #[rstest]
 fn no_acpi(#[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
