@@ -1,5 +1,4 @@
-//! The README's figures: from `target/bench/results.json` into the page, and
-//! the charts to `docs/images`.
+//! The README's figures: from `target/bench/results.json` into the page.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,31 +12,20 @@ const START: &str = "<!-- figures -->\n";
 const END: &str = "<!-- /figures -->";
 /// Our own name in the results.
 const OURS: &str = "qboot";
-/// Charts that the benchmark draws.
-const CHARTS: [&str; 2] = ["results.svg", "timeline.svg"];
 
 /// Writes the last benchmark's figures to the README.
 ///
 /// # Errors
 /// There are no results, or the README has no place for them.
 pub fn publish() -> Result<()> {
-    let bench = workspace::target().join("bench");
-    let path = bench.join("results.json");
+    let path = workspace::target().join("bench/results.json");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("reading {} (scripts/bench.sh writes it)", path.display()))?;
     let results = serde_json::from_str(&text)?;
     let readme = workspace::root().join("README.md");
     let page = fs::read_to_string(&readme)?;
     let page = replaced(&page, &section(&results)).context("README.md has no figures section")?;
-    workspace::write_atomically(&readme, page.as_bytes())?;
-    for chart in CHARTS {
-        let chart = bench.join(chart);
-        if let (Ok(svg), Some(name)) = (fs::read(&chart), chart.file_name()) {
-            let image = workspace::root().join("docs/images").join(name);
-            workspace::write_atomically(&image, &svg)?;
-        }
-    }
-    Ok(())
+    workspace::write_atomically(&readme, page.as_bytes())
 }
 
 /// `page` with `section` between the two marks.
@@ -61,6 +49,7 @@ pub fn section(results: &Results) -> String {
     text.push_str(&"|---".repeat(results.firmware.len() + 1));
     text.push_str("|\n");
     let mut dearer = Vec::new();
+    let mut pages = Vec::new();
     let mut ratios = Vec::new();
     for cell in &results.cells {
         let outcomes = results.results.get(cell);
@@ -78,6 +67,11 @@ pub fn section(results: &Results) -> String {
         {
             dearer.push(cell.as_str());
         }
+        if let (Some(ours), Some(theirs)) = (ours.pages, theirs.pages)
+            && ours > theirs
+        {
+            pages.push(format!("{cell} ({ours} instead of {theirs})"));
+        }
         if let (Some(ours), Some(theirs)) = (&ours.kvm, &theirs.kvm) {
             ratios.push(ours.ms.median / theirs.ms.median);
         }
@@ -90,6 +84,13 @@ pub fn section(results: &Results) -> String {
             cells.join("; ")
         ),
     };
+    if !pages.is_empty() {
+        let pages = pages.join("; ");
+        let _ = writeln!(
+            text,
+            "\nMore guest pages are touched first than by {REFERENCE} in: {pages}."
+        );
+    }
     ratios.sort_by(f64::total_cmp);
     if let [least, .., most] = ratios.as_slice() {
         let _ = writeln!(
@@ -128,7 +129,7 @@ mod tests {
         };
         Outcome {
             counts: Some(counts),
-            pages: None,
+            pages: Some(accesses),
             kvm: None,
         }
     }
@@ -154,7 +155,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("the cheaper one in: q35 PVH."), "{text}");
-        assert!(section(&results(5)).contains("In no cell"));
+        assert!(text.contains("q35 PVH (6 instead of 5)"), "{text}");
+        let text = section(&results(5));
+        assert!(
+            text.contains("In no cell") && !text.contains("pages"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -68,7 +68,7 @@ enum Task {
     /// Measure all firmware side by side: a table, target/bench/results.json and a chart
     #[cfg(feature = "measure")]
     Bench(bench::Options),
-    /// Write the last benchmark's figures to README.md and its charts to docs/images
+    /// Write the last benchmark's figures to README.md
     #[cfg(feature = "measure")]
     Figures,
 }
