@@ -4,6 +4,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=linker.ld");
     println!("cargo:rerun-if-changed=boot16.S");
+    println!("cargo:rerun-if-changed=code16.S");
     if std::env::var_os("CARGO_FEATURE_ROM").is_none() {
         return;
     }

@@ -9,13 +9,13 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
-use crate::fw_cfg::{Directory, File, FwCfg, file_name, same_name};
+use crate::fw_cfg::{Directory, File, FileName, FwCfg, file_name, same_name};
 use crate::io::{Mmio, PortIo};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
 use crate::legacy;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
-use crate::policy::{self, CommandLine, PciOption, PciSetup};
+use crate::policy::{self, CommandLine, EntryOption, PciOption, PciSetup};
 use crate::smbios;
 
 /// The machine, through its seams.
@@ -63,6 +63,15 @@ pub enum Handoff {
         entry: u32,
         /// Information block, for EBX.
         info: u32,
+    },
+    /// Linux's 16-bit boot protocol.
+    RealMode {
+        /// Segment of boot sector and setup code.
+        segment: u16,
+        /// Stack pointer in it.
+        stack: u16,
+        /// A zImage, to be moved to [`crate::realmode::LOW_KERNEL`].
+        low_kernel: Option<PhysRange>,
     },
 }
 
@@ -123,6 +132,10 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         // is not. Its command line before PCI, which it may ask for.
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
         let (kernel, scratch) = Kernel::identify(fw_cfg, memory, scratch)?;
+        let kernel = match files.entry {
+            None => kernel,
+            Some(file) => kernel.entered(self.entry_option(file)?)?,
+        };
         let claimed = kernel.claim(&mut self.loader())?;
 
         let line = CommandLine::parse(claimed.command_line(&mut self.machine.memory)?);
@@ -208,6 +221,13 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     }
 
     /// `opt/org.qboot/pci`; what it does not name is as if it were not there.
+    #[cold]
+    fn entry_option(&mut self, file: File) -> Result<EntryOption> {
+        let mut value = [0; 8];
+        self.machine.fw_cfg.read(file.selector, &mut value)?;
+        EntryOption::parse(&value).ok_or(Error::BadOption)
+    }
+
     fn pci_option(&mut self, file: Option<File>) -> Result<PciOption> {
         let Some(file) = file else {
             return Ok(PciOption::Auto);
@@ -224,6 +244,7 @@ struct Files {
     e820: Option<File>,
     table_loader: Option<File>,
     pci: Option<File>,
+    entry: Option<File>,
 }
 
 impl Files {
@@ -235,14 +256,27 @@ impl Files {
                 name if same_name(name, const { &file_name("etc/table-loader") }) => {
                     &mut files.table_loader
                 }
-                name if same_name(name, const { &file_name("opt/org.qboot/pci") }) => {
-                    &mut files.pci
-                }
+                [b'o', ..] => match files.option(entry.name()) {
+                    Some(slot) => slot,
+                    None => continue,
+                },
                 _ => continue,
             };
             *slot = Some(entry.file());
         }
         files
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn option(&mut self, name: &FileName) -> Option<&mut Option<File>> {
+        if same_name(name, const { &file_name("opt/org.qboot/pci") }) {
+            Some(&mut self.pci)
+        } else if same_name(name, const { &file_name("opt/org.qboot/entry") }) {
+            Some(&mut self.entry)
+        } else {
+            None
+        }
     }
 }
 

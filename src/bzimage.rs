@@ -196,6 +196,53 @@ impl<'a> SetupHeader<'a> {
     }
 }
 
+/// What a boot loader fills in of the header for 16-bit code.
+#[derive(Debug)]
+pub struct RealModeHeader {
+    /// Address of boot sector and setup code.
+    pub base: u32,
+    /// Offset of heap's and stack's end, where the command line begins.
+    pub heap_end: u16,
+    /// Bytes of the stack below it.
+    pub stack_len: u16,
+    /// Bytes of the command line, NUL included.
+    pub line_len: u16,
+    /// Initrd's address and bytes, 0 without one.
+    pub ramdisk: (u32, u32),
+}
+
+impl RealModeHeader {
+    /// Writes the fields that `protocol` has into `setup`.
+    ///
+    /// # Errors
+    /// [`Error::NotOurMemory`] when `setup` is shorter than a header.
+    #[cold]
+    #[inline(never)]
+    pub fn write(&self, protocol: u16, setup: &mut [u8]) -> Result<()> {
+        copy_at(setup, 0x210, &[TYPE_OF_LOADER])?;
+        copy_at(setup, 0x218, &self.ramdisk.0.to_le_bytes())?;
+        copy_at(setup, 0x21c, &self.ramdisk.1.to_le_bytes())?;
+        if protocol >= 0x201 {
+            let flags = setup.get(0x211).copied().unwrap_or(0);
+            let flags = flags | LoadFlags::CAN_USE_HEAP.bits();
+            copy_at(setup, 0x211, &[flags])?;
+            let heap_end_ptr = self.heap_end.wrapping_sub(self.stack_len);
+            copy_at(setup, 0x224, &heap_end_ptr.to_le_bytes())?;
+        }
+        if protocol >= 0x202 {
+            let line = self.base.wrapping_add(u32::from(self.heap_end));
+            copy_at(setup, 0x228, &line.to_le_bytes())
+        } else {
+            // cmd_line_magic and cmd_line_offset, which a newer boot sector
+            // uses for its own; setup_move_size takes the line along.
+            copy_at(setup, 0x20, &0xa33f_u16.to_le_bytes())?;
+            copy_at(setup, 0x22, &self.heap_end.to_le_bytes())?;
+            let whole = self.heap_end.wrapping_add(self.line_len);
+            copy_at(setup, 0x212, &whole.to_le_bytes())
+        }
+    }
+}
+
 /// What a zero page is filled from.
 #[derive(Debug)]
 pub struct ZeroPage<'a> {

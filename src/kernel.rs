@@ -7,14 +7,16 @@
 //! has its place.
 
 use crate::boot::Handoff;
-use crate::bzimage::{SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
+use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
 use crate::e820::{Claim, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::multiboot;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
+use crate::policy::EntryOption;
 use crate::pvh::{Elf, StartInfo, is_linux_by_remains};
+use crate::realmode::{self, LOW_KERNEL, STACK_LEN, SetupLayout};
 
 /// The seams and the map, borrowed for loading.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Loader<'a, F, M> {
 pub enum Kernel<'a> {
     /// A bzImage.
     Linux(SetupHeader<'a>),
+    /// A bzImage or zImage that is entered at its 16-bit code.
+    RealMode(SetupHeader<'a>),
     /// An ELF image that QEMU has loaded for PVH.
     Elf {
         /// Its 32-bit entry point.
@@ -72,6 +76,9 @@ const MAX_COMMAND_LINE: u32 = 0xffff;
 /// Linux's own limit (`COMMAND_LINE_SIZE` less its NUL), which a vmlinux
 /// does not tell.
 const LINUX_COMMAND_LINE: u32 = 2047;
+/// The longest command line for 16-bit code: what its segment has room for
+/// behind heap and stack.
+const MAX_REAL_MODE_LINE: u32 = 0x1fff;
 /// Slices are at most `isize::MAX` bytes; longer loads go in pieces.
 const PIECE: u32 = 1 << 30;
 
@@ -100,7 +107,12 @@ impl<'a> Kernel<'a> {
         } else if SetupHeader::find(first).is_some() {
             let header: &'a [u8] = header;
             let setup = header.get(..HEADER_READ).and_then(SetupHeader::find);
-            return Ok((Self::Linux(setup.ok_or(Error::NotOurMemory)?), rest));
+            let setup = setup.ok_or(Error::NotOurMemory)?;
+            return if setup.is_32bit_entry() {
+                Ok((Self::Linux(setup), rest))
+            } else {
+                Ok((Self::RealMode(setup), rest))
+            };
         }
         let header: &'a [u8] = header;
         // QEMU before 8.0 gives an ELF file's first bytes from a stack frame
@@ -153,12 +165,32 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    /// The same kernel, entered as the user has asked for it.
+    ///
+    /// # Errors
+    /// [`Error::Needs16BitEntry`] when it cannot be entered in 32-bit mode.
+    #[cold]
+    #[inline(never)]
+    pub fn entered(self, option: EntryOption) -> Result<Self> {
+        match (self, option) {
+            (Self::Linux(header), EntryOption::Bits16) => Ok(Self::RealMode(header)),
+            (Self::RealMode(header), EntryOption::Bits32) => {
+                if header.loadflags().contains(LoadFlags::LOADED_HIGH) {
+                    Ok(Self::Linux(header))
+                } else {
+                    Err(Error::Needs16BitEntry)
+                }
+            }
+            (kernel, _) => Ok(kernel),
+        }
+    }
+
     /// Whether this is Linux: a bzImage with a compressed payload (others
     /// use the format without one), or an ELF whose notes say so.
     #[must_use]
     pub fn is_linux(&self) -> bool {
         match self {
-            Self::Linux(header) => header.payload().is_some(),
+            Self::Linux(header) | Self::RealMode(header) => header.payload().is_some(),
             Self::Elf { is_linux, .. } => *is_linux,
             Self::Multiboot(_) => false,
         }
@@ -176,9 +208,6 @@ impl<'a> Kernel<'a> {
     ) -> Result<Claimed> {
         match self {
             Self::Linux(header) => {
-                if !header.is_32bit_entry() {
-                    return Err(Error::Needs16BitEntry);
-                }
                 let image = loader.claim_bzimage(header)?;
                 let limit = header.cmdline_size().min(MAX_COMMAND_LINE);
                 // A transfer past an item's end gives zeroes: the one that
@@ -220,6 +249,7 @@ impl<'a> Kernel<'a> {
                     line_len,
                 })
             }
+            Self::RealMode(header) => loader.claim_real_mode(header),
             Self::Multiboot(image) => loader.claim_multiboot(image),
         }
     }
@@ -296,6 +326,7 @@ impl<'a> Kernel<'a> {
                     start_info: info.start(),
                 })
             }
+            Self::RealMode(header) => loader.load_real_mode(&header, claimed),
             Self::Multiboot(image) => loader.load_multiboot(image, claimed),
         }
     }
@@ -350,6 +381,18 @@ fn other<'a, F: FwCfg>(fw_cfg: &mut F, header: &[u8], size: u32) -> Result<Kerne
         Some(image) => Ok(Kernel::Multiboot(image)),
         None => Err(Error::UnknownKernel),
     }
+}
+
+fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
+    let loaded_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
+    SetupLayout::new(header.protocol(), loaded_high)
+}
+
+/// Bytes of boot sector and setup code.
+fn real_mode_setup_len(header: &SetupHeader<'_>) -> u32 {
+    u32::from(header.setup_sects())
+        .saturating_add(1)
+        .saturating_mul(512)
 }
 
 impl Claimed {
@@ -453,6 +496,96 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         Ok(Some(range))
     }
 
+    /// Claims the memory of a kernel that is entered at its 16-bit code, and
+    /// reads the command line to the end of that code's segment.
+    #[cold]
+    #[inline(never)]
+    fn claim_real_mode(&mut self, header: &SetupHeader<'_>) -> Result<Claimed> {
+        let setup = real_mode_layout(header);
+        let len = real_mode_setup_len(header);
+        if len > u32::from(setup.heap_end.saturating_sub(STACK_LEN)) {
+            return Err(Error::Needs16BitEntry);
+        }
+        let limit = header.cmdline_size().min(MAX_REAL_MODE_LINE);
+        let line_len = limit.saturating_add(1);
+        let whole = u32::from(setup.heap_end).saturating_add(line_len);
+        let segment = PhysRange::new(setup.base, whole).and_then(|range| self.map.claim(range));
+        let segment = segment.ok_or(Error::Needs16BitEntry)?.range();
+        let block = segment
+            .part(u32::from(setup.heap_end), line_len)
+            .ok_or(Error::NotOurMemory)?;
+        let line = self.memory.bytes(block)?;
+        self.fw_cfg.read(item::CMDLINE_DATA, line)?;
+        if line.last() != Some(&0) {
+            return Err(Error::CommandLineTooLong);
+        }
+        let image = if setup.is_low {
+            self.claim_low_kernel()?
+        } else {
+            self.claim_bzimage(header)?
+        };
+        Ok(Claimed {
+            image: Some(image),
+            block,
+            line_len,
+        })
+    }
+
+    /// Claims high memory for a zImage, which can only move to its place when
+    /// the firmware is done with the memory there, and that place.
+    #[cold]
+    #[inline(never)]
+    fn claim_low_kernel(&mut self) -> Result<Claim> {
+        for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
+            let start = part.start().max(LOW_KERNEL.start());
+            let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
+            let part = part.and_then(|part| self.map.claim(part));
+            part.ok_or(Error::Needs16BitEntry)?;
+        }
+        let size = self.fw_cfg.read_u32(item::KERNEL_SIZE)?;
+        let high = self.map.high();
+        match self.map.place(size, 16, high) {
+            Some(claim) if size <= LOW_KERNEL.len() => Ok(claim),
+            _ => self.short(Error::KernelTooBig, size, LOW_KERNEL),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_real_mode(&mut self, header: &SetupHeader<'_>, claimed: Claimed) -> Result<Handoff> {
+        let setup = real_mode_layout(header);
+        let initrd = match header.ramdisk_size() {
+            0 => None,
+            _ => self.load_initrd(header.initrd_addr_max(), false)?,
+        };
+        let image = claimed.image.ok_or(Error::NotOurMemory)?;
+        let low_kernel = setup.is_low.then_some(image.range());
+        self.load_item(item::KERNEL_DATA, image)?;
+        let code = PhysRange::new(setup.base, real_mode_setup_len(header));
+        let code = self.memory.bytes(code.ok_or(Error::NotOurMemory)?)?;
+        self.fw_cfg.read(item::SETUP_DATA, code)?;
+        RealModeHeader {
+            base: setup.base,
+            heap_end: setup.heap_end,
+            stack_len: STACK_LEN,
+            line_len: u16::try_from(claimed.line_len).map_err(|_| Error::CommandLineTooLong)?,
+            ramdisk: initrd.map_or((0, 0), |range| (range.start(), range.len())),
+        }
+        .write(header.protocol(), code)?;
+        self.write_ebda()?;
+        Ok(Handoff::RealMode {
+            segment: u16::try_from(setup.base >> 4).map_err(|_| Error::NotOurMemory)?,
+            stack: setup.heap_end,
+            low_kernel,
+        })
+    }
+
+    #[cold]
+    fn write_ebda(&mut self) -> Result<()> {
+        let high_ram_end = self.map.high().end();
+        realmode::write_ebda(self.memory, self.map.entries(), high_ram_end)
+    }
+
     /// Claims the memory of a multiboot kernel and its modules.
     #[cold]
     #[inline(never)]
@@ -500,6 +633,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             high_ram_end: self.map.high().end(),
         }
         .write(self.memory.bytes(info)?, info.start())?;
+        // It may go back to real mode: Xen does.
+        self.write_ebda()?;
         Ok(Handoff::Multiboot {
             entry: image.entry,
             info: info.start(),

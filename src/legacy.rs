@@ -14,6 +14,7 @@ use crate::mptable::{self, PciInterrupt, Wiring};
 use crate::pci::{self, Access, Apertures, Roots, Routing};
 use crate::phys::{GuestMemory, PhysRange, u64_at};
 use crate::policy::PciSetup;
+use crate::realmode;
 use arrayvec::ArrayVec;
 
 /// First interrupt of microvm's PCIe host without a second I/O APIC
@@ -67,6 +68,7 @@ pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
         PciSetup::Scan => pci::scan(&mut config, extra_roots, routing)?,
         PciSetup::Full => pci::full(&mut config, extra_roots, routing, &apertures, scratch)?,
     };
+    realmode::set_last_bus(&mut machine.memory, summary.last_bus)?;
     Ok(summary.roots)
 }
 

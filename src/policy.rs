@@ -36,6 +36,37 @@ impl PciOption {
     }
 }
 
+/// `opt/org.qboot/entry`: how a bzImage is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EntryOption {
+    /// As its header says.
+    #[default]
+    Auto,
+    /// At its 16-bit code, in real mode.
+    Bits16,
+    /// At its 32-bit code.
+    Bits32,
+}
+
+impl EntryOption {
+    /// The option's value; `None` for what is none.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match trimmed(value) {
+            b"auto" => Some(Self::Auto),
+            b"16" => Some(Self::Bits16),
+            b"32" => Some(Self::Bits32),
+            _ => None,
+        }
+    }
+}
+
+/// An option's value up to its NUL or line end.
+fn trimmed(value: &[u8]) -> &[u8] {
+    let end = value.iter().position(|b| matches!(b, 0 | b'\n'));
+    value.get(..end.unwrap_or(value.len())).unwrap_or(value)
+}
+
 /// What of PCI is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PciSetup {

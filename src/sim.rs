@@ -238,6 +238,7 @@ impl GuestMemory for Memory {
         let ours = self.high.contains(range)
             || layout::LOW_FREE_TOP.contains(range)
             || layout::LOW_FREE.contains(range)
+            || layout::EBDA.contains(range)
             || self.f_segment.contains(range);
         let whole = range.start() as usize..range.end() as usize;
         if !ours || whole.end > self.bytes.len() {
@@ -568,6 +569,8 @@ impl Guest {
     fn is_accounted_for(&self, view: &View, range: PhysRange) -> bool {
         range.is_empty()
             || self.found.f_segment.contains(range)
+            // The firmware's own, told to be reserved.
+            || layout::EBDA.contains(range)
             || view.parts.iter().any(|part| part.range.contains(range))
             // The command line and the zero page were read as one.
             || view.block.is_some_and(|block| block.contains(range))

@@ -41,6 +41,11 @@ pub fn enter(handoff: Handoff) -> ! {
             }
         }
         Handoff::Multiboot { entry, info } => multiboot(entry, info),
+        Handoff::RealMode {
+            segment,
+            stack,
+            low_kernel,
+        } => realmode::enter(segment, stack, low_kernel),
     }
 }
 
@@ -49,7 +54,7 @@ pub fn enter(handoff: Handoff) -> ! {
 #[cold]
 #[inline(never)]
 fn multiboot(entry: u32, info: u32) -> ! {
-    realmode::fill_data_areas();
+    realmode::install();
     // SAFETY: as for the others; the entry point was checked to lie in what
     // has been loaded.
     unsafe {

@@ -50,6 +50,7 @@ impl Window {
         layout::LOW_FREE_TOP.contains(range)
             || f_segment().contains(range)
             || layout::LOW_FREE.contains(range)
+            || layout::EBDA.contains(range)
     }
 }
 
