@@ -218,6 +218,10 @@ impl Drop for Memory {
             }
         }
         let bytes = std::mem::take(&mut self.bytes);
+        // Address space is short there, and sizes are many.
+        if usize::BITS < 64 {
+            return;
+        }
         // Fails while the thread ends: then nobody needs it.
         let _ = POOL.try_with(|pool| {
             if let Ok(mut pool) = pool.try_borrow_mut() {

@@ -39,11 +39,19 @@ const CAPTURES: [(&str, Board); 10] = [
     ("pc-acpitable", Board::Pc),
 ];
 
+/// Bytes of RAM of a captured machine.
+fn ram_of(name: &str) -> u32 {
+    if name == "pc-numa-64cpus" {
+        1024 << 20
+    } else {
+        512 << 20
+    }
+}
+
 #[test]
 fn captured_machines_boot_and_hand_over_a_consistent_kernel() {
     for (name, board) in CAPTURES {
-        let ram = if name == "pc-numa-64cpus" { 1024 } else { 512 };
-        let mut guest = Guest::new(board, capture::device(name), ram << 20);
+        let mut guest = Guest::new(board, capture::device(name), ram_of(name));
         guest.genuine = true;
         guest.command_line(b"console=ttyS0");
         guest.initrd(&std::vec![7; 12345]);
@@ -93,7 +101,7 @@ fn small_elf() -> Vec<u8> {
 #[test]
 fn captured_machines_boot_elf_kernels() {
     for (name, board) in CAPTURES {
-        let mut guest = Guest::new(board, capture::device(name), 1 << 30);
+        let mut guest = Guest::new(board, capture::device(name), ram_of(name));
         guest.genuine = true;
         guest.command_line(b"root=/dev/vda");
         guest.initrd(&std::vec![7; 4096]);
