@@ -2,7 +2,7 @@
 
 /// Everything that stops a boot.
 ///
-/// The discriminant is the stable code that is printed (`E03`) and that is
+/// The discriminant is the stable code that is printed, in hexadecimal, and that is
 /// written to the debug-exit port; codes are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
