@@ -16,8 +16,12 @@ pub const ANCHOR: FileName = file_name("etc/smbios/smbios-anchor");
 /// The file that holds the structures.
 pub const TABLES: FileName = file_name("etc/smbios/smbios-tables");
 
-/// When this version was released, `mm/dd/yyyy` (7.1, BIOS Release Date).
-pub const RELEASE_DATE: &str = "11/21/2026";
+/// When the commit was made that the ROM is of, `mm/dd/yyyy` (7.1, BIOS
+/// Release Date). Host programs are of none.
+pub const RELEASE_DATE: &str = match option_env!("QBOOT_DATE") {
+    Some(date) => date,
+    None => "01/01/1980",
+};
 const VENDOR: &str = "qboot-rs";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
