@@ -11,6 +11,7 @@
 //! - [`run`] boots the lot under QEMU.
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`probe`] makes kernels that say in what state they were entered.
+//! - [`matrix`] boots a table of machines and kernels with this firmware and others.
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
 #![forbid(unsafe_code)]
 
@@ -30,6 +31,8 @@ pub mod figures;
 pub mod initramfs;
 pub mod inspect;
 pub mod kernel;
+#[cfg(feature = "measure")]
+pub mod matrix;
 #[cfg(feature = "measure")]
 pub mod measure;
 #[cfg(feature = "measure")]

@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
-use xtask::{bench, figures, measure};
+use xtask::{bench, figures, matrix, measure};
 use xtask::{build, capture, doctor, extract, inspect, kernel, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
@@ -68,6 +68,11 @@ enum Task {
     /// Measure all firmware side by side: a table, target/bench/results.json and a chart
     #[cfg(feature = "measure")]
     Bench(bench::Options),
+    /// Boot the table of machines and kernels in tests/matrix.toml
+    ///
+    /// Fails when a cell does not come out as recorded in tests/matrix-results.toml.
+    #[cfg(feature = "measure")]
+    Matrix(matrix::Options),
     /// Write the last benchmark's figures to README.md
     #[cfg(feature = "measure")]
     Figures,
@@ -112,6 +117,8 @@ impl Task {
             Task::Measure(options) => measure::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Bench(options) => bench::run(&options)?,
+            #[cfg(feature = "measure")]
+            Task::Matrix(options) => matrix::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Figures => figures::publish()?,
             Task::Completions { shell } => {

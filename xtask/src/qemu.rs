@@ -77,6 +77,7 @@ fn missing_qemu() -> String {
 /// What to start. Every method returns the builder; [`Qemu::spawn`] starts it.
 #[derive(Clone, Debug)]
 pub struct Qemu {
+    program: OsString,
     machine: String,
     bios: Option<PathBuf>,
     kernel: Option<PathBuf>,
@@ -100,6 +101,7 @@ impl Qemu {
     #[must_use]
     pub fn new(machine: &str) -> Self {
         Self {
+            program: binary(),
             machine: machine.to_owned(),
             bios: None,
             kernel: None,
@@ -116,6 +118,13 @@ impl Qemu {
             trace: Vec::new(),
             extra: Vec::new(),
         }
+    }
+
+    /// Another program than [`binary`].
+    #[must_use]
+    pub fn program(mut self, path: impl Into<OsString>) -> Self {
+        self.program = path.into();
+        self
     }
 
     /// Firmware image (`-bios`).
@@ -300,7 +309,7 @@ impl Qemu {
         let dir = tempfile::Builder::new().prefix("qboot-vm-").tempdir()?;
         let args = self.arguments(dir.path());
         let stderr = fs::File::create(dir.path().join("stderr"))?;
-        let child = Command::new(binary())
+        let child = Command::new(&self.program)
             .args(&args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -311,6 +320,7 @@ impl Qemu {
             child,
             dir,
             qmp: None,
+            program: self.program.clone(),
             args,
         };
         if self.qmp {
@@ -331,6 +341,7 @@ pub struct Vm {
     child: Child,
     dir: TempDir,
     qmp: Option<Qmp<QmpStream>>,
+    program: OsString,
     args: Vec<OsString>,
 }
 
@@ -366,6 +377,12 @@ impl Vm {
     fn execute<C: qmp::QmpCommand>(&mut self, command: &C) -> Result<C::Ok> {
         let qmp = self.qmp.as_mut().context("QEMU was started without QMP")?;
         Ok(qmp.execute(command)?)
+    }
+
+    /// Process id of QEMU.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The directory of QEMU's files, gone with the machine.
@@ -406,7 +423,7 @@ impl Vm {
     /// The command line that started this machine.
     #[must_use]
     pub fn command_line(&self) -> String {
-        let mut line = binary().to_string_lossy().into_owned();
+        let mut line = self.program.to_string_lossy().into_owned();
         for arg in &self.args {
             let arg = arg.to_string_lossy();
             let plain = arg
@@ -425,7 +442,13 @@ impl Vm {
     /// The command line, and the end of what QEMU and the guest said: the body of every error.
     #[must_use]
     pub fn report(&self) -> String {
-        let mut text = format!("  command: {}", self.command_line());
+        // A hundred devices would hide what follows.
+        let mut line = self.command_line();
+        if let Some((at, _)) = line.char_indices().nth(2000) {
+            line.truncate(at);
+            line.push_str(" ...");
+        }
+        let mut text = format!("  command: {line}");
         for (name, content) in [("QEMU", self.stderr()), ("serial", self.serial())] {
             let lines: Vec<&str> = content.lines().collect();
             let tail = lines.get(lines.len().saturating_sub(25)..).unwrap_or(&[]);

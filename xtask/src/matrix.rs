@@ -1,0 +1,350 @@
+//! The compatibility matrix: a table of machines and kernels, run with this
+//! firmware and with the others.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{bench, build, debian, qemu, workspace};
+
+pub mod artefact;
+pub mod boot;
+mod generate;
+pub mod results;
+pub mod table;
+
+use boot::Outcome;
+use results::{Results, WORKS};
+use table::Cell;
+
+/// Options of `matrix`.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Only cells whose name, such as vmgenid@q35, contains this
+    #[arg(long, value_name = "TEXT", value_delimiter = ' ')]
+    pub filter: Vec<String>,
+    /// Only the cells of continuous integration
+    #[arg(long)]
+    pub ci: bool,
+    /// ours, qboot, seabios or an image; several with commas [default: ours, with --update all three]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub firmware: Vec<String>,
+    /// QEMU to start, or "backports" for the newest of Debian's, fetched without installing it
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<String>,
+    /// Record the outcomes in tests/matrix-results.toml and write the pages
+    #[arg(long)]
+    pub update: bool,
+    /// Only cells that have no recorded outcome yet
+    #[arg(long)]
+    pub missing: bool,
+    /// Only write the pages from the record
+    #[arg(long)]
+    pub pages: bool,
+    /// Only list the cells
+    #[arg(long)]
+    pub list: bool,
+    /// How many boots at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
+}
+
+/// Runs the cells that `options` choose.
+///
+/// # Errors
+/// Something that a cell needs cannot be had, or a cell of this firmware does
+/// not come out as recorded.
+pub fn run(options: &Options) -> Result<()> {
+    let all = table::cells()?;
+    if options.pages {
+        return write_pages();
+    }
+    let mut cells = all.clone();
+    cells.retain(|cell| {
+        let id = cell.id();
+        let named = options.filter.iter().any(|text| id.contains(text));
+        (named || options.filter.is_empty()) && (cell.row.ci || !options.ci)
+    });
+    ensure!(!cells.is_empty(), "no cell has such a name");
+    if options.list {
+        for cell in cells {
+            println!("{}: {}: {}", cell.id(), cell.row.group, cell.row.text);
+        }
+        return Ok(());
+    }
+    let firmwares = firmwares(options)?;
+    let record = Results::read()?;
+    let mut jobs = Vec::new();
+    for cell in &cells {
+        for firmware in &firmwares {
+            let programs = program(cell, options.qemu.as_deref())?;
+            let known = record.get(&programs.1, &cell.id(), firmware).is_some();
+            let left_out = cell.row.only.as_ref();
+            if left_out.is_none_or(|only| only.contains(firmware)) && !(options.missing && known) {
+                jobs.push((cell, firmware.as_str(), programs));
+            }
+        }
+    }
+    let taken = perform(&jobs, options.jobs.max(1))?;
+    finish(options, &all, &taken)
+}
+
+fn firmwares(options: &Options) -> Result<Vec<String>> {
+    let names = match (options.firmware.as_slice(), options.update) {
+        ([], false) => vec!["ours".to_owned()],
+        ([], true) => results::FIRMWARES.map(|(id, _)| id.to_owned()).to_vec(),
+        (names, _) => names.to_vec(),
+    };
+    for name in &names {
+        let known = results::FIRMWARES.iter().any(|(id, _)| id == name);
+        ensure!(known || !options.update, "--update records no {name}");
+        ensure!(known || Path::new(name).is_file(), "no firmware {name}");
+    }
+    Ok(names)
+}
+
+/// The image of a firmware for a machine.
+///
+/// # Errors
+/// It does not build, or is not there.
+pub fn image(firmware: &str, machine: &str) -> Result<PathBuf> {
+    let peers = bench::peers();
+    let peer = match firmware {
+        "ours" => return ours(),
+        "qboot" => &peers[0],
+        "seabios" => &peers[1],
+        path => return Ok(path.into()),
+    };
+    let image = match &peer.microvm {
+        Some(image) if machine.starts_with("microvm") => image,
+        _ => &peer.image,
+    };
+    let shown = image.display();
+    ensure!(image.is_file(), "{} is not at {shown}", peer.name);
+    Ok(image.clone())
+}
+
+fn ours() -> Result<PathBuf> {
+    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut built = BUILT.lock().ok().context("a build died")?;
+    if let Some(image) = built.as_ref() {
+        return Ok(image.clone());
+    }
+    Ok(built.insert(build::rom(&[])?.image).clone())
+}
+
+/// A QEMU and its version, `7.2`.
+type Program = (PathBuf, String);
+
+/// The QEMU for a cell: the one asked for, or the usual one, or that of the
+/// backports where the usual one is too old.
+///
+/// # Errors
+/// It does not start, or cannot be had.
+pub fn program(cell: &Cell, asked: Option<&str>) -> Result<Program> {
+    static USUAL: OnceLock<Program> = OnceLock::new();
+    static NEWER: OnceLock<Program> = OnceLock::new();
+    let newer = || -> Result<Program> {
+        if let Some(known) = NEWER.get() {
+            return Ok(known.clone());
+        }
+        let path = backports()?;
+        let version = version(&path)?;
+        Ok(NEWER.get_or_init(|| (path, version)).clone())
+    };
+    let usual = || -> Result<Program> {
+        if let Some(known) = USUAL.get() {
+            return Ok(known.clone());
+        }
+        let path = asked.map_or_else(|| qemu::binary().into(), PathBuf::from);
+        let version = version(&path)?;
+        Ok(USUAL.get_or_init(|| (path, version)).clone())
+    };
+    if asked == Some("backports") {
+        return newer();
+    }
+    let found = usual()?;
+    let major = found.1.split('.').next().unwrap_or_default();
+    if major.parse::<u32>()? >= cell.row.qemu {
+        return Ok(found);
+    }
+    newer()
+}
+
+fn version(program: &Path) -> Result<String> {
+    let output = Command::new(program).arg("--version").output();
+    let output = output.with_context(|| format!("starting {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words = text.split_whitespace();
+    let number = words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let number = number.take(1).next().context("QEMU names no version")?;
+    Ok(number.split('.').take(2).collect::<Vec<_>>().join("."))
+}
+
+/// QEMU from bookworm-backports, unpacked beside the installed one: a program
+/// that starts it with its own libraries and data.
+///
+/// # Errors
+/// A package cannot be had.
+pub fn backports() -> Result<PathBuf> {
+    let mut roots = Vec::new();
+    for name in ["qemu-system-x86", "qemu-system-common", "qemu-system-data"] {
+        let lists = debian::Lists::Suite {
+            suite: "bookworm-backports".to_owned(),
+            arch: "amd64".to_owned(),
+        };
+        let name = name.to_owned();
+        roots.push(debian::unpack(&debian::Package { name, lists })?);
+    }
+    let [programs, common, data] = roots.as_slice() else {
+        bail!("not three packages");
+    };
+    let script = format!(
+        "#!/bin/sh\nexport QEMU_MODULE_DIR={}/usr/lib/x86_64-linux-gnu/qemu\n\
+         exec {}/usr/bin/qemu-system-x86_64 -L {}/usr/share/qemu -L /usr/share/seabios \"$@\"\n",
+        common.display(),
+        programs.display(),
+        data.display()
+    );
+    let path = artefact::directory()?.join("qemu-backports");
+    if std::fs::read(&path).ok().as_deref() != Some(script.as_bytes()) {
+        use std::os::unix::fs::PermissionsExt;
+        workspace::write_atomically(&path, script.as_bytes())?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(path)
+}
+
+/// A run's outcome: QEMU's version, cell, firmware, what came of it, seconds.
+struct Taken {
+    version: String,
+    cell: String,
+    firmware: String,
+    outcome: Outcome,
+    seconds: f64,
+}
+
+fn perform(jobs: &[(&Cell, &str, Program)], at_a_time: usize) -> Result<Vec<Taken>> {
+    let next = Mutex::new((0, jobs.iter()));
+    let taken = Mutex::new(Vec::new());
+    let worker = || -> Result<()> {
+        loop {
+            let Some((n, (cell, firmware, (path, version)))) = take(&next) else {
+                return Ok(());
+            };
+            let started = Instant::now();
+            let rom = image(firmware, &cell.machine)?;
+            let outcome = boot::cell(cell, &rom, path).with_context(|| cell.id())?;
+            let seconds = started.elapsed().as_secs_f64();
+            let shown = match &outcome {
+                Outcome::Works => WORKS.to_owned(),
+                Outcome::Fails { how, report } if *firmware == "ours" => {
+                    format!("FAILS: {how}\n{report}")
+                }
+                Outcome::Fails { how, .. } => format!("fails: {how}"),
+                Outcome::Skipped(reason) => format!("skipped: {reason}"),
+            };
+            let (of, id) = (jobs.len(), cell.id());
+            eprintln!("{n}/{of} {id}, {firmware}, QEMU {version}: {shown} ({seconds:.1} s)");
+            let entry = Taken {
+                version: version.clone(),
+                cell: id,
+                firmware: (*firmware).to_owned(),
+                outcome,
+                seconds,
+            };
+            if let Ok(mut list) = taken.lock() {
+                list.push(entry);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("a worker died"),
+            }
+        }
+        Ok(())
+    })?;
+    taken.into_inner().ok().context("a worker died")
+}
+
+fn take<'a, T>(next: &Mutex<(usize, std::slice::Iter<'a, T>)>) -> Option<(usize, &'a T)> {
+    let mut next = next.lock().ok()?;
+    let item = next.1.next()?;
+    next.0 += 1;
+    Some((next.0, item))
+}
+
+fn finish(options: &Options, all: &[Cell], taken: &[Taken]) -> Result<()> {
+    let json: Vec<_> = taken
+        .iter()
+        .map(|one| {
+            let (outcome, report) = match &one.outcome {
+                Outcome::Works => (WORKS.to_owned(), None),
+                Outcome::Fails { how, report } => (how.clone(), Some(report)),
+                Outcome::Skipped(reason) => (format!("skipped: {reason}"), None),
+            };
+            serde_json::json!({
+                "qemu": one.version, "cell": one.cell, "firmware": one.firmware,
+                "outcome": outcome, "seconds": one.seconds, "report": report,
+            })
+        })
+        .collect();
+    let path = artefact::directory()?.join("results.json");
+    workspace::write_atomically(
+        &path,
+        (serde_json::to_string_pretty(&json)? + "\n").as_bytes(),
+    )?;
+
+    let mut record = Results::read()?;
+    let mut counts = BTreeMap::<&str, usize>::new();
+    let mut changed = Vec::new();
+    for one in taken {
+        let (word, outcome) = match &one.outcome {
+            Outcome::Works => (WORKS, WORKS),
+            Outcome::Fails { how, .. } => ("fail", how.as_str()),
+            Outcome::Skipped(_) => {
+                *counts.entry("skipped").or_default() += 1;
+                continue;
+            }
+        };
+        *counts.entry(word).or_default() += 1;
+        let recorded = record.get(&one.version, &one.cell, &one.firmware);
+        if recorded.unwrap_or(WORKS) != outcome {
+            let recorded = recorded.unwrap_or("not recorded");
+            let (cell, firmware) = (&one.cell, &one.firmware);
+            changed.push(format!(
+                "{cell}, {firmware}: {outcome} (recorded: {recorded})"
+            ));
+        }
+        record.set(&one.version, &one.cell, &one.firmware, outcome);
+    }
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(word, n)| format!("{n} {word}"))
+        .collect();
+    println!("{}; target/matrix/results.json", counts.join(", "));
+    for line in &changed {
+        println!("not as recorded: {line}");
+    }
+    if options.update {
+        record.write(all)?;
+        return write_pages();
+    }
+    ensure!(changed.is_empty(), "{} not as recorded", changed.len());
+    Ok(())
+}
+
+fn write_pages() -> Result<()> {
+    for (path, content) in results::pages(&table::rows()?, &Results::read()?)? {
+        workspace::write_atomically(&path, content.as_bytes())?;
+    }
+    Ok(())
+}

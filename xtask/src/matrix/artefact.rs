@@ -1,0 +1,345 @@
+//! The files that cells name: kernels, initrds, files of Debian packages.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use object::{Object, ObjectSection};
+
+use super::table::Row;
+use crate::debian::{self, Lists, Package};
+use crate::initramfs::{self, Arch, Initramfs};
+use crate::kernel::{self, Flavour, Kernel};
+use crate::{extract, workspace};
+
+/// The file that `name` stands for:
+///
+/// - `cloud-amd64`, `amd64`, `686-pae`, …: that kernel's bzImage, as
+///   `cargo xtask kernel` knows them; with `vmlinux` behind it the ELF kernel inside.
+/// - `standard`, `standard-i386`: the initramfs of busybox and a report.
+/// - `deb PACKAGE PATH`: a file of a Debian package, decompressed when it is
+///   gzipped. `PACKAGE:i386` and `PACKAGE/bookworm-backports` are understood.
+/// - `file PATH`: a file of this repository.
+///
+/// # Errors
+/// It cannot be had.
+pub fn file(name: &str) -> Result<PathBuf> {
+    let words: Vec<&str> = name.split_whitespace().collect();
+    let path = match words.as_slice() {
+        ["standard"] => initramfs::standard(Arch::Amd64)?,
+        ["standard-i386"] => initramfs::standard(Arch::I386)?,
+        ["deb", package, path] => decompressed(&packaged(package, path)?)?,
+        ["file", path] => workspace::root().join(path),
+        [flavour] => debian_kernel(flavour)?.bzimage,
+        [flavour, "vmlinux"] => extract::cached(&debian_kernel(flavour)?.bzimage)?
+            .path
+            .with_context(|| format!("{flavour} has no PVH entry point"))?,
+        _ => bail!("nothing is called {name:?}"),
+    };
+    ensure!(path.is_file(), "no file {}", path.display());
+    Ok(path)
+}
+
+fn debian_kernel(flavour: &str) -> Result<Kernel> {
+    match Flavour::from_str(flavour, false) {
+        Ok(flavour) => kernel::debian(flavour),
+        Err(_) => bail!("nothing is called {flavour:?}"),
+    }
+}
+
+/// A file of a package, with symbolic links followed inside it.
+fn packaged(package: &str, path: &str) -> Result<PathBuf> {
+    let (name, lists) = match (package.split_once(':'), package.split_once('/')) {
+        (Some((name, arch)), _) => (name, Lists::Private { arch: arch.into() }),
+        (_, Some((name, suite))) => {
+            let (suite, arch) = (suite.into(), "amd64".into());
+            (name, Lists::Suite { suite, arch })
+        }
+        _ => (package, Lists::System),
+    };
+    let name = name.to_owned();
+    let root = debian::unpack(&Package { name, lists })?;
+    follow(&root, Path::new(path)).with_context(|| format!("{package} holds no {path}"))
+}
+
+fn follow(root: &Path, path: &Path) -> Result<PathBuf> {
+    let mut at = root.join(path.strip_prefix("/").unwrap_or(path));
+    // More links than any package has in a row.
+    for _ in 0..8 {
+        if !fs::symlink_metadata(&at)?.is_symlink() {
+            return Ok(at);
+        }
+        let to = fs::read_link(&at)?;
+        at = match to.strip_prefix("/") {
+            Ok(inside) => root.join(inside),
+            Err(_) => at.parent().unwrap_or(root).join(to),
+        };
+    }
+    bail!("too many symbolic links at {}", path.display())
+}
+
+fn decompressed(path: &Path) -> Result<PathBuf> {
+    let bytes = fs::read(path)?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(path.to_owned());
+    }
+    let mut plain = Vec::new();
+    flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut plain)?;
+    let name = path.file_stem().context("a file without a name")?;
+    let to = directory()?.join(name);
+    write_once(&to, &plain)?;
+    Ok(to)
+}
+
+/// Where made files are kept.
+///
+/// # Errors
+/// It cannot be made.
+pub fn directory() -> Result<PathBuf> {
+    let dir = workspace::target().join("matrix");
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).ok().as_deref() != Some(bytes) {
+        workspace::write_atomically(path, bytes)?;
+    }
+    Ok(())
+}
+
+/// `text` with every artefact in braces replaced by its path, and what `own`
+/// knows by its value.
+///
+/// # Errors
+/// An artefact cannot be had, or a brace is not closed.
+pub fn filled(text: &str, own: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some((before, from)) = rest.split_once('{') {
+        let (name, after) = from.split_once('}').context("a brace is not closed")?;
+        result.push_str(before);
+        match own(name) {
+            Some(value) => result.push_str(&value),
+            None => result.push_str(&file(name)?.display().to_string()),
+        }
+        rest = after;
+    }
+    result.push_str(rest);
+    Ok(result)
+}
+
+/// The initramfs of a row, which is the standard one unless the row adds to it.
+///
+/// # Errors
+/// A part of it cannot be had.
+pub fn initramfs(row: &Row) -> Result<PathBuf> {
+    let arch = match row.kernel.starts_with("686") {
+        true => Arch::I386,
+        false => Arch::Amd64,
+    };
+    if row.guest.is_none() && row.files.is_empty() && row.modules.is_empty() {
+        return initramfs::standard(arch);
+    }
+    let modules = modules(row)?;
+    let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
+    for (n, (name, bytes)) in (0..).zip(modules) {
+        files.push((format!("modules/{n:02}-{name}.ko"), 0o644, bytes));
+    }
+    for item in &row.files {
+        let (to, from) = item.split_once('=').context("a file is PATH=ARTEFACT")?;
+        files.push((to.trim().into(), 0o755, fs::read(file(from.trim())?)?));
+    }
+    let mut script = "#!/bin/sh\nfor m in /modules/*; do [ -f $m ] && insmod $m; done\n".to_owned();
+    script.push_str(row.guest.as_deref().unwrap_or_default());
+    files.push(("guest".into(), 0o755, script.into_bytes()));
+
+    let mut image = Initramfs::standard(arch)?;
+    let mut made: BTreeSet<PathBuf> = ["", "bin", "dev", "proc", "sys", "tmp"]
+        .into_iter()
+        .map(PathBuf::from)
+        .collect();
+    for (path, permissions, bytes) in files {
+        let mut parents: Vec<&Path> = Path::new(&path).ancestors().skip(1).collect();
+        parents.reverse();
+        for parent in parents {
+            if made.insert(parent.to_owned()) {
+                image = image.directory(&parent.display().to_string());
+            }
+        }
+        image = image.file(&path, permissions, bytes);
+    }
+    let path = directory()?.join(format!("{}.cpio", row.name));
+    let _lock = workspace::lock(&format!("initramfs-{}", row.name))?;
+    write_once(&path, &image.archive()?)?;
+    Ok(path)
+}
+
+/// The row's kernel modules and those that they depend on, in the order in
+/// which they are to be loaded. What is built in is left out.
+fn modules(row: &Row) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    if row.modules.is_empty() {
+        return Ok(found);
+    }
+    let flavour = row.kernel.split_whitespace().next().unwrap_or_default();
+    let dir = debian_kernel(flavour)?.modules;
+    let builtin = fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
+    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
+    for name in &row.modules {
+        load(&dir, &builtin, name, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split('.').next().unwrap_or(file).replace('-', "_")
+}
+
+fn load(
+    dir: &Path,
+    builtin: &BTreeSet<String>,
+    name: &str,
+    found: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
+    let name = module_name(name);
+    if builtin.contains(&name) || found.iter().any(|(other, _)| *other == name) {
+        return Ok(());
+    }
+    let path = find(dir, &name)?.with_context(|| format!("no kernel module {name}"))?;
+    let mut bytes = fs::read(&path)?;
+    if path.extension().is_some_and(|end| end == "xz") {
+        let mut plain = Vec::new();
+        lzma_rust2::XzReader::new(bytes.as_slice(), true).read_to_end(&mut plain)?;
+        bytes = plain;
+    }
+    for dependency in dependencies(&bytes)? {
+        load(dir, builtin, &dependency, found)?;
+    }
+    found.push((name, bytes));
+    Ok(())
+}
+
+fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            if let Some(path) = find(&path, name)? {
+                return Ok(Some(path));
+            }
+        } else if file.contains(".ko") && module_name(&file) == name {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// The modules named by the `depends` line of a module's `.modinfo` section.
+fn dependencies(module: &[u8]) -> Result<Vec<String>> {
+    let file = object::File::parse(module)?;
+    let section = file.section_by_name(".modinfo").context("no .modinfo")?;
+    let data = section.data()?;
+    let lines = data.split(|byte| *byte == 0);
+    let list = lines.filter_map(|line| line.strip_prefix(b"depends="));
+    let text: Vec<String> = list
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    let names = text.iter().flat_map(|line| line.split(','));
+    Ok(names
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect())
+}
+
+/// The archive at `path` made as large as `size` says by an entry in front of it
+/// that kernels skip, a directory that has contents; most of it is a hole.
+///
+/// # Errors
+/// The size is malformed or smaller than the archive.
+pub fn enlarged(path: &Path, size: &str, to: &Path) -> Result<()> {
+    const HEAD: u64 = 112;
+    let archive = fs::read(path)?;
+    let size = bytes(size)?;
+    let filler = size
+        .checked_sub(HEAD + archive.len() as u64)
+        .with_context(|| format!("{} is larger than {size} bytes", path.display()))?;
+    // What follows starts at a multiple of 4; zeroes behind the archive make up for it.
+    let filler = filler & !3;
+    let mode = 0o040_755;
+    let mut out = File::create(to)?;
+    write!(
+        out,
+        "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{filler:08x}",
+        0, 0, 0, 1, 0
+    )?;
+    write!(
+        out,
+        "{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}.\0",
+        0, 0, 0, 0, 2, 0
+    )?;
+    out.seek(SeekFrom::Start(HEAD + filler))?;
+    out.write_all(&archive)?;
+    out.set_len(size)?;
+    Ok(())
+}
+
+/// Bytes of a size such as `64M`, `1G` or `64M+4095`.
+fn bytes(text: &str) -> Result<u64> {
+    let (size, more) = text.split_once('+').unwrap_or((text, "0"));
+    let (digits, unit) = match size.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) => (digits, &size[digits.len()..]),
+        None => (size, ""),
+    };
+    let shift = match unit {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => 0,
+    };
+    let size: u64 = digits.parse().with_context(|| format!("size {text:?}"))?;
+    Ok((size << shift) + more.parse::<u64>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("64M+4095").unwrap(), (64 << 20) + 4095);
+        assert_eq!(bytes("3G").unwrap(), 3 << 30);
+        assert_eq!(bytes("17").unwrap(), 17);
+        assert!(bytes("1T").is_err());
+    }
+
+    #[test]
+    fn an_enlarged_archive_has_its_size_and_its_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let archive = Initramfs::empty().file("x", 0o644, "y").archive().unwrap();
+        fs::write(&from, &archive).unwrap();
+        enlarged(&from, "1M+3", &to).unwrap();
+        let bytes = fs::read(&to).unwrap();
+        assert_eq!(bytes.len(), (1 << 20) + 3);
+        let reader = cpio::newc::Reader::new(bytes.as_slice()).unwrap();
+        assert_eq!(reader.entry().name(), ".");
+        let rest = reader.finish().unwrap();
+        assert_eq!(cpio::newc::Reader::new(rest).unwrap().entry().name(), "x");
+    }
+
+    #[test]
+    fn braces_are_filled() {
+        let own = |name: &str| (name == "dir").then(|| "/tmp/x".to_owned());
+        assert_eq!(
+            filled("a={dir}/b,{dir}", &own).unwrap(),
+            "a=/tmp/x/b,/tmp/x"
+        );
+        assert!(filled("{nothing like this}", &own).is_err());
+        assert!(filled("{dir", &own).is_err());
+    }
+}

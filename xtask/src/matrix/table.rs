@@ -1,0 +1,220 @@
+//! The table of cells, `tests/matrix.toml`, whose head explains its fields.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use regex::{Regex, RegexBuilder};
+use serde::Deserialize;
+
+use crate::workspace;
+
+/// Where the table is kept.
+#[must_use]
+pub fn path() -> PathBuf {
+    workspace::root().join("tests/matrix.toml")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    cell: Vec<Row>,
+}
+
+/// One entry of the file: a cell on each of its machines.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    pub name: String,
+    pub group: String,
+    pub text: String,
+    pub machines: Vec<String>,
+    pub kernel: String,
+    #[serde(default = "yes")]
+    pub linux: bool,
+    #[serde(default)]
+    pub append: String,
+    pub initrd: Option<String>,
+    #[serde(default)]
+    pub initrd_sizes: Vec<String>,
+    pub guest: Option<String>,
+    #[serde(default)]
+    pub files: Vec<String>,
+    #[serde(default)]
+    pub modules: Vec<String>,
+    #[serde(default = "memory")]
+    pub memory: Vec<String>,
+    #[serde(default = "one")]
+    pub smp: String,
+    #[serde(default)]
+    pub icount: Option<bool>,
+    #[serde(default)]
+    pub default_devices: bool,
+    #[serde(default)]
+    pub reboot: bool,
+    #[serde(default)]
+    pub options: Vec<String>,
+    #[serde(default)]
+    pub generated: Vec<String>,
+    pub debugcon: Option<u16>,
+    #[serde(default)]
+    pub helpers: Vec<String>,
+    #[serde(default)]
+    pub qemu: u32,
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    pub expect: Vec<String>,
+    #[serde(default)]
+    pub never: Vec<String>,
+    #[serde(default)]
+    pub end: End,
+    #[serde(default = "timeout")]
+    pub timeout: u64,
+    #[serde(default)]
+    pub ci: bool,
+    pub only: Option<Vec<String>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn memory() -> Vec<String> {
+    vec!["512M".to_owned()]
+}
+
+fn one() -> String {
+    "1".to_owned()
+}
+
+fn timeout() -> u64 {
+    120
+}
+
+/// A command for QEMU's monitor in the course of a boot.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Output after which it is given.
+    pub after: String,
+    /// The command.
+    pub monitor: String,
+    /// What the answer must match.
+    #[serde(default)]
+    pub answer: String,
+}
+
+/// How the run has to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// QEMU ends by itself, with status 0.
+    #[default]
+    Itself,
+    /// Everything expected was seen; the runner ends QEMU.
+    Seen,
+    /// QEMU ends with this status, as isa-debug-exit sets it.
+    Status(i32),
+}
+
+/// A row on one machine.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    pub row: Row,
+    pub machine: String,
+}
+
+impl Cell {
+    /// Its name everywhere: `row@machine`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.row.name, self.machine)
+    }
+}
+
+/// An expression of the table; `^` and `$` are a line's.
+///
+/// # Errors
+/// It is malformed.
+pub fn regex(text: &str) -> Result<Regex> {
+    RegexBuilder::new(text)
+        .multi_line(true)
+        .crlf(true)
+        .build()
+        .with_context(|| format!("the expression {text:?}"))
+}
+
+/// Every row.
+///
+/// # Errors
+/// The file is missing or malformed, or two rows have the same name.
+pub fn rows() -> Result<Vec<Row>> {
+    let path = path();
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    parse(&text).with_context(|| format!("parsing {}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<Row>> {
+    let rows = toml::from_str::<File>(text)?.cell;
+    let mut names = BTreeSet::new();
+    for row in &rows {
+        ensure!(names.insert(&row.name), "two cells named {}", row.name);
+        ensure!(!row.machines.is_empty(), "{}: no machine", row.name);
+        ensure!(!row.expect.is_empty(), "{}: expects nothing", row.name);
+        let steps = row
+            .steps
+            .iter()
+            .flat_map(|step| [&step.after, &step.answer]);
+        for text in row.expect.iter().chain(&row.never).chain(steps) {
+            regex(text).with_context(|| row.name.clone())?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Every cell, in the file's order.
+///
+/// # Errors
+/// As [`rows`].
+pub fn cells() -> Result<Vec<Cell>> {
+    let cells = rows()?.into_iter().flat_map(|row| {
+        let machines = row.machines.clone();
+        machines.into_iter().map(move |machine| Cell {
+            row: row.clone(),
+            machine,
+        })
+    });
+    Ok(cells.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &str = "[[cell]]\nname='a'\ngroup='g'\ntext='t'\nmachines=['pc']\nkernel='k'\n";
+
+    #[test]
+    fn the_table_of_the_repository_parses() {
+        assert!(cells().unwrap().len() > 5);
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        let good = format!("{ROW}expect=['x']\n");
+        assert_eq!(parse(&good).unwrap()[0].end, End::Itself);
+        assert!(parse(&good.repeat(2)).is_err(), "the same name twice");
+        assert!(parse(&format!("{ROW}expect=[]")).is_err());
+        assert!(parse(&format!("{ROW}expect=['(']")).is_err());
+        assert!(parse(&format!("{good}expected=['x']")).is_err());
+        assert_eq!(
+            parse(&format!("{good}end={{status=3}}")).unwrap()[0].end,
+            End::Status(3)
+        );
+    }
+
+    #[test]
+    fn lines_of_a_serial_console_have_an_end() {
+        assert!(regex("^b$").unwrap().is_match("a\r\nb\r\nc\r\n"));
+    }
+}
