@@ -22,16 +22,16 @@
 //!   has the whole file transferred first, so no table ever contains it.
 
 use crate::error::{Error, Result};
-use crate::fw_cfg::{Directory, File, FileEntry, FileName, FwCfg, file_name, item, same_name};
+use crate::fw_cfg::{Directory, File, FileEntry, FileName, FwCfg, item, same_name};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
 use arrayvec::ArrayVec;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
 
-/// The file that holds the script.
-pub const SCRIPT: FileName = file_name("etc/table-loader");
 /// The file that holds the RSDP.
-pub const RSDP: FileName = file_name("etc/acpi/rsdp");
+pub use crate::fw_cfg::file::RSDP;
+/// The file that holds the script.
+pub use crate::fw_cfg::file::TABLE_LOADER as SCRIPT;
 
 /// Where a file has to lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
-use crate::fw_cfg::{Directory, File, FileName, FwCfg, file_name, same_name};
+use crate::fw_cfg::{Directory, File, FwCfg, file_name};
 use crate::io::{Mmio, PortIo};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
@@ -118,8 +118,12 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
 impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     fn run(mut self, chipset: Chipset, scratch: &mut [u8]) -> Result<Handoff> {
         let (dir, scratch) = Directory::read(&mut self.machine.fw_cfg, scratch)?;
-        let files = Files::find(&dir);
-        self.read_memory_map(files.e820.ok_or(Error::BadE820)?, scratch)?;
+        let options = if dir.has_options() {
+            Options::find(&dir)
+        } else {
+            Options::default()
+        };
+        self.read_memory_map(dir.e820().ok_or(Error::BadE820)?, scratch)?;
         if chipset == Chipset::Q35 {
             // Linux trusts the MCFG table only where E820 reserves its range.
             self.map.reserve(layout::Q35_ECAM, Kind::RESERVED)?;
@@ -132,7 +136,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         // is not. Its command line before PCI, which it may ask for.
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
         let (kernel, scratch) = Kernel::identify(fw_cfg, memory, scratch)?;
-        let kernel = match files.entry {
+        let kernel = match options.entry {
             None => kernel,
             Some(file) => kernel.entered(self.entry_option(file)?)?,
         };
@@ -141,8 +145,9 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let line = CommandLine::parse(claimed.command_line(&mut self.machine.memory)?);
 
         // PCI before the tables: QEMU writes what is programmed into them.
-        let option = self.pci_option(files.pci)?;
-        let has_acpi = files.table_loader.is_some();
+        let option = self.pci_option(options.pci)?;
+        let script = dir.table_loader();
+        let has_acpi = script.is_some();
         let setup = policy::pci_setup(option, kernel.is_linux(), has_acpi, line);
         let roots = match setup {
             PciSetup::None => None,
@@ -156,7 +161,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
                 scratch,
             )?),
         };
-        let rsdp = self.load_acpi(&dir, files.table_loader, scratch)?;
+        let rsdp = self.load_acpi(&dir, script, scratch)?;
         if !has_acpi || line.acpi_off {
             let (roots, cpuid, room) = (roots.unwrap_or_default(), self.cpuid, self.f_segment);
             self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;
@@ -185,6 +190,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     }
 
     /// Loads the ACPI tables; gives the RSDP's address, 0 without one.
+    #[inline(always)]
     fn load_acpi(
         &mut self,
         dir: &Directory<'_>,
@@ -205,6 +211,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         Ok(rsdp.unwrap_or(0))
     }
 
+    #[inline(always)]
     fn load_smbios(&mut self, dir: &Directory<'_>) -> Result<()> {
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
         let mut space = TableSpace {
@@ -238,44 +245,20 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     }
 }
 
-/// The files that the sequence itself asks for, found in one pass.
+/// The files of `opt/org.qboot/`.
 #[derive(Default)]
-struct Files {
-    e820: Option<File>,
-    table_loader: Option<File>,
+struct Options {
     pci: Option<File>,
     entry: Option<File>,
 }
 
-impl Files {
-    fn find(dir: &Directory<'_>) -> Self {
-        let mut files = Self::default();
-        for entry in dir.entries() {
-            let slot = match entry.name() {
-                name if same_name(name, const { &file_name("etc/e820") }) => &mut files.e820,
-                name if same_name(name, const { &file_name("etc/table-loader") }) => {
-                    &mut files.table_loader
-                }
-                [b'o', ..] => match files.option(entry.name()) {
-                    Some(slot) => slot,
-                    None => continue,
-                },
-                _ => continue,
-            };
-            *slot = Some(entry.file());
-        }
-        files
-    }
-
+impl Options {
     #[cold]
     #[inline(never)]
-    fn option(&mut self, name: &FileName) -> Option<&mut Option<File>> {
-        if same_name(name, const { &file_name("opt/org.qboot/pci") }) {
-            Some(&mut self.pci)
-        } else if same_name(name, const { &file_name("opt/org.qboot/entry") }) {
-            Some(&mut self.entry)
-        } else {
-            None
+    fn find(dir: &Directory<'_>) -> Self {
+        Self {
+            pci: dir.find(&file_name("opt/org.qboot/pci")),
+            entry: dir.find(&file_name("opt/org.qboot/entry")),
         }
     }
 }

@@ -80,12 +80,14 @@ const ICH9: [Register; 4] = [
 /// PIIX4 SMBus: base address and host enable (82371AB, 7.1).
 const PIIX_SMBUS: [Register; 2] = [register(1, 3, 0x90, 0x701), register(1, 3, 0xd0, 9 << 16)];
 
+#[inline(always)]
 fn cam_write<P: PortIo>(ports: &mut P, r: &Register) {
     let function = (u32::from(r.device) << 11) | (u32::from(r.function) << 8);
     ports.out32(CAM_ADDRESS, 1 << 31 | function | u32::from(r.offset));
     ports.out32(CAM_DATA, r.value);
 }
 
+#[inline(always)]
 fn ecam_write<M: Mmio>(mmio: &mut M, r: &Register) {
     let function = (u32::from(r.device) << 15) | (u32::from(r.function) << 12);
     mmio.write32(
@@ -98,8 +100,20 @@ fn ecam_write<M: Mmio>(mmio: &mut M, r: &Register) {
 /// needs, with and without ACPI.
 pub fn set_up<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) {
     match chipset {
-        Chipset::I440fx => PIIX.iter().for_each(|r| cam_write(io, r)),
-        Chipset::Q35 => ICH9.iter().for_each(|r| ecam_write(io, r)),
+        // Written out rather than looped over: each becomes one constant.
+        Chipset::I440fx => {
+            let [pirqs, pm_base, pm_enable] = &PIIX;
+            cam_write(io, pirqs);
+            cam_write(io, pm_base);
+            cam_write(io, pm_enable);
+        }
+        Chipset::Q35 => {
+            let [pm_base, acpi_enable, pirqs, more_pirqs] = &ICH9;
+            ecam_write(io, pm_base);
+            ecam_write(io, acpi_enable);
+            ecam_write(io, pirqs);
+            ecam_write(io, more_pirqs);
+        }
         Chipset::None | Chipset::Unknown => {}
     }
 }

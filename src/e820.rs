@@ -243,13 +243,19 @@ impl MemoryMap {
 
     /// Inserts an entry before the one at `at`. `ArrayVec`'s own would bring
     /// the panic for an index that is none into the ROM.
-    fn insert(&mut self, at: usize, mut entry: Entry) -> Result<()> {
-        for later in self.entries.iter_mut().skip(at) {
-            core::mem::swap(later, &mut entry);
-        }
+    fn insert(&mut self, at: usize, entry: Entry) -> Result<()> {
         self.entries
             .try_push(entry)
-            .map_err(|_| Error::TooManyE820Entries)
+            .map_err(|_| Error::TooManyE820Entries)?;
+        if let Some(later) = self.entries.get_mut(at..)
+            && let Some(moved) = later.len().checked_sub(1)
+        {
+            later.copy_within(..moved, 1);
+            if let Some(first) = later.first_mut() {
+                *first = entry;
+            }
+        }
+        Ok(())
     }
 
     /// Takes `[base, end)` out of the map; gives the index where an entry
@@ -304,11 +310,10 @@ impl MemoryMap {
     /// # Errors
     /// `None` when it is not free RAM.
     pub fn claim(&mut self, range: PhysRange) -> Option<Claim> {
-        if !self.is_placeable(range) || self.claims.iter().any(|held| held.overlaps(range)) {
+        if self.claims.iter().any(|held| held.overlaps(range)) {
             return None;
         }
-        self.claims.try_push(range).ok()?;
-        Some(Claim(range))
+        self.hand_out(range)
     }
 
     /// Holds a range that is occupied already, before anything is claimed:
@@ -346,17 +351,29 @@ impl MemoryMap {
     /// `None` when there is no room.
     pub fn place(&mut self, len: u32, align: u32, within: PhysRange) -> Option<Claim> {
         let mut top = within.end();
-        loop {
+        'lower: loop {
             let start = align_down(top.checked_sub(len)?, align);
             if start < within.start() {
                 return None;
             }
             let range = PhysRange::new(start, len)?;
-            match self.claims.iter().find(|held| held.overlaps(range)) {
-                Some(held) => top = held.start(),
-                None => return self.claim(range),
+            for held in &self.claims {
+                if held.overlaps(range) {
+                    top = held.start();
+                    continue 'lower;
+                }
             }
+            return self.hand_out(range);
         }
+    }
+
+    /// Claims a range that nobody holds.
+    fn hand_out(&mut self, range: PhysRange) -> Option<Claim> {
+        if !self.is_placeable(range) {
+            return None;
+        }
+        self.claims.try_push(range).ok()?;
+        Some(Claim(range))
     }
 
     /// As [`MemoryMap::place`], in low memory: what a kernel reads before it

@@ -170,10 +170,84 @@ pub struct File {
     pub size: u32,
 }
 
+/// Files that nearly every boot asks for.
+pub mod file {
+    use super::{FileName, file_name};
+
+    /// The memory map.
+    pub const E820: FileName = file_name("etc/e820");
+    /// The linker-loader script.
+    pub const TABLE_LOADER: FileName = file_name("etc/table-loader");
+    /// ACPI's root pointer.
+    pub const RSDP: FileName = file_name("etc/acpi/rsdp");
+    /// ACPI's tables.
+    pub const TABLES: FileName = file_name("etc/acpi/tables");
+    /// SMBIOS's entry point.
+    pub const SMBIOS_ANCHOR: FileName = file_name("etc/smbios/smbios-anchor");
+    /// SMBIOS's structures.
+    pub const SMBIOS_TABLES: FileName = file_name("etc/smbios/smbios-tables");
+}
+
+/// The entries of [`file`], and whether there are options for this firmware:
+/// found in one pass, since each search by name is one more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known<'a> {
+    e820: Option<&'a FileEntry>,
+    table_loader: Option<&'a FileEntry>,
+    rsdp: Option<&'a FileEntry>,
+    tables: Option<&'a FileEntry>,
+    smbios_anchor: Option<&'a FileEntry>,
+    smbios_tables: Option<&'a FileEntry>,
+    has_options: bool,
+}
+
+/// Bytes 8 to 11 of a name: the first word in which those of [`file`] differ.
+const fn key(name: &FileName) -> u32 {
+    let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = name;
+    u32::from_le_bytes([*a, *b, *c, *d])
+}
+
+impl<'a> Known<'a> {
+    #[inline(always)]
+    fn find(entries: &'a [FileEntry]) -> Self {
+        const E820: u32 = key(&file::E820);
+        const TABLE_LOADER: u32 = key(&file::TABLE_LOADER);
+        const RSDP: u32 = key(&file::RSDP);
+        const TABLES: u32 = key(&file::TABLES);
+        const SMBIOS: u32 = key(&file::SMBIOS_ANCHOR);
+        const OPTION: u32 = key(&file_name("opt/org.qboot/"));
+        let mut known = Self::default();
+        for entry in entries {
+            let name = entry.name();
+            let (expected, slot) = match key(name) {
+                E820 => (&file::E820, &mut known.e820),
+                TABLE_LOADER => (&file::TABLE_LOADER, &mut known.table_loader),
+                RSDP => (&file::RSDP, &mut known.rsdp),
+                TABLES => (&file::TABLES, &mut known.tables),
+                // They differ in their 19th byte only: `a` or `t`.
+                SMBIOS => match name.get(18) {
+                    Some(b'a') => (&file::SMBIOS_ANCHOR, &mut known.smbios_anchor),
+                    _ => (&file::SMBIOS_TABLES, &mut known.smbios_tables),
+                },
+                OPTION => {
+                    known.has_options = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            if same_name(name, expected) {
+                *slot = Some(entry);
+            }
+        }
+        known
+    }
+}
+
 /// The file directory, in memory that the caller lent.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory<'a> {
     entries: &'a [FileEntry],
+    known: Known<'a>,
 }
 
 /// Files that the first transfer has room for: what QEMU's default number
@@ -210,7 +284,8 @@ impl<'a> Directory<'a> {
         let bytes = bytes.get(4..).ok_or(Error::TooManyFiles)?;
         let (entries, _) = <[FileEntry]>::ref_from_prefix_with_elems(bytes, count)
             .map_err(|_| Error::TooManyFiles)?;
-        Ok((Self { entries }, free))
+        let known = Known::find(entries);
+        Ok((Self { entries, known }, free))
     }
 
     /// The entries, for tests and tools.
@@ -219,13 +294,49 @@ impl<'a> Directory<'a> {
         self.entries
     }
 
+    /// The memory map.
+    #[must_use]
+    pub fn e820(&self) -> Option<File> {
+        self.known.e820.map(FileEntry::file)
+    }
+
+    /// The linker-loader script.
+    #[must_use]
+    pub fn table_loader(&self) -> Option<File> {
+        self.known.table_loader.map(FileEntry::file)
+    }
+
+    /// SMBIOS's entry point and structures.
+    #[must_use]
+    pub fn smbios(&self) -> Option<(File, File)> {
+        let (anchor, tables) = (self.known.smbios_anchor?, self.known.smbios_tables?);
+        Some((anchor.file(), tables.file()))
+    }
+
+    /// Whether a name starts like an option for this firmware.
+    #[must_use]
+    pub const fn has_options(&self) -> bool {
+        self.known.has_options
+    }
+
     /// The file called `name`.
     #[must_use]
     pub fn find(&self, name: &FileName) -> Option<File> {
-        self.entries
-            .iter()
-            .find(|entry| same_name(&entry.name, name))
-            .map(FileEntry::file)
+        let entry = if same_name(name, &file::TABLES) {
+            self.known.tables
+        } else if same_name(name, &file::RSDP) {
+            self.known.rsdp
+        } else {
+            self.search(name)
+        };
+        entry.map(FileEntry::file)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, name: &FileName) -> Option<&'a FileEntry> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| same_name(&entry.name, name))
     }
 }
 
@@ -234,7 +345,7 @@ impl<'a> Directory<'a> {
 /// The third word decides nearly every pair that differs: names start with
 /// `etc/acpi`, `etc/smbi`, `opt/org.`. Nearly all that are the same end
 /// within 16 bytes.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn same_name(a: &FileName, b: &FileName) -> bool {
     let ([a0, a1, a2, a3], more_a) = words(a);
@@ -246,16 +357,18 @@ pub fn same_name(a: &FileName, b: &FileName) -> bool {
     a3 >> 24 == 0 || same_rest(more_a, more_b)
 }
 
-#[inline]
+/// The first 16 bytes as words, and the rest.
+///
+/// Spelt out: a loop here is one in whatever this is inlined into.
+#[inline(always)]
 fn words(name: &FileName) -> ([u32; 4], &[u8; FILE_NAME_LEN - 16]) {
-    let (first, _) = name.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-    let (words, _) = first.as_chunks::<4>();
-    let mut numbers = [0; 4];
-    for (number, word) in numbers.iter_mut().zip(words) {
-        *number = u32::from_le_bytes(*word);
-    }
+    let (chunks, _) = name.as_chunks::<4>();
+    let [a, b, c, d, ..] = chunks else {
+        return ([0; 4], &[0; FILE_NAME_LEN - 16]);
+    };
     let rest = name.last_chunk().unwrap_or(&[0; FILE_NAME_LEN - 16]);
-    (numbers, rest)
+    let word = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+    ([word(a), word(b), word(c), word(d)], rest)
 }
 
 #[inline(never)]

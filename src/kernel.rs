@@ -13,7 +13,7 @@ use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::multiboot;
-use crate::phys::{GuestMemory, PhysRange, align_up, kib, u32_at};
+use crate::phys::{GuestMemory, PhysRange, align_up, kib};
 use crate::policy::EntryOption;
 use crate::pvh::{Elf, StartInfo, is_linux_by_remains};
 use crate::realmode::{self, LOW_KERNEL, STACK_LEN, SetupLayout};
@@ -79,10 +79,6 @@ const LINUX_COMMAND_LINE: u32 = 2047;
 /// The longest command line for 16-bit code: what its segment has room for
 /// behind heap and stack.
 const MAX_REAL_MODE_LINE: u32 = 0x1fff;
-/// Bytes of a sector, which `setup_sects` counts in.
-const SECTOR: u32 = 512;
-/// No wrong `setup_sects` moves the code by more bytes.
-const MAX_MOVE: u32 = 255 * SECTOR;
 /// Slices are at most `isize::MAX` bytes; longer loads go in pieces.
 const PIECE: u32 = 1 << 30;
 
@@ -114,8 +110,6 @@ impl<'a> Kernel<'a> {
             let setup = setup.ok_or(Error::NotOurMemory)?;
             return if setup.is_32bit_entry() {
                 Ok((Self::Linux(setup), rest))
-            } else if setup.is_cut() {
-                Err(Error::BadSetupHeader)
             } else {
                 Ok((Self::RealMode(setup), rest))
             };
@@ -289,7 +283,9 @@ impl<'a> Kernel<'a> {
                 let entry = image.range().start();
                 let loaded = image.range();
                 loader.load_item(item::KERNEL_DATA, image)?;
-                loader.check_whole(&header, loaded)?;
+                if loaded.len() < header.least_len() {
+                    check_whole(&header, loaded, loader.memory)?;
+                }
                 let page = claimed
                     .block
                     .part(claimed.line_len, ZERO_PAGE_LEN)
@@ -336,38 +332,38 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// What compressed kernels start with, as a little-endian number and its bits
-/// that count: gzip, bzip2, LZMA, XZ, LZO, LZ4, ZSTD (Linux `lib/decompress.c`).
-const COMPRESSED: [(u32, u32); 7] = [
-    (0x0008_8b1f, 0x00ff_ffff),
-    (0x0068_5a42, 0x00ff_ffff),
-    (0x0000_005d, 0x00ff_ffff),
-    (0x587a_37fd, u32::MAX),
-    (0x4f5a_4c89, u32::MAX),
-    (0x184c_2102, u32::MAX),
-    (0xfd2f_b528, u32::MAX),
+/// What compressed kernels start with: gzip, bzip2, LZMA, XZ, LZO, LZ4, ZSTD
+/// (Linux `lib/decompress.c`).
+const COMPRESSED: [&[u8]; 7] = [
+    &[0x1f, 0x8b],
+    b"BZh",
+    &[0x5d, 0, 0],
+    &[0xfd, b'7', b'z', b'X', b'Z'],
+    &[0x89, b'L', b'Z', b'O'],
+    &[0x02, 0x21, 0x4c, 0x18],
+    &[0x28, 0xb5, 0x2f, 0xfd],
 ];
 
-/// Whether a compressed kernel starts at `offset`.
-#[inline(never)]
-fn is_compressed(bytes: &[u8], offset: u32) -> bool {
-    let start = u32_at(bytes, offset as usize);
-    start.is_some_and(|start| {
-        COMPRESSED
-            .iter()
-            .any(|(magic, bits)| start & bits == *magic)
-    })
-}
-
-/// Whether a compressed kernel starts whole sectors away from `offset`, not
-/// further than a wrong `setup_sects` moves it.
+/// An image that is shorter than its header says is cut short if it holds
+/// the start of a compressed kernel; its decompressor would run into nothing.
+/// Without one, the code is somebody's own behind another kernel's header.
 #[cold]
 #[inline(never)]
-fn is_moved(bytes: &[u8], offset: u32) -> bool {
-    let end = offset.saturating_add(MAX_MOVE).saturating_add(1);
-    (offset & (SECTOR - 1)..end)
-        .step_by(SECTOR as usize)
-        .any(|at| is_compressed(bytes, at))
+fn check_whole<M: GuestMemory>(
+    header: &SetupHeader<'_>,
+    loaded: PhysRange,
+    memory: &mut M,
+) -> Result<()> {
+    let Some((offset, _)) = header.payload() else {
+        return Ok(());
+    };
+    let image = memory.bytes(loaded)?;
+    let payload = image.get(offset as usize..).unwrap_or(&[]);
+    if COMPRESSED.iter().any(|magic| payload.starts_with(magic)) {
+        Err(Error::KernelTruncated)
+    } else {
+        Ok(())
+    }
 }
 
 /// An image whose first bytes say nothing: multiboot, whose setup data QEMU
@@ -396,7 +392,7 @@ fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
 fn real_mode_setup_len(header: &SetupHeader<'_>) -> u32 {
     u32::from(header.setup_sects())
         .saturating_add(1)
-        .saturating_mul(SECTOR)
+        .saturating_mul(512)
 }
 
 impl Claimed {
@@ -414,62 +410,6 @@ impl Claimed {
 }
 
 impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
-    /// Whether what was loaded is what the header describes.
-    ///
-    /// QEMU splits the file where `setup_sects` says. Where that is wrong, the
-    /// entry is in the middle of something, and the compressed kernel is not
-    /// at its place but whole sectors away. An image that is shorter than its
-    /// header says is cut short if it holds the start of a compressed kernel.
-    /// Without one, the code is somebody's own behind another kernel's header.
-    // Not so cold, but small: so the compiler keeps it out of everyone's way.
-    #[cold]
-    #[inline(never)]
-    fn check_whole(&mut self, header: &SetupHeader<'_>, loaded: PhysRange) -> Result<()> {
-        if loaded.is_empty() {
-            return Err(Error::KernelTruncated);
-        }
-        let Some((offset, _)) = header.payload() else {
-            return Ok(());
-        };
-        let missing = header.least_len().saturating_sub(loaded.len());
-        let loaded = loaded.part(0, loaded.len().min(PIECE));
-        let loaded = loaded.ok_or(Error::NotOurMemory)?;
-        if is_compressed(self.memory.bytes(loaded)?, offset) {
-            return match missing {
-                0 => Ok(()),
-                _ => Err(Error::KernelTruncated),
-            };
-        }
-        if missing > MAX_MOVE {
-            return Ok(());
-        }
-        self.check_split(header, loaded, offset)
-    }
-
-    /// Looks for a compressed kernel in the wrong place: in the code or, where
-    /// `setup_sects` is too large, behind the setup code.
-    #[cold]
-    #[inline(never)]
-    fn check_split(
-        &mut self,
-        header: &SetupHeader<'_>,
-        loaded: PhysRange,
-        offset: u32,
-    ) -> Result<()> {
-        if is_moved(self.memory.bytes(loaded)?, offset) {
-            return Err(Error::BadSetupHeader);
-        }
-        // The only memory that is free for it is the code's own.
-        let setup_len = real_mode_setup_len(header).min(loaded.len());
-        let setup = loaded.part(0, setup_len).ok_or(Error::NotOurMemory)?;
-        let bytes = self.memory.bytes(setup)?;
-        self.fw_cfg.read(item::SETUP_DATA, bytes)?;
-        if is_moved(bytes, offset) {
-            return Err(Error::BadSetupHeader);
-        }
-        self.fw_cfg.read(item::KERNEL_DATA, bytes)
-    }
-
     /// Claims the memory of a bzImage: where it is loaded, and where it runs
     /// until it has read the memory map.
     fn claim_bzimage(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
@@ -480,7 +420,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let mut end = load.end();
         // Linux moves itself to the higher of its preferred address and its
         // load address, aligned, and needs init_size bytes there.
-        if let Some((pref_address, init_size)) = header.runtime()? {
+        if let Some((pref_address, init_size)) = header.runtime() {
             let pref = u32::try_from(pref_address).map_err(|_| Error::BadSetupHeader)?;
             let align = header.kernel_alignment()?;
             let start = align_up(load.start(), align)
@@ -580,7 +520,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             return Err(Error::CommandLineTooLong);
         }
         let image = if setup.is_low {
-            self.claim_low_kernel(header)?
+            self.claim_low_kernel()?
         } else {
             self.claim_bzimage(header)?
         };
@@ -595,11 +535,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     /// the firmware is done with the memory there, and that place.
     #[cold]
     #[inline(never)]
-    fn claim_low_kernel(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
-        // Its setup code would jump to where nothing is loaded.
-        if header.code32_start() >= layout::HIGH_RAM {
-            return Err(Error::BadSetupHeader);
-        }
+    fn claim_low_kernel(&mut self) -> Result<Claim> {
         for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
             let start = part.start().max(LOW_KERNEL.start());
             let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
@@ -623,10 +559,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             _ => self.load_initrd(header.initrd_addr_max(), false)?,
         };
         let image = claimed.image.ok_or(Error::NotOurMemory)?;
-        let loaded = image.range();
-        let low_kernel = setup.is_low.then_some(loaded);
+        let low_kernel = setup.is_low.then_some(image.range());
         self.load_item(item::KERNEL_DATA, image)?;
-        self.check_whole(header, loaded)?;
         let code = PhysRange::new(setup.base, real_mode_setup_len(header));
         let code = self.memory.bytes(code.ok_or(Error::NotOurMemory)?)?;
         self.fw_cfg.read(item::SETUP_DATA, code)?;

@@ -2,7 +2,8 @@
 //!
 //! True at [`rust_main`], by `boot16.S`:
 //! 1. flat 32-bit segments, paging off, interrupts off;
-//! 2. the code runs at 0xf0000, constants are read from the ROM;
+//! 2. `rust_main` and the jump into the kernel run at 0xf0000, all else in
+//!    the ROM;
 //! 3. `.bss` is zero, the stack is [`layout::STACK`];
 //! 4. one processor runs, and nothing else writes memory.
 #![no_std]
@@ -15,7 +16,7 @@
 mod rom;
 
 use core::arch::global_asm;
-use qboot::boot::{Found, Machine, boot};
+use qboot::boot::{Found, Handoff, Machine, boot};
 use qboot::error::{Error, Shortfall};
 use qboot::layout;
 use x86_64::registers::control::Cr0Flags;
@@ -41,7 +42,16 @@ global_asm!(
 
 /// The first Rust code: `host_bridge` is the id at 00:00.0, `signature` what
 /// the processor left in EDX at reset.
+///
+/// This and the jump into the kernel are what is copied to 0xf0000; the
+/// sequence between them runs in the ROM.
 extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
+    rom::handoff::enter(run(host_bridge, signature))
+}
+
+/// From a set-up processor to a loaded kernel.
+#[inline(never)]
+fn run(host_bridge: u32, signature: u32) -> Handoff {
     let mut shortfall = Shortfall::default();
     // SAFETY: called once, from the entry code, which gives the firmware's
     // memory to this call chain alone.
@@ -66,7 +76,7 @@ extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
             rom::cpu::enable_caching(signature);
             #[cfg(feature = "markers")]
             qboot::markers::entering(&mut machine.io, handoff);
-            rom::handoff::enter(handoff)
+            handoff
         }
         Err(error) => rom::report::fail(error, shortfall),
     }

@@ -92,6 +92,7 @@ pub struct CommandLine {
 impl CommandLine {
     /// Reads a NUL-terminated command line.
     #[must_use]
+    #[inline(always)]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
         // Both parameters end in `ci=` or `acpi=`: few bytes are an equals

@@ -7,7 +7,7 @@ use crate::e820::Entry;
 use crate::error::{Error, Result};
 use crate::phys::{GuestMemory, PhysRange, u16_at, u32_at, u64_at};
 use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
 /// `\x7fELF`.
 const ELF_MAGIC: u32 = 0x464c_457f;
@@ -301,12 +301,60 @@ fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
     Some((Note { kind, name, desc }, next.unwrap_or(&[])))
 }
 
+/// A 64-bit field that holds less than 4 GiB.
+type Wide = [U32; 2];
+
+/// The value in a 64-bit field.
+fn wide(value: u32) -> Wide {
+    [U32::new(value), U32::ZERO]
+}
+
+/// `struct hvm_start_info`, version 1.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: U32,
+    version: U32,
+    flags: U32,
+    nr_modules: U32,
+    modlist_paddr: Wide,
+    cmdline_paddr: Wide,
+    rsdp_paddr: Wide,
+    memmap_paddr: Wide,
+    memmap_entries: U32,
+    reserved: U32,
+}
+
+/// `struct hvm_modlist_entry`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Module {
+    paddr: Wide,
+    size: Wide,
+    cmdline_paddr: Wide,
+    reserved: Wide,
+}
+
+/// What the block starts with.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Head {
+    header: Header,
+    module: Module,
+}
+
+/// `struct hvm_memmap_table_entry` in words: address, size and type as an E820
+/// entry has them, and a reserved one.
+type MemmapEntry = [U32; 6];
+
 /// Bytes of `start_info`, version 1.
 const START_INFO_LEN: u32 = 56;
 /// Bytes of a module list entry.
 const MODULE_LEN: u32 = 32;
-/// Bytes of a memory map entry.
-const MEMMAP_LEN: usize = 24;
+const _: () = {
+    assert!(size_of::<Header>() == START_INFO_LEN as usize);
+    assert!(size_of::<Module>() == MODULE_LEN as usize);
+};
 /// `start_info.magic`.
 const START_INFO_MAGIC: u32 = 0x336e_c578;
 
@@ -328,7 +376,8 @@ impl StartInfo<'_> {
     #[must_use]
     pub fn block_len(entries: usize) -> u32 {
         // Bounded by the map's capacity, so the product is small.
-        let memmap = u32::try_from(entries.saturating_mul(MEMMAP_LEN)).unwrap_or(u32::MAX);
+        let memmap =
+            u32::try_from(entries.saturating_mul(size_of::<MemmapEntry>())).unwrap_or(u32::MAX);
         memmap.saturating_add(START_INFO_LEN + MODULE_LEN)
     }
 
@@ -341,55 +390,40 @@ impl StartInfo<'_> {
         let modlist = addr.wrapping_add(START_INFO_LEN);
         let memmap = modlist.wrapping_add(MODULE_LEN);
         let entries = u32::try_from(self.e820.len()).unwrap_or(0);
-        let (modules, modlist) = if self.initrd.is_some() {
-            (1, modlist)
-        } else {
-            (0, 0)
+        let (head, rest) = Head::mut_from_prefix(bytes).map_err(|_| Error::NotOurMemory)?;
+        let header = &mut head.header;
+        header.magic = START_INFO_MAGIC.into();
+        header.version = 1.into();
+        header.flags = U32::ZERO;
+        header.cmdline_paddr = wide(self.cmdline_paddr);
+        header.rsdp_paddr = wide(self.rsdp_paddr);
+        header.memmap_paddr = wide(memmap);
+        header.memmap_entries = entries.into();
+        header.reserved = U32::ZERO;
+        let initrd = match self.initrd {
+            Some(initrd) => {
+                header.nr_modules = 1.into();
+                header.modlist_paddr = wide(modlist);
+                initrd
+            }
+            None => {
+                header.nr_modules = U32::ZERO;
+                header.modlist_paddr = wide(0);
+                PhysRange::fixed(0, 0)
+            }
         };
-        let (start, len) = self.initrd.map_or((0, 0), |r| (r.start(), r.len()));
-        let words = [
-            // struct hvm_start_info
-            START_INFO_MAGIC,
-            1, // version
-            0, // flags
-            modules,
-            modlist,
-            0,
-            self.cmdline_paddr,
-            0,
-            self.rsdp_paddr,
-            0,
-            memmap,
-            0,
-            entries,
-            0,
-            // struct hvm_modlist_entry: paddr, size, cmdline_paddr, reserved
-            start,
-            0,
-            len,
-            0,
-            0,
-            0,
-            0,
-            0,
-        ];
-        let (slots, _) = bytes.as_chunks_mut::<4>();
-        for (slot, word) in slots.iter_mut().zip(words) {
-            *slot = word.to_le_bytes();
-        }
-        let slots = bytes.get_mut((START_INFO_LEN + MODULE_LEN) as usize..);
-        let (slots, _) = slots
-            .ok_or(Error::NotOurMemory)?
-            .as_chunks_mut::<MEMMAP_LEN>();
-        if slots.len() < self.e820.len() {
-            return Err(Error::NotOurMemory);
-        }
+        head.module = Module {
+            paddr: wide(initrd.start()),
+            size: wide(initrd.len()),
+            cmdline_paddr: wide(0),
+            reserved: wide(0),
+        };
+        let (slots, _) = <[MemmapEntry]>::mut_from_prefix_with_elems(rest, self.e820.len())
+            .map_err(|_| Error::NotOurMemory)?;
         for (slot, entry) in slots.iter_mut().zip(self.e820) {
-            // struct hvm_memmap_table_entry: addr, size, type, reserved;
-            // the first three are what an E820 entry is.
-            let (front, reserved) = slot.split_at_mut(size_of::<Entry>());
-            front.copy_from_slice(entry.as_bytes());
-            reserved.fill(0);
+            // Word by word: copied whole, each would be a call.
+            let [a, b, c, d, e]: [U32; 5] = transmute!(*entry);
+            *slot = [a, b, c, d, e, U32::ZERO];
         }
         Ok(())
     }

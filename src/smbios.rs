@@ -6,22 +6,13 @@
 
 use crate::acpi::{Allocator, Zone};
 use crate::error::{Error, Result};
-use crate::fw_cfg::{Directory, FileName, FwCfg, file_name};
+use crate::fw_cfg::{Directory, FwCfg};
 use crate::phys::{GuestMemory, PhysRange, byte_sum, copy_into};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The file that holds the entry point.
-pub const ANCHOR: FileName = file_name("etc/smbios/smbios-anchor");
-/// The file that holds the structures.
-pub const TABLES: FileName = file_name("etc/smbios/smbios-tables");
-
-/// When the commit was made that the ROM is of, `mm/dd/yyyy` (7.1, BIOS
-/// Release Date). Host programs are of none.
-pub const RELEASE_DATE: &str = match option_env!("QBOOT_DATE") {
-    Some(date) => date,
-    None => "01/01/1980",
-};
+/// When this version was released, `mm/dd/yyyy` (7.1, BIOS Release Date).
+pub const RELEASE_DATE: &str = "11/21/2026";
 const VENDOR: &str = "qboot-rs";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -165,7 +156,7 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     memory: &mut M,
     alloc: &mut A,
 ) -> Result<Option<u32>> {
-    let (Some(anchor), Some(tables)) = (dir.find(&ANCHOR), dir.find(&TABLES)) else {
+    let Some((anchor, tables)) = dir.smbios() else {
         return Ok(None);
     };
     let long = match anchor.size as usize {

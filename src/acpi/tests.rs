@@ -5,6 +5,7 @@
 use super::*;
 use crate::capture;
 use crate::fw_cfg::fake::FakeFwCfg;
+use crate::fw_cfg::file_name;
 use crate::phys::fake::FakeMemory;
 use crate::phys::{align_up, byte_sum, u64_at};
 use proptest::collection::vec as vec_of;

@@ -1,17 +1,37 @@
 //! The fw_cfg device: DMA, and the byte-wise way where DMA is off.
 
-use core::arch::asm;
-use core::cell::UnsafeCell;
+use super::io::Io;
+use core::arch::{asm, naked_asm};
 use qboot::error::{Error, Result};
 use qboot::fw_cfg::{DmaControl, FwCfg, PORT_DATA, PORT_DMA_LOW, PORT_SELECTOR, item};
 use qboot::io::PortIo;
-use volatile::VolatilePtr;
 
-use super::io::Io;
-
-/// The descriptor that the device reads: control, length, address (high and
-/// low), big endian.
-type Descriptor = [u32; 4];
+/// Rings the doorbell for a descriptor on the stack (control, length, the
+/// address's halves, all big endian) and takes it off again.
+///
+/// # Safety
+/// The device may read or write the `len` bytes at `at`.
+#[unsafe(naked)]
+unsafe extern "fastcall" fn ring(control: u32, at: *mut u8, len: usize) -> u32 {
+    naked_asm!(
+        "mov eax, [esp + 4]",
+        "bswap edx",
+        "push edx",
+        "push 0",
+        "bswap eax",
+        "push eax",
+        "bswap ecx",
+        "push ecx",
+        "mov eax, esp",
+        "bswap eax",
+        "mov edx, {port}",
+        "out dx, eax",
+        "pop eax",
+        "add esp, 12",
+        "ret 4",
+        port = const PORT_DMA_LOW,
+    )
+}
 
 /// The device's registers.
 #[derive(Debug)]
@@ -31,22 +51,9 @@ impl Device {
     /// the control word as the device leaves it: zero when all went well.
     #[inline]
     fn transfer(control: DmaControl, at: *mut u8, len: usize) -> u32 {
-        let descriptor: UnsafeCell<Descriptor> = UnsafeCell::new([
-            control.bits().to_be(),
-            (len as u32).to_be(),
-            0,
-            (at.addr() as u32).to_be(),
-        ]);
-        let doorbell = (descriptor.get().addr() as u32).to_be();
-        // SAFETY: the write makes the device read the descriptor and read or
-        // write the `len` bytes at `at`, which the callers' slices own; asm
-        // without `nomem` tells the compiler that memory changes.
-        unsafe {
-            asm!("out dx, eax", in("dx") PORT_DMA_LOW, in("eax") doorbell, options(nostack, preserves_flags));
-        }
-        let word = core::ptr::NonNull::from(&descriptor).cast::<u32>();
-        // SAFETY: the control word is the descriptor's first, alive here.
-        unsafe { VolatilePtr::new(word) }.read()
+        // SAFETY: the device reads or writes the `len` bytes at `at`, which
+        // the callers' slices own.
+        unsafe { ring(control.bits(), at, len) }
     }
 
     /// Why a transfer left `status`; takes to the byte-wise way where there
@@ -106,17 +113,14 @@ fn read_bytes(dest: &mut [u8]) {
 }
 
 impl FwCfg for Device {
+    // Where DMA is off, the doorbell is nobody's port: ringing it again costs
+    // less than asking before each transfer.
+    #[inline(always)]
     fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
         let control = DmaControl::READ.select(selector);
-        let status = if self.byte_wise {
-            control.bits().to_be()
-        } else {
-            Self::transfer(control, dest.as_mut_ptr(), dest.len())
-        };
-        if status == 0 {
-            Ok(())
-        } else {
-            self.read_byte_wise(status, control, selector, dest)
+        match Self::transfer(control, dest.as_mut_ptr(), dest.len()) {
+            0 => Ok(()),
+            status => self.read_byte_wise(status, control, selector, dest),
         }
     }
 

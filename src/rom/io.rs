@@ -1,9 +1,11 @@
 //! Port, ECAM and local APIC access.
 
 use core::arch::asm;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
 use qboot::io::{Mmio, PortIo};
 use qboot::layout;
 use qboot::phys::PhysRange;
+use volatile::VolatilePtr;
 
 /// The processor's I/O instructions.
 #[derive(Debug)]
@@ -35,32 +37,36 @@ impl PortIo for Io {
 
 /// Whether `len` bytes at `addr` are configuration space or the local APIC,
 /// never RAM.
+#[inline]
 fn is_device(addr: u32, len: u32) -> bool {
-    let windows = [layout::Q35_ECAM, layout::MICROVM_ECAM, layout::LOCAL_APIC];
-    let inside = |window: &PhysRange| window.start() <= addr && addr < window.end();
-    addr.is_multiple_of(len) && windows.iter().any(inside)
+    let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
+    addr.is_multiple_of(len)
+        && (inside(layout::Q35_ECAM) || inside(layout::MICROVM_ECAM) || inside(layout::LOCAL_APIC))
+}
+
+/// The register at `addr`, if it is a device's.
+#[inline]
+fn register<T>(addr: u32) -> Option<VolatilePtr<'static, T>> {
+    if !is_device(addr, size_of::<T>() as u32) {
+        return None;
+    }
+    let ptr = NonNull::new(with_exposed_provenance_mut(addr as usize))?;
+    // SAFETY: aligned and inside a window of `is_device`, by the check above:
+    // device registers, not memory that Rust knows.
+    Some(unsafe { VolatilePtr::new(ptr) })
 }
 
 macro_rules! mmio {
     ($read:ident, $write:ident, $ty:ty) => {
         #[inline]
         fn $read(&mut self, addr: u32) -> $ty {
-            if !is_device(addr, size_of::<$ty>() as u32) {
-                return !0;
-            }
-            let ptr = core::ptr::with_exposed_provenance::<$ty>(addr as usize);
-            // SAFETY: aligned and inside a window of `is_device`, by the check
-            // above: device registers, not memory that Rust knows.
-            unsafe { ptr.read_volatile() }
+            register(addr).map_or(!0, VolatilePtr::read)
         }
         #[inline]
         fn $write(&mut self, addr: u32, value: $ty) {
-            if !is_device(addr, size_of::<$ty>() as u32) {
-                return;
+            if let Some(register) = register(addr) {
+                register.write(value);
             }
-            let ptr = core::ptr::with_exposed_provenance_mut::<$ty>(addr as usize);
-            // SAFETY: as for reading.
-            unsafe { ptr.write_volatile(value) };
         }
     };
 }
