@@ -488,7 +488,7 @@ pub mod fake {
             let dest_len = dest.len();
             let (given, zeroes) = dest.split_at_mut(len);
             given.copy_from_slice(rest.split_at(len).0);
-            if !self.sparse || dest_len < 1 << 17 {
+            if !self.sparse || dest_len <= 1 << 17 {
                 zeroes.fill(0);
             }
             self.cursor.1 = offset.saturating_add(dest_len);

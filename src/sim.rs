@@ -545,9 +545,9 @@ impl Guest {
                 return Err(format!("{range:x?} was used and is nobody's"));
             }
         }
-        for (addr, bytes) in &memory.loaded {
+        for (n, (addr, bytes)) in memory.loaded.iter().enumerate() {
             let there = PhysRange::new(*addr, bytes.len() as u32).map(|r| memory.peek(r));
-            if there != Some(bytes) && !self.overlaps_another(*addr, bytes.len()) {
+            if there != Some(bytes) && !self.is_loaded_over(n) {
                 return Err(format!("the segment at {addr:#x} was changed"));
             }
         }
@@ -557,16 +557,14 @@ impl Guest {
         Ok(())
     }
 
-    /// Segments that overlap each other show what was loaded last.
-    fn overlaps_another(&self, addr: u32, len: usize) -> bool {
-        let range = |(addr, len): (u32, usize)| PhysRange::new(addr, len as u32);
-        let this = range((addr, len));
-        let mut others = self.machine.memory.loaded.iter();
-        others.any(|(a, b)| {
-            (*a, b.len()) != (addr, len)
-                && this
-                    .zip(range((*a, b.len())))
-                    .is_some_and(|(x, y)| x.overlaps(y))
+    /// Whether another segment overlaps the `n`th, even one of the same place
+    /// and size: there the one that was loaded last shows.
+    fn is_loaded_over(&self, n: usize) -> bool {
+        let loaded = &self.machine.memory.loaded;
+        let range = |(addr, bytes): &(u32, Vec<u8>)| PhysRange::new(*addr, bytes.len() as u32);
+        let this = loaded.get(n).and_then(range);
+        loaded.iter().enumerate().any(|(other, segment)| {
+            other != n && this.zip(range(segment)).is_some_and(|(x, y)| x.overlaps(y))
         })
     }
 
