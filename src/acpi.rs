@@ -209,6 +209,7 @@ impl<'s> Files<'s> {
 ///
 /// # Errors
 /// [`Error::BadLoaderScript`] when it does not fit, and the transfer's.
+#[inline(always)]
 pub fn read_script<'b, F: FwCfg>(
     file: File,
     fw_cfg: &mut F,

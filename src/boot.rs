@@ -9,13 +9,15 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
-use crate::fw_cfg::{Directory, File, FwCfg, file_name};
-use crate::io::{Mmio, PortIo};
+use crate::fw_cfg::{Directory, File, FwCfg};
+use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
 use crate::legacy;
+use crate::log::{self, Quiet, Step, Watch};
+use crate::pci::Roots;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
-use crate::policy::{self, CommandLine, EntryOption, PciOption, PciSetup};
+use crate::policy::{self, CommandLine, EntryOption, Options, PciDecision, PciSetup};
 use crate::smbios;
 
 /// The machine, through its seams.
@@ -76,8 +78,9 @@ pub enum Handoff {
 }
 
 /// One boot.
-struct Boot<'b, I, F, M> {
-    machine: &'b mut Machine<I, F, M>,
+#[derive(Debug)]
+pub struct Boot<'b, I, F, M> {
+    pub(crate) machine: &'b mut Machine<I, F, M>,
     shortfall: &'b mut Shortfall,
     map: &'b mut MemoryMap,
     f_segment: PhysRange,
@@ -85,15 +88,17 @@ struct Boot<'b, I, F, M> {
 }
 
 /// Boots: everything from chipset to the filled-in block that the kernel
-/// gets. `scratch` is working memory that is free again afterwards;
-/// `shortfall` gets sizes where an error is about room.
+/// gets. `terminal` is where a log is printed if there is an option for one;
+/// `scratch` is working memory that is free again afterwards; `shortfall` gets
+/// sizes where an error is about room.
 ///
 /// # Errors
 /// Whatever [`Error`] names; nothing of the guest's has been overwritten
 /// then but free memory.
-pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
+pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
     machine: &mut Machine<I, F, M>,
     found: Found,
+    terminal: T,
     scratch: &mut [u8],
     shortfall: &mut Shortfall,
 ) -> Result<Handoff> {
@@ -105,24 +110,33 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
     chipset::set_up(&mut machine.io, chipset);
 
     let mut map = MemoryMap::new();
-    Boot {
+    let (dir, scratch) = Directory::read(&mut machine.fw_cfg, scratch)?;
+    let boot = Boot {
         machine,
         shortfall,
         map: &mut map,
         f_segment: found.f_segment,
         cpuid: found.cpuid,
+    };
+    if dir.has_options() {
+        return log::boot_as_asked(boot, chipset, &dir, terminal, scratch);
     }
-    .run(chipset, scratch)
+    boot.run(chipset, &dir, Options::default(), Quiet, scratch)
 }
 
 impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
-    fn run(mut self, chipset: Chipset, scratch: &mut [u8]) -> Result<Handoff> {
-        let (dir, scratch) = Directory::read(&mut self.machine.fw_cfg, scratch)?;
-        let options = if dir.has_options() {
-            Options::find(&dir)
-        } else {
-            Options::default()
-        };
+    /// The sequence from the memory map on. Compiled twice: without options,
+    /// where nothing of `options` and `watch` is left, and as asked for.
+    #[inline(always)]
+    pub fn run<W: Watch>(
+        mut self,
+        chipset: Chipset,
+        dir: &Directory<'_>,
+        options: Options,
+        mut watch: W,
+        scratch: &mut [u8],
+    ) -> Result<Handoff> {
+        watch.note(&mut self.machine.memory, Step::Files(chipset, dir));
         self.read_memory_map(dir.e820().ok_or(Error::BadE820)?, scratch)?;
         if chipset == Chipset::Q35 {
             // Linux trusts the MCFG table only where E820 reserves its range.
@@ -131,45 +145,62 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             self.map.end_high_at(layout::Q35_ECAM.start());
         }
         self.machine.memory.open(self.map.high());
+        watch.note(&mut self.machine.memory, Step::Map(self.map));
 
         // The kernel's memory before the tables': its place is given, theirs
         // is not. Its command line before PCI, which it may ask for.
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
         let (kernel, scratch) = Kernel::identify(fw_cfg, memory, scratch)?;
         let kernel = match options.entry {
-            None => kernel,
-            Some(file) => kernel.entered(self.entry_option(file)?)?,
+            EntryOption::Auto => kernel,
+            asked => kernel.entered(asked)?,
         };
         let claimed = kernel.claim(&mut self.loader())?;
+        let memory = &mut self.machine.memory;
+        watch.note(memory, Step::Kernel(&kernel, &claimed));
 
         let line = CommandLine::parse(claimed.command_line(&mut self.machine.memory)?);
 
         // PCI before the tables: QEMU writes what is programmed into them.
-        let option = self.pci_option(options.pci)?;
         let script = dir.table_loader();
         let has_acpi = script.is_some();
-        let setup = policy::pci_setup(option, kernel.is_linux(), has_acpi, line);
-        let roots = match setup {
+        let is_linux = kernel.is_linux();
+        let setup = policy::pci_setup(options.pci, is_linux, has_acpi, line);
+        let summary = match setup {
             PciSetup::None => None,
             _ => Some(legacy::set_up_pci(
                 self.machine,
                 chipset,
                 setup,
-                &dir,
+                dir,
                 self.map,
                 self.cpuid,
                 scratch,
             )?),
         };
-        let rsdp = self.load_acpi(&dir, script, scratch)?;
+        let decision = PciDecision {
+            setup,
+            is_linux,
+            has_acpi,
+            line,
+        };
+        let step = Step::Pci(decision, summary.as_ref());
+        watch.note(&mut self.machine.memory, step);
+        let rsdp = self.load_acpi(dir, script, scratch)?;
+        watch.note(&mut self.machine.memory, Step::Acpi(rsdp));
         if !has_acpi || line.acpi_off {
-            let (roots, cpuid, room) = (roots.unwrap_or_default(), self.cpuid, self.f_segment);
+            let roots = summary.map_or_else(Roots::default, |summary| summary.roots);
+            let (cpuid, room) = (self.cpuid, self.f_segment);
             self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;
+            watch.note(&mut self.machine.memory, Step::MpTable);
         }
-        self.load_smbios(&dir)?;
+        let entry_point = self.load_smbios(dir)?;
+        watch.note(&mut self.machine.memory, Step::Smbios(entry_point));
         #[cfg(feature = "markers")]
         crate::markers::loading(&mut self.machine.io);
-        kernel.load(claimed, rsdp, &mut self.loader())
+        let handoff = kernel.load(claimed, rsdp, &mut self.loader())?;
+        watch.note(&mut self.machine.memory, Step::Loaded(handoff, self.map));
+        Ok(handoff)
     }
 
     fn loader(&mut self) -> Loader<'_, F, M> {
@@ -181,6 +212,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         }
     }
 
+    #[inline(always)]
     fn read_memory_map(&mut self, file: File, scratch: &mut [u8]) -> Result<()> {
         let raw = scratch
             .get_mut(..file.size as usize)
@@ -211,8 +243,9 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         Ok(rsdp.unwrap_or(0))
     }
 
+    /// Loads or makes SMBIOS; gives its entry point's address.
     #[inline(always)]
-    fn load_smbios(&mut self, dir: &Directory<'_>) -> Result<()> {
+    fn load_smbios(&mut self, dir: &Directory<'_>) -> Result<u32> {
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
         let mut space = TableSpace {
             map: self.map,
@@ -220,46 +253,13 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             f_segment: &mut self.f_segment,
             pending: None,
         };
-        if smbios::load(dir, fw_cfg, memory, &mut space)?.is_none() {
+        let entry_point = match smbios::load(dir, fw_cfg, memory, &mut space)? {
+            Some(entry_point) => entry_point,
             // microvm: QEMU has none, and systemd and cloud-init look here.
-            smbios::build_minimal(memory, &mut space)?;
-        }
-        space.finish()
-    }
-
-    /// `opt/org.qboot/pci`; what it does not name is as if it were not there.
-    #[cold]
-    fn entry_option(&mut self, file: File) -> Result<EntryOption> {
-        let mut value = [0; 8];
-        self.machine.fw_cfg.read(file.selector, &mut value)?;
-        EntryOption::parse(&value).ok_or(Error::BadOption)
-    }
-
-    fn pci_option(&mut self, file: Option<File>) -> Result<PciOption> {
-        let Some(file) = file else {
-            return Ok(PciOption::Auto);
+            None => smbios::build_minimal(memory, &mut space)?,
         };
-        let mut value = [0; 8];
-        self.machine.fw_cfg.read(file.selector, &mut value)?;
-        PciOption::parse(&value).ok_or(Error::BadOption)
-    }
-}
-
-/// The files of `opt/org.qboot/`.
-#[derive(Default)]
-struct Options {
-    pci: Option<File>,
-    entry: Option<File>,
-}
-
-impl Options {
-    #[cold]
-    #[inline(never)]
-    fn find(dir: &Directory<'_>) -> Self {
-        Self {
-            pci: dir.find(&file_name("opt/org.qboot/pci")),
-            entry: dir.find(&file_name("opt/org.qboot/entry")),
-        }
+        space.finish()?;
+        Ok(entry_point)
     }
 }
 

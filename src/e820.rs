@@ -336,6 +336,12 @@ impl MemoryMap {
         self.claims.try_push(range).ok()
     }
 
+    /// What is held, in no order.
+    #[must_use]
+    pub fn claims(&self) -> &[PhysRange] {
+        &self.claims
+    }
+
     /// Whether the byte at `addr` is held.
     #[must_use]
     pub fn is_claimed(&self, addr: u32) -> bool {

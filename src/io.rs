@@ -19,6 +19,14 @@ pub trait PortIo {
     fn out32(&mut self, port: u16, value: u32);
 }
 
+/// Where text for people goes, and the clock that its lines are dated by.
+pub trait Terminal {
+    /// Prints ASCII text; lines end in CR and LF.
+    fn print(&mut self, text: &[u8]);
+    /// The time stamp counter.
+    fn ticks(&mut self) -> u64;
+}
+
 /// Memory-mapped registers, ECAM above all.
 ///
 /// `addr` is guest-physical and naturally aligned. An implementation ignores

@@ -187,6 +187,7 @@ impl<'a> Kernel<'a> {
 
     /// Whether this is Linux: a bzImage with a compressed payload (others
     /// use the format without one), or an ELF whose notes say so.
+    #[inline(always)]
     #[must_use]
     pub fn is_linux(&self) -> bool {
         match self {
@@ -396,10 +397,17 @@ fn real_mode_setup_len(header: &SetupHeader<'_>) -> u32 {
 }
 
 impl Claimed {
+    /// Where the image goes; `None` where QEMU has loaded it.
+    #[must_use]
+    pub fn image(&self) -> Option<PhysRange> {
+        self.image.as_ref().map(Claim::range)
+    }
+
     /// The command line, up to its NUL.
     ///
     /// # Errors
     /// [`Error::NotOurMemory`] if the block is none of ours.
+    #[inline(always)]
     pub fn command_line<'m, M: GuestMemory>(&self, memory: &'m mut M) -> Result<&'m [u8]> {
         let line = self
             .block

@@ -11,7 +11,7 @@ use crate::fw_cfg::{Directory, FwCfg, file_name, item};
 use crate::io::{Mmio, PortIo};
 use crate::layout;
 use crate::mptable::{self, PciInterrupt, Wiring};
-use crate::pci::{self, Access, Apertures, Roots, Routing};
+use crate::pci::{self, Access, Apertures, Roots, Routing, Summary};
 use crate::phys::{GuestMemory, PhysRange, u64_at};
 use crate::policy::PciSetup;
 use crate::realmode;
@@ -28,7 +28,7 @@ const MAX_PINS: usize = 128;
 const MAX_EXTRA_ROOTS: u64 = 255;
 
 /// Sets up PCI before QEMU's ACPI tables are read, which announce what is
-/// programmed; gives the root buses.
+/// programmed; gives what was found.
 ///
 /// # Errors
 /// [`Error::PciTooMany`], [`Error::PciTooDeep`], [`Error::PciNoSpace`].
@@ -42,7 +42,7 @@ pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
     map: &MemoryMap,
     cpuid: Cpuid,
     scratch: &mut [u8],
-) -> Result<Roots> {
+) -> Result<Summary> {
     chipset::set_up_legacy(&mut machine.io, chipset);
     let extra_roots = read_number(machine, dir, "etc/extra-pci-roots")?.min(MAX_EXTRA_ROOTS);
     let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
@@ -61,15 +61,15 @@ pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
         Chipset::None | Chipset::Unknown => Apertures::microvm(bits),
     };
     let Some((mut config, routing)) = access(&mut machine.io, chipset) else {
-        return Ok(Roots::default());
+        return Ok(Summary::default());
     };
     let summary = match setup {
-        PciSetup::None => return Ok(Roots::default()),
+        PciSetup::None => return Ok(Summary::default()),
         PciSetup::Scan => pci::scan(&mut config, extra_roots, routing)?,
         PciSetup::Full => pci::full(&mut config, extra_roots, routing, &apertures, scratch)?,
     };
     realmode::set_last_bus(&mut machine.memory, summary.last_bus)?;
-    Ok(summary.roots)
+    Ok(summary)
 }
 
 /// How a machine's configuration space is reached and its interrupts routed;

@@ -20,6 +20,7 @@ pub mod io;
 pub mod kernel;
 pub mod layout;
 pub mod legacy;
+pub mod log;
 #[cfg(feature = "markers")]
 pub mod markers;
 pub mod mptable;
@@ -33,3 +34,4 @@ pub mod realmode;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod smbios;
+pub mod text;

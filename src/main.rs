@@ -64,7 +64,14 @@ fn run(host_bridge: u32, signature: u32) -> Handoff {
         f_segment: rom::memory::f_segment(),
         cpuid: rom::cpu::cpuid,
     };
-    let result = boot(&mut machine, found, scratch, &mut shortfall).and_then(|handoff| {
+    let result = boot(
+        &mut machine,
+        found,
+        rom::console::Console,
+        scratch,
+        &mut shortfall,
+    )
+    .and_then(|handoff| {
         if rom::stack::overflowed() {
             Err(Error::StackOverflow)
         } else {

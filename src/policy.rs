@@ -4,6 +4,9 @@
 //! Linux with ACPI numbers buses, assigns BARs and routes interrupts itself,
 //! so nothing of that is done twice. Any other kernel gets it done.
 
+use crate::error::{Error, Result};
+use crate::fw_cfg::{Directory, FwCfg};
+
 /// `opt/org.qboot/pci`: how much of PCI the firmware sets up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PciOption {
@@ -22,11 +25,7 @@ impl PciOption {
     /// The option's value; `None` for what is none.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let end = value
-            .iter()
-            .position(|b| matches!(b, 0 | b'\n'))
-            .unwrap_or(value.len());
-        match value.get(..end)? {
+        match trimmed(value) {
             b"auto" => Some(Self::Auto),
             b"none" => Some(Self::None),
             b"scan" => Some(Self::Scan),
@@ -61,7 +60,76 @@ impl EntryOption {
     }
 }
 
+/// `opt/org.qboot/log`: what is printed about a boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogOption {
+    /// Nothing.
+    #[default]
+    Off,
+    /// A line for each step.
+    Steps,
+    /// And one for each thing found.
+    All,
+}
+
+impl LogOption {
+    /// The option's value; `None` for what is none.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match trimmed(value) {
+            b"off" => Some(Self::Off),
+            b"steps" => Some(Self::Steps),
+            b"all" => Some(Self::All),
+            _ => None,
+        }
+    }
+}
+
+/// What the files under `opt/org.qboot/` ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How much of PCI is set up.
+    pub pci: PciOption,
+    /// How a bzImage is entered.
+    pub entry: EntryOption,
+    /// What is printed.
+    pub log: LogOption,
+}
+
+impl Options {
+    /// Reads those that `dir` has; one that is not known is as if it were
+    /// not there.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`], and the transfers'.
+    #[cold]
+    #[inline(never)]
+    pub fn read<F: FwCfg>(dir: &Directory<'_>, fw_cfg: &mut F) -> Result<Self> {
+        let mut options = Self::default();
+        for entry in dir.entries() {
+            let Some(name) = entry.name().strip_prefix(PREFIX) else {
+                continue;
+            };
+            let mut value = [0; 8];
+            fw_cfg.read(entry.file().selector, &mut value)?;
+            let known = match trimmed(name) {
+                b"pci" => PciOption::parse(&value).map(|pci| options.pci = pci),
+                b"entry" => EntryOption::parse(&value).map(|entry| options.entry = entry),
+                b"log" => LogOption::parse(&value).map(|log| options.log = log),
+                _ => continue,
+            };
+            known.ok_or(Error::BadOption)?;
+        }
+        Ok(options)
+    }
+}
+
+/// What an option's file name starts with.
+const PREFIX: &[u8] = b"opt/org.qboot/";
+
 /// An option's value up to its NUL or line end.
+#[cold]
+#[inline(never)]
 fn trimmed(value: &[u8]) -> &[u8] {
     let end = value.iter().position(|b| matches!(b, 0 | b'\n'));
     value.get(..end.unwrap_or(value.len())).unwrap_or(value)
@@ -91,8 +159,8 @@ pub struct CommandLine {
 
 impl CommandLine {
     /// Reads a NUL-terminated command line.
-    #[must_use]
     #[inline(always)]
+    #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
         // Both parameters end in `ci=` or `acpi=`: few bytes are an equals
@@ -138,6 +206,19 @@ impl CommandLine {
             }
         }
     }
+}
+
+/// What was decided about PCI, and from what.
+#[derive(Clone, Copy, Debug)]
+pub struct PciDecision {
+    /// The decision.
+    pub setup: PciSetup,
+    /// Whether the kernel is Linux.
+    pub is_linux: bool,
+    /// Whether QEMU has ACPI tables.
+    pub has_acpi: bool,
+    /// What the command line says about them.
+    pub line: CommandLine,
 }
 
 /// Decides about PCI.

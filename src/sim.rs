@@ -24,7 +24,7 @@ use crate::boot::{Found, Handoff, Machine, boot};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::fw_cfg::{file_name, item};
-use crate::io::{Mmio, PortIo};
+use crate::io::{Mmio, PortIo, Terminal};
 use crate::layout;
 use crate::pci::sim::{Bus, Function, Sim};
 use crate::phys::{GuestMemory, PhysRange, byte_sum, u16_at, u32_at, u64_at};
@@ -268,6 +268,18 @@ fn cpuid(leaf: u32, _subleaf: u32) -> [u32; 4] {
     }
 }
 
+/// A terminal whose clock counts how often it is read.
+struct Printed<'p>(&'p mut String);
+
+impl Terminal for Printed<'_> {
+    fn print(&mut self, text: &[u8]) {
+        self.0.extend(text.iter().copied().map(char::from));
+    }
+    fn ticks(&mut self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
 /// A machine before and after its boot.
 #[derive(Debug)]
 pub struct Guest {
@@ -277,6 +289,8 @@ pub struct Guest {
     pub found: Found,
     /// What the error said about room.
     pub shortfall: Shortfall,
+    /// What was printed.
+    pub printed: String,
     /// Whether the tables are QEMU's own, so that their checksums count.
     pub genuine: bool,
 }
@@ -367,6 +381,7 @@ impl Guest {
                 cpuid,
             },
             shortfall: Shortfall::default(),
+            printed: String::new(),
             genuine: false,
         }
     }
@@ -467,7 +482,14 @@ impl Guest {
         }
         let mut shortfall = Shortfall::default();
         let result = SCRATCH.with_borrow_mut(|scratch| {
-            boot(&mut self.machine, self.found, scratch, &mut shortfall)
+            let printed = Printed(&mut self.printed);
+            boot(
+                &mut self.machine,
+                self.found,
+                printed,
+                scratch,
+                &mut shortfall,
+            )
         });
         self.shortfall = shortfall;
         result

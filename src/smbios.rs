@@ -450,6 +450,7 @@ const fn negated_sum(parts: &[&[u8]]) -> u8 {
 /// # Errors
 /// [`Error::SmbiosTooBig`] when the F segment has no room for it, and what
 /// `memory` gives.
+#[inline(always)]
 pub fn build_minimal<M: GuestMemory, A: Allocator>(memory: &mut M, alloc: &mut A) -> Result<u32> {
     let room = alloc
         .alloc(Zone::Fseg, const { narrow(MINIMAL.len()) }, ALIGN)

@@ -1,9 +1,10 @@
-//! COM1 and the debug console, for the one line that a failure prints.
+//! COM1 and the debug console, for the one line that a failure prints,
+//! and for the log.
 //!
-//! Untouched on success: not a single access.
+//! Untouched on success without a log: not a single access.
 
 use super::io::Io;
-use qboot::io::PortIo;
+use qboot::io::{PortIo, Terminal};
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
@@ -20,13 +21,13 @@ const SEND_TRIES: u32 = 100_000;
 
 /// What there is to print on. All false until looked for, so that the static
 /// is .bss: initialised statics do not survive a warm reset.
-struct Console {
+struct Outputs {
     looked: bool,
     com1: bool,
     debug: [bool; 2],
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console {
+static OUTPUTS: Mutex<Outputs> = Mutex::new(Outputs {
     looked: false,
     com1: false,
     debug: [false; 2],
@@ -38,7 +39,7 @@ fn com1() -> Option<Uart16550<PioBackend>> {
     unsafe { Uart16550::new_port(COM1) }.ok()
 }
 
-impl Console {
+impl Outputs {
     fn look(&mut self) {
         if !self.looked {
             self.looked = true;
@@ -61,58 +62,24 @@ impl Console {
     }
 }
 
-fn put_all(bytes: impl Iterator<Item = u8>) {
-    // `try_lock`: an exception while printing must not wait for itself.
-    if let Some(mut console) = CONSOLE.try_lock() {
-        console.look();
-        bytes.for_each(|byte| console.put(byte));
-    }
-}
+/// Both of them, as one terminal.
+#[derive(Debug)]
+pub struct Console;
 
-/// Prints text.
-#[cold]
-pub fn print(text: &str) {
-    put_all(text.bytes());
-}
-
-fn digit(value: u8) -> u8 {
-    b"0123456789abcdef"
-        .get(usize::from(value & 15))
-        .copied()
-        .unwrap_or(b'?')
-}
-
-/// Prints eight hexadecimal digits.
-#[cold]
-pub fn print_hex(value: u32) {
-    for byte in value.to_be_bytes() {
-        print_byte(byte);
-    }
-}
-
-/// Prints two hexadecimal digits.
-#[cold]
-pub fn print_byte(value: u8) {
-    put_all([value >> 4, value].into_iter().map(digit));
-}
-
-/// Prints a decimal number.
-#[cold]
-pub fn print_decimal(value: u32) {
-    let mut digits = [0; 10];
-    let mut rest = value;
-    let mut count: usize = 0;
-    for slot in digits.iter_mut().rev() {
-        *slot = digit_of(rest);
-        rest = rest.wrapping_div(10);
-        count = count.wrapping_add(1);
-        if rest == 0 {
-            break;
+impl Terminal for Console {
+    #[cold]
+    #[inline(never)]
+    fn print(&mut self, text: &[u8]) {
+        // `try_lock`: an exception while printing must not wait for itself.
+        if let Some(mut outputs) = OUTPUTS.try_lock() {
+            outputs.look();
+            text.iter().for_each(|byte| outputs.put(*byte));
         }
     }
-    put_all(digits.into_iter().skip(digits.len().wrapping_sub(count)));
-}
 
-fn digit_of(value: u32) -> u8 {
-    digit((value % 10) as u8)
+    fn ticks(&mut self) -> u64 {
+        // SAFETY: every processor that the firmware runs on has RDTSC, which
+        // reads a counter and nothing else.
+        unsafe { core::arch::x86::_rdtsc() }
+    }
 }

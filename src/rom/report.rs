@@ -1,10 +1,11 @@
 //! The end of a boot that failed: one line, a signal to the host, a halt.
 
-use super::console;
+use super::console::Console;
 use super::io::Io;
 use core::arch::asm;
 use qboot::error::{Error, Shortfall};
 use qboot::io::PortIo;
+use qboot::text::print;
 
 /// Where tests and benchmarks put `isa-debug-exit`: ends QEMU with status
 /// `code << 1 | 1`.
@@ -18,18 +19,13 @@ const PVPANIC_PANICKED: u8 = 1;
 #[cold]
 #[inline(never)]
 pub fn fail(error: Error, shortfall: Shortfall) -> ! {
-    console::print("qboot: error ");
-    console::print_byte(error.code());
-    console::print(": ");
-    console::print(error.message());
+    print(&mut Console, "qboot: error %: ", &[error.code().into()]);
+    print(&mut Console, error.message(), &[]);
     if shortfall.need_kib != 0 {
-        console::print(" (needs ");
-        console::print_decimal(shortfall.need_kib);
-        console::print(" KiB, has ");
-        console::print_decimal(shortfall.have_kib);
-        console::print(" KiB)");
+        let sizes = [shortfall.need_kib, shortfall.have_kib];
+        print(&mut Console, " (needs # KiB, has # KiB)", &sizes);
     }
-    console::print("\r\n");
+    print(&mut Console, "\r\n", &[]);
     // pvpanic answers with the events it takes; nothing there reads as ones.
     let events = Io.in8(PVPANIC);
     if events != 0xff && events & PVPANIC_PANICKED != 0 {

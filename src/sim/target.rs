@@ -872,6 +872,9 @@ fn likely_guest(u: &mut Unstructured<'_>) -> Arbitrary<Guest> {
     if u.arbitrary()? {
         let value = *u.choose(&["none", "scan", "full", "auto", "full\n", "much"])?;
         fw_cfg.file("opt/org.qboot/pci", value.as_bytes());
+        if value.ends_with('\n') {
+            fw_cfg.file("opt/org.qboot/log", b"all");
+        }
         let roots: u64 = *u.choose(&[0, 1, 255, u64::MAX])?;
         fw_cfg.file("etc/extra-pci-roots", &roots.to_le_bytes());
         let cpus: u16 = near(u, 4)? as u16;

@@ -1,0 +1,316 @@
+//! The log: what each step of a boot took and found, where
+//! `opt/org.qboot/log` asks for it.
+//!
+//! The sequence tells a [`Watch`] about its steps. Where no option is given
+//! that is [`Quiet`], of which nothing is left in the code; the sequence with
+//! a [`Log`] is compiled a second time and stays in the ROM.
+
+use crate::boot::{Boot, Handoff};
+use crate::chipset::Chipset;
+use crate::e820::{Kind, MemoryMap};
+use crate::error::Result;
+use crate::fw_cfg::{Directory, FwCfg};
+use crate::io::{Mmio, PortIo, Terminal};
+use crate::kernel::{Claimed, Kernel};
+use crate::pci::Summary;
+use crate::phys::{GuestMemory, PhysRange, u32_at};
+use crate::policy::{LogOption, Options, PciDecision, PciSetup};
+use crate::text::{print, print_foreign};
+
+/// A step that is done, and what it found.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'s> {
+    /// The host bridge is known, the file directory read.
+    Files(Chipset, &'s Directory<'s>),
+    /// The memory map is complete.
+    Map(&'s MemoryMap),
+    /// The kernel is identified, its memory claimed, its command line read.
+    Kernel(&'s Kernel<'s>, &'s Claimed),
+    /// What was decided about PCI, and what came of it where it was set up.
+    Pci(PciDecision, Option<&'s Summary>),
+    /// The ACPI tables are loaded; the RSDP's address, 0 without any.
+    Acpi(u32),
+    /// An MP table was built.
+    MpTable,
+    /// SMBIOS is there: its entry point's address.
+    Smbios(u32),
+    /// Everything is loaded.
+    Loaded(Handoff, &'s MemoryMap),
+}
+
+/// Who is told about steps.
+pub trait Watch {
+    /// `step` is done.
+    fn note<M: GuestMemory>(&mut self, memory: &mut M, step: Step<'_>);
+}
+
+/// Nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet;
+
+impl Watch for Quiet {
+    #[inline(always)]
+    fn note<M: GuestMemory>(&mut self, _: &mut M, _: Step<'_>) {}
+}
+
+/// A log on a terminal.
+#[derive(Debug)]
+pub struct Log<T> {
+    terminal: T,
+    option: LogOption,
+    /// When the last line was printed.
+    last: u64,
+}
+
+impl<T: Terminal> Watch for Log<T> {
+    #[inline(never)]
+    fn note<M: GuestMemory>(&mut self, memory: &mut M, step: Step<'_>) {
+        if self.option == LogOption::Off {
+            return;
+        }
+        // The time that the step took, without what printing it takes.
+        let ticks = self.terminal.ticks().wrapping_sub(self.last);
+        self.add("qboot: # ", &[u32::try_from(ticks).unwrap_or(u32::MAX)]);
+        match step {
+            Step::Files(chipset, dir) => self.files(chipset, dir),
+            Step::Map(map) => self.map(map),
+            Step::Kernel(kernel, claimed) => self.kernel(memory, kernel, claimed),
+            Step::Pci(decision, summary) => self.pci(decision, summary),
+            Step::Acpi(rsdp) => self.acpi(memory, rsdp),
+            Step::MpTable => self.add("mptable: built\r\n", &[]),
+            Step::Smbios(entry) => self.add("smbios: entry point 0x$\r\n", &[entry]),
+            Step::Loaded(handoff, map) => self.loaded(memory, handoff, map),
+        }
+        self.last = self.terminal.ticks();
+    }
+}
+
+impl<T: Terminal> Log<T> {
+    /// A log that has printed nothing yet.
+    pub const fn new(terminal: T, option: LogOption) -> Self {
+        Self {
+            terminal,
+            option,
+            last: 0,
+        }
+    }
+
+    /// Whether each thing found gets a line of its own.
+    fn is_detailed(&self) -> bool {
+        self.option == LogOption::All
+    }
+
+    fn add(&mut self, format: &str, values: &[u32]) {
+        print(&mut self.terminal, format, values);
+    }
+
+    fn files(&mut self, chipset: Chipset, dir: &Directory<'_>) {
+        let name = match chipset {
+            Chipset::I440fx => "machine: i440FX",
+            Chipset::Q35 => "machine: Q35",
+            Chipset::None | Chipset::Unknown => "machine: no host bridge",
+        };
+        self.add(name, &[]);
+        let count = u32::try_from(dir.entries().len()).unwrap_or(u32::MAX);
+        self.add(", # files\r\n", &[count]);
+        if self.is_detailed() {
+            for entry in dir.entries() {
+                self.add("qboot:   file ", &[]);
+                print_foreign(&mut self.terminal, entry.name());
+                self.add(", # bytes\r\n", &[entry.file().size]);
+            }
+        }
+    }
+
+    fn map(&mut self, map: &MemoryMap) {
+        let ram = map.entries().iter().filter(|e| e.kind() == Kind::RAM);
+        let bytes: u64 = ram.fold(0, |sum, entry| sum.saturating_add(entry.len()));
+        // What of the first MiB is no RAM rounds away.
+        let mib = bytes.saturating_add(0xf_ffff) >> 20;
+        let count = u32::try_from(map.entries().len()).unwrap_or(u32::MAX);
+        let mib = u32::try_from(mib).unwrap_or(u32::MAX);
+        self.add("e820: # entries, # MiB\r\n", &[count, mib]);
+        self.ranges(map);
+    }
+
+    fn ranges(&mut self, map: &MemoryMap) {
+        if !self.is_detailed() {
+            return;
+        }
+        for entry in map.entries() {
+            let [base, end] = [entry.base(), entry.end()].map(halves);
+            let values = [base[0], base[1], end[0], end[1], entry.kind().number()];
+            self.add("qboot:   range 0x$$-0x$$, type #\r\n", &values);
+        }
+    }
+
+    fn kernel<M: GuestMemory>(&mut self, memory: &mut M, kernel: &Kernel<'_>, claimed: &Claimed) {
+        let (name, number, at) = match kernel {
+            Kernel::Linux(header) => ("bzImage", header.protocol().into(), claimed.image()),
+            Kernel::RealMode(header) => ("16-bit", header.protocol().into(), claimed.image()),
+            Kernel::Elf { entry, span, .. } => ("PVH", *entry, Some(*span)),
+            Kernel::Multiboot(_) => ("multiboot", 1, claimed.image()),
+        };
+        let what = match kernel {
+            Kernel::Elf { .. } => ", entry 0x$",
+            _ => ", protocol 0x$",
+        };
+        self.add("kernel: ", &[]);
+        self.add(name, &[]);
+        self.add(what, &[number]);
+        let at = at.map_or([0; 2], |at| [at.start(), at.end()]);
+        self.add(", at 0x$-0x$\r\n", &at);
+        if self.is_detailed()
+            && let Ok(line) = claimed.command_line(memory)
+        {
+            self.add("qboot:   command line ", &[]);
+            print_foreign(&mut self.terminal, line);
+            self.add("\r\n", &[]);
+        }
+    }
+
+    fn pci(&mut self, decision: PciDecision, summary: Option<&Summary>) {
+        let setup = match decision.setup {
+            PciSetup::None => "pci: none",
+            PciSetup::Scan => "pci: scan",
+            PciSetup::Full => "pci: full",
+        };
+        self.add(setup, &[]);
+        self.add(
+            if decision.is_linux {
+                " for Linux"
+            } else {
+                " for another kernel"
+            },
+            &[],
+        );
+        let line = decision.line;
+        let acpi = match decision.has_acpi {
+            true if line.acpi_off => " with acpi=off",
+            true if line.pci_without_acpi => " with ACPI, not for PCI",
+            true => " with ACPI",
+            false => " without ACPI",
+        };
+        self.add(acpi, &[]);
+        if let Some(summary) = summary {
+            let Summary {
+                last_bus,
+                functions,
+                unnumbered,
+                unplaced,
+                ..
+            } = *summary;
+            let counts = [functions, u16::from(last_bus), unnumbered, unplaced].map(u32::from);
+            let format = ", # functions, last bus #, # bridges unnumbered, # BARs unplaced";
+            self.add(format, &counts);
+        }
+        self.add("\r\n", &[]);
+    }
+
+    /// What the RSDP leads to (ACPI 6.5, 5.2.5 to 5.2.9).
+    fn acpi<M: GuestMemory>(&mut self, memory: &mut M, rsdp: u32) {
+        // The RSDT, or where there is none the XSDT, which lies below 4 GiB.
+        let (root, shift) = match dword(memory, rsdp, 16) {
+            0 => (dword(memory, rsdp, 24), 3),
+            root => (root, 2),
+        };
+        let count = dword(memory, root, 4).saturating_sub(36) >> shift;
+        self.add("acpi: # tables, RSDP 0x$\r\n", &[count, rsdp]);
+        if !self.is_detailed() {
+            return;
+        }
+        for index in 0..count.min(MAX_TABLES) {
+            let offset = (index << shift).saturating_add(36);
+            let table = dword(memory, root, offset);
+            self.table(memory, table);
+            // What the FADT points to is not in the root table.
+            if dword(memory, table, 0) == u32::from_le_bytes(*b"FACP") {
+                for field in [36, 40] {
+                    let other = dword(memory, table, field);
+                    self.table(memory, other);
+                }
+            }
+        }
+    }
+
+    fn table<M: GuestMemory>(&mut self, memory: &mut M, addr: u32) {
+        if addr == 0 {
+            return;
+        }
+        self.add("qboot:   table ", &[]);
+        let name = dword(memory, addr, 0).to_le_bytes();
+        print_foreign(&mut self.terminal, &name);
+        self.add(" 0x$, # bytes\r\n", &[addr, dword(memory, addr, 4)]);
+    }
+
+    fn loaded<M: GuestMemory>(&mut self, memory: &mut M, handoff: Handoff, map: &MemoryMap) {
+        let (name, entry, block, initrd) = match handoff {
+            Handoff::Linux { entry, boot_params } => {
+                let initrd = [0x218, 0x21c].map(|field| dword(memory, boot_params, field));
+                ("zero page", entry, boot_params, initrd)
+            }
+            Handoff::Pvh { entry, start_info } => {
+                // start_info's first module (Xen, `start_info.h`); without
+                // one its address is that of no memory of ours.
+                let module = dword(memory, start_info, 16);
+                let initrd = [0, 8].map(|field| dword(memory, module, field));
+                ("start_info", entry, start_info, initrd)
+            }
+            Handoff::Multiboot { entry, info } => ("multiboot information", entry, info, [0; 2]),
+            Handoff::RealMode { segment, .. } => {
+                let base = u32::from(segment) << 4;
+                ("setup code", base.saturating_add(0x200), base, [0; 2])
+            }
+        };
+        self.add("loaded: entry 0x$, ", &[entry]);
+        self.add(name, &[]);
+        self.add(" 0x$", &[block]);
+        if initrd != [0; 2] {
+            self.add(", initrd 0x$, # bytes", &initrd);
+        }
+        self.add("\r\n", &[]);
+        self.ranges(map);
+        if self.is_detailed() {
+            for held in map.claims() {
+                self.add("qboot:   taken 0x$-0x$\r\n", &[held.start(), held.end()]);
+            }
+        }
+    }
+}
+
+/// The upper and the lower half.
+fn halves(value: u64) -> [u32; 2] {
+    let upper = u32::try_from(value >> 32).unwrap_or(u32::MAX);
+    let lower = u32::try_from(value & 0xffff_ffff).unwrap_or(u32::MAX);
+    [upper, lower]
+}
+
+/// Boots as the files under `opt/org.qboot/` ask for.
+///
+/// # Errors
+/// [`crate::error::Error::BadOption`], and the sequence's.
+#[cold]
+#[inline(never)]
+pub fn boot_as_asked<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
+    boot: Boot<'_, I, F, M>,
+    chipset: Chipset,
+    dir: &Directory<'_>,
+    terminal: T,
+    scratch: &mut [u8],
+) -> Result<Handoff> {
+    let options = Options::read(dir, &mut boot.machine.fw_cfg)?;
+    let log = Log::new(terminal, options.log);
+    boot.run(chipset, dir, options, log, scratch)
+}
+
+/// Tables that are listed at most: a root table may say anything.
+const MAX_TABLES: u32 = 64;
+
+/// The dword at `offset` from `addr`, 0 where no memory is that can be read.
+#[cold]
+#[inline(never)]
+fn dword<M: GuestMemory>(memory: &mut M, addr: u32, offset: u32) -> u32 {
+    let range = PhysRange::new(addr.saturating_add(offset), 4);
+    let bytes = range.and_then(|range| memory.bytes(range).ok());
+    bytes.and_then(|bytes| u32_at(bytes, 0)).unwrap_or(0)
+}

@@ -1,0 +1,105 @@
+//! The little formatting that the firmware needs: `core::fmt` would cost
+//! several KiB.
+
+use crate::io::Terminal;
+
+/// Prints `format`, in which each of these takes one of `values`:
+///
+/// | sign | prints |
+/// |---|---|
+/// | `#` | a decimal number |
+/// | `$` | eight hexadecimal digits |
+/// | `%` | two hexadecimal digits |
+#[cold]
+#[inline(never)]
+pub fn print<T: Terminal>(terminal: &mut T, format: &str, values: &[u32]) {
+    let mut values = values.iter().copied();
+    for byte in format.bytes() {
+        match byte {
+            b'#' => decimal(terminal, values.next().unwrap_or(0)),
+            b'$' => hexadecimal(terminal, values.next().unwrap_or(0), 8),
+            b'%' => hexadecimal(terminal, values.next().unwrap_or(0) << 24, 2),
+            _ => terminal.print(&[byte]),
+        }
+    }
+}
+
+/// Prints what others have written, up to a NUL; what could confuse a
+/// terminal is a dot.
+#[cold]
+#[inline(never)]
+pub fn print_foreign<T: Terminal>(terminal: &mut T, text: &[u8]) {
+    for byte in text.iter().take_while(|byte| **byte != 0) {
+        let is_plain = matches!(byte, b' '..=b'~');
+        terminal.print(&[if is_plain { *byte } else { b'.' }]);
+    }
+}
+
+fn decimal<T: Terminal>(terminal: &mut T, value: u32) {
+    let mut digits = [0; 10];
+    let mut rest = value;
+    let mut count: usize = 0;
+    for slot in digits.iter_mut().rev() {
+        *slot = digit(rest % 10);
+        rest /= 10;
+        count = count.wrapping_add(1);
+        if rest == 0 {
+            break;
+        }
+    }
+    let (_, used) = digits
+        .split_at_checked(digits.len().wrapping_sub(count))
+        .unwrap_or_default();
+    terminal.print(used);
+}
+
+/// The first `count` of eight digits.
+fn hexadecimal<T: Terminal>(terminal: &mut T, value: u32, count: u8) {
+    let mut rest = value;
+    for _ in 0..count {
+        rest = rest.rotate_left(4);
+        terminal.print(&[digit(rest & 15)]);
+    }
+}
+
+fn digit(value: u32) -> u8 {
+    let digit = b"0123456789abcdef".get(value as usize);
+    digit.copied().unwrap_or(b'?')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+    use std::string::String;
+
+    impl Terminal for String {
+        fn print(&mut self, text: &[u8]) {
+            self.push_str(core::str::from_utf8(text).unwrap());
+        }
+        fn ticks(&mut self) -> u64 {
+            0
+        }
+    }
+
+    fn shown(format: &str, values: &[u32]) -> String {
+        let mut text = String::new();
+        print(&mut text, format, values);
+        text
+    }
+
+    #[test]
+    fn numbers_read_as_the_standard_library_prints_them() {
+        for value in [0, 1, 9, 10, 99, 100, 0xff, 0x1234_5678, u32::MAX] {
+            let expected = format!("{value}, {value:08x}, {:02x}", value & 0xff);
+            assert_eq!(shown("#, $, %", &[value, value, value & 0xff]), expected);
+        }
+    }
+
+    #[test]
+    fn what_others_have_written_is_printed_harmlessly() {
+        let mut text = String::new();
+        print_foreign(&mut text, b"a\x1b[2J\xff~\0behind");
+        assert_eq!(text, "a.[2J.~");
+    }
+}

@@ -1,0 +1,195 @@
+//! The log: nothing without the option, and with it what a boot really did.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qboot::error::Error;
+use qboot_tests::handover::Handover;
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom};
+use rstest::rstest;
+use xtask::probe::{self, Elf, Mode};
+use xtask::qemu::{Qemu, Vm};
+
+/// Debug console of SeaBIOS and OVMF, where the log goes too.
+const DEBUG_CONSOLE: u16 = 0x402;
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn with_log(qemu: Qemu, value: &str) -> Qemu {
+    let option = format!("name=opt/org.qboot/log,string={value}");
+    qemu.debugcon(DEBUG_CONSOLE).args(["-fw_cfg", &option])
+}
+
+/// Boots a probe; what it was handed, and what was printed until then.
+fn boot(probe: &Probe, qemu: &Qemu) -> Result<(Handover, String, Vm)> {
+    let mut vm = qemu.spawn()?;
+    let record = probe::wait(&mut vm, 1, PROBE_TIMEOUT).with_context(|| vm.report())?;
+    let handover = Handover::read(&mut vm, probe.kind, record)?;
+    let serial = vm.serial();
+    ensure!(
+        vm.debugcon(DEBUG_CONSOLE) == serial.as_bytes(),
+        "the debug console says something else"
+    );
+    Ok((handover, lines(&serial)?, vm))
+}
+
+/// The text with line feeds alone; a terminal needs both.
+fn lines(text: &str) -> Result<String> {
+    let plain = text.replace("\r\n", "\n");
+    ensure!(!plain.contains('\r'), "a carriage return inside a line");
+    ensure!(
+        text.matches('\n').count() == text.matches('\r').count(),
+        "a line without its carriage return"
+    );
+    Ok(plain)
+}
+
+/// Runs a machine that must fail; what was printed until it ended.
+fn fail(qemu: &Qemu) -> Result<String> {
+    let exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"];
+    let mut vm = qemu.clone().args(exit).spawn()?;
+    vm.wait_exit(TIMEOUT)?;
+    lines(&vm.serial())
+}
+
+/// The names of the steps; every line is one, or belongs to one.
+fn steps(text: &str) -> Result<Vec<&str>> {
+    let mut names = Vec::new();
+    for line in text.lines() {
+        let line = line.strip_prefix("qboot: ").context("another line")?;
+        if line.starts_with("  ") {
+            continue;
+        }
+        let (ticks, rest) = line.split_once(' ').context("no step")?;
+        let ticks: u32 = ticks.parse().with_context(|| format!("ticks in {line}"))?;
+        ensure!(ticks > 0, "a step that took no time: {line}");
+        names.push(rest.split(": ").next().context("no name")?);
+    }
+    Ok(names)
+}
+
+const STEPS: [&str; 7] = [
+    "machine", "e820", "kernel", "pci", "acpi", "smbios", "loaded",
+];
+
+#[rstest]
+fn nothing_is_printed_unasked(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    let probe = Probe::new(kind)?;
+    let qemu = probe.machine(machine)?.append("a=b");
+    for qemu in [qemu.clone().debugcon(DEBUG_CONSOLE), with_log(qemu, "off")] {
+        let (_, serial, _) = boot(&probe, &qemu)?;
+        ensure!(serial.is_empty(), "{serial:?}");
+    }
+    Ok(())
+}
+
+#[rstest]
+fn steps_are_a_line_each(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    let probe = Probe::new(kind)?;
+    let initrd = probe.file("initrd", &noise(5000, 1))?;
+    let qemu = with_log(probe.machine(machine)?, "steps").initrd(initrd);
+    let (handover, serial, _) = boot(&probe, &qemu)?;
+    ensure!(steps(&serial)? == STEPS, "{serial}");
+    ensure!(serial.lines().count() == STEPS.len(), "{serial}");
+    ensure!(serial.contains("entries, 512 MiB"), "{serial}");
+    let initrd = handover.initrd.context("no initrd")?;
+    let (name, block) = match kind {
+        Kind::BzImage => ("zero page", handover.record.esi),
+        _ => ("start_info", handover.record.ebx),
+    };
+    let loaded = format!(
+        "loaded: entry 0x{:08x}, {name} 0x{block:08x}, initrd 0x{:08x}, 5000 bytes\n",
+        handover.record.entry, initrd.start
+    );
+    ensure!(serial.ends_with(&loaded), "{serial}\nexpected {loaded}");
+    Ok(())
+}
+
+/// Every table that the log names is in memory, and every range of the map is
+/// what the kernel got.
+#[rstest]
+fn everything_found_is_there(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    let probe = Probe::new(kind)?;
+    let qemu = with_log(probe.machine(machine)?, "all").append("a=b c\u{7f}d");
+    let (handover, serial, mut vm) = boot(&probe, &qemu)?;
+    ensure!(steps(&serial)? == STEPS, "{serial}");
+    ensure!(
+        serial.contains("file opt/org.qboot/log, 3 bytes"),
+        "{serial}"
+    );
+    ensure!(serial.contains("command line a=b c.d\n"), "{serial}");
+    ensure!(
+        serial.contains(&format!("RSDP 0x{:08x}", handover.rsdp)),
+        "{serial}"
+    );
+    let mut tables = Vec::new();
+    for line in serial
+        .lines()
+        .filter_map(|line| line.strip_prefix("qboot:   table "))
+    {
+        let (name, rest) = line.split_once(" 0x").context("no address")?;
+        let (addr, len) = rest.split_once(", ").context("no length")?;
+        let addr = u64::from_str_radix(addr, 16)?;
+        let len: u32 = len.trim_end_matches(" bytes").parse()?;
+        let bytes = vm.memory(addr, 8)?;
+        ensure!(bytes[..4] == *name.as_bytes(), "{line}: {bytes:?}");
+        ensure!(bytes[4..] == len.to_le_bytes(), "{line}: {bytes:?}");
+        tables.push(name.to_owned());
+    }
+    for name in ["FACP", "DSDT", "APIC"] {
+        ensure!(
+            tables.iter().any(|table| table == name),
+            "no {name}: {serial}"
+        );
+    }
+    let (_, loaded) = serial.split_once("loaded: ").context("not loaded")?;
+    let given = handover.e820.iter().map(|entry| {
+        let end = entry.addr + entry.len;
+        format!(
+            "qboot:   range 0x{:016x}-0x{end:016x}, type {}",
+            entry.addr, entry.kind
+        )
+    });
+    let shown = loaded.lines().filter(|line| line.contains("range"));
+    ensure!(shown.eq(given), "{loaded}\nexpected {:?}", handover.e820);
+    Ok(())
+}
+
+#[rstest]
+fn a_failing_boot_shows_how_far_it_came(
+    #[values("pc", "q35", "microvm")] machine: &str,
+) -> Result<()> {
+    let mut elf = Elf::new(Mode::Halt)?;
+    elf.memory_len = 40 << 20;
+    let probe = Probe::from_bytes(Kind::Pvh, &elf.bytes()?)?;
+    let initrd = probe.file("initrd", &noise(30 << 20, 1))?;
+    let qemu = Qemu::new(machine).bios(rom()?).kernel(probe.path());
+    let serial = fail(&with_log(qemu, "steps").initrd(initrd).memory_mib(64))?;
+    let (log, error) = serial.split_at(serial.find("qboot: error").context("no error")?);
+    ensure!(steps(log)? == STEPS[..6], "{serial}");
+    ensure!(error.contains(Error::InitrdTooBig.message()), "{serial}");
+    Ok(())
+}
+
+#[test]
+fn another_value_is_an_error() -> Result<()> {
+    let probe = Probe::new(Kind::Pvh)?;
+    for option in ["log,string=some", "pci,string=some", "entry,string=8"] {
+        let option = format!("name=opt/org.qboot/{option}");
+        let qemu = Qemu::new("q35").bios(rom()?).kernel(probe.path());
+        let serial = fail(&qemu.args(["-fw_cfg", &option]))?;
+        ensure!(
+            serial.starts_with("qboot: error 16: "),
+            "{option}: {serial}"
+        );
+    }
+    Ok(())
+}
