@@ -8,7 +8,7 @@
 
 use crate::boot::Handoff;
 use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
-use crate::e820::{Claim, MemoryMap};
+use crate::e820::{Claim, MAX_ENTRIES, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
@@ -58,7 +58,8 @@ pub enum Kernel<'a> {
 pub struct Claimed {
     /// Where the image goes; `None` where QEMU has loaded it.
     image: Option<Claim>,
-    /// The command line and, for a bzImage, the zeroed zero page behind it.
+    /// The command line and, zeroed behind it, the room for a bzImage's zero
+    /// page or an ELF's `start_info`.
     block: PhysRange,
     /// Bytes of the command line's part, NUL and padding included.
     line_len: u32,
@@ -243,7 +244,9 @@ impl<'a> Kernel<'a> {
                 } else {
                     MAX_COMMAND_LINE
                 };
-                let (block, line_len) = loader.read_command_line(limit, 0)?;
+                // `start_info` lies behind the line, in bytes that are zero.
+                let room = StartInfo::block_len(MAX_ENTRIES);
+                let (block, line_len) = loader.read_command_line(limit, room)?;
                 Ok(Claimed {
                     image: None,
                     block,
@@ -310,11 +313,8 @@ impl<'a> Kernel<'a> {
             Self::Elf { entry, .. } => {
                 let initrd = loader.load_initrd(u32::MAX, true)?;
                 let len = StartInfo::block_len(loader.map.entries().len());
-                let info = loader
-                    .map
-                    .place_low(len, 16)
-                    .ok_or(Error::KernelOverlapsFirmware)?
-                    .range();
+                let info = claimed.block.part(claimed.line_len, len);
+                let info = info.ok_or(Error::NotOurMemory)?;
                 StartInfo {
                     cmdline_paddr: line,
                     initrd,
@@ -333,17 +333,20 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// What compressed kernels start with: gzip, bzip2, LZMA, XZ, LZO, LZ4, ZSTD
-/// (Linux `lib/decompress.c`).
-const COMPRESSED: [&[u8]; 7] = [
-    &[0x1f, 0x8b],
-    b"BZh",
-    &[0x5d, 0, 0],
-    &[0xfd, b'7', b'z', b'X', b'Z'],
-    &[0x89, b'L', b'Z', b'O'],
-    &[0x02, 0x21, 0x4c, 0x18],
-    &[0x28, 0xb5, 0x2f, 0xfd],
-];
+/// Whether this is the start of a compressed kernel: gzip, bzip2, LZMA, XZ,
+/// LZO, LZ4 or ZSTD (Linux `lib/decompress.c`).
+const fn is_compressed(payload: &[u8]) -> bool {
+    matches!(
+        payload,
+        [0x1f, 0x8b, ..]
+            | [b'B', b'Z', b'h', ..]
+            | [0x5d, 0, 0, ..]
+            | [0xfd, b'7', b'z', b'X', b'Z', ..]
+            | [0x89, b'L', b'Z', b'O', ..]
+            | [0x02, 0x21, 0x4c, 0x18, ..]
+            | [0x28, 0xb5, 0x2f, 0xfd, ..]
+    )
+}
 
 /// An image that is shorter than its header says is cut short if it holds
 /// the start of a compressed kernel; its decompressor would run into nothing.
@@ -360,7 +363,7 @@ fn check_whole<M: GuestMemory>(
     };
     let image = memory.bytes(loaded)?;
     let payload = image.get(offset as usize..).unwrap_or(&[]);
-    if COMPRESSED.iter().any(|magic| payload.starts_with(magic)) {
+    if is_compressed(payload) {
         Err(Error::KernelTruncated)
     } else {
         Ok(())

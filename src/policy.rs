@@ -135,6 +135,17 @@ fn trimmed(value: &[u8]) -> &[u8] {
     value.get(..end.unwrap_or(value.len())).unwrap_or(value)
 }
 
+/// Whether one of four bytes is zero or an equals sign; now and then also
+/// when none is.
+const fn has_mark(word: u32) -> bool {
+    const ONES: u32 = 0x0101_0101;
+    const EQUALS: u32 = b'=' as u32 * ONES;
+    let (zero, equals) = (word, word ^ EQUALS);
+    let zeroes = zero.wrapping_sub(ONES) & !zero;
+    let equals = equals.wrapping_sub(ONES) & !equals;
+    (zeroes | equals) & (ONES << 7) != 0
+}
+
 /// What of PCI is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PciSetup {
@@ -165,18 +176,32 @@ impl CommandLine {
         let mut found = Self::default();
         // Both parameters end in `ci=` or `acpi=`: few bytes are an equals
         // sign, and only those are looked at closer.
-        for (at, byte) in line.iter().enumerate() {
-            match byte {
-                0 => break,
-                b'=' => found.value(line, at),
-                _ => {}
+        let (words, tail) = line.as_chunks::<4>();
+        let mut at: usize = 0;
+        for word in words {
+            if has_mark(u32::from_le_bytes(*word)) && found.bytes(line, at, word) {
+                return found;
             }
+            at = at.wrapping_add(4);
         }
+        found.bytes(line, at, tail);
         found
     }
 
-    /// Looks at the word whose equals sign is at `at`.
+    /// Looks at the `bytes` from `at` on; says whether the line ends there.
     #[inline(never)]
+    fn bytes(&mut self, line: &[u8], at: usize, bytes: &[u8]) -> bool {
+        for (at, byte) in (at..).zip(bytes) {
+            match byte {
+                0 => return true,
+                b'=' => self.value(line, at),
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Looks at the word whose equals sign is at `at`.
     fn value(&mut self, line: &[u8], at: usize) {
         let Some((before, [_, value @ ..])) = line.split_at_checked(at) else {
             return;

@@ -381,7 +381,7 @@ impl StartInfo<'_> {
         memmap.saturating_add(START_INFO_LEN + MODULE_LEN)
     }
 
-    /// Writes the block to `bytes`, which lies at `addr`.
+    /// Writes the block to `bytes`, which lies at `addr` and is zero.
     ///
     /// # Errors
     /// [`Error::NotOurMemory`] when `bytes` is shorter than
@@ -394,36 +394,23 @@ impl StartInfo<'_> {
         let header = &mut head.header;
         header.magic = START_INFO_MAGIC.into();
         header.version = 1.into();
-        header.flags = U32::ZERO;
         header.cmdline_paddr = wide(self.cmdline_paddr);
         header.rsdp_paddr = wide(self.rsdp_paddr);
         header.memmap_paddr = wide(memmap);
         header.memmap_entries = entries.into();
-        header.reserved = U32::ZERO;
-        let initrd = match self.initrd {
-            Some(initrd) => {
-                header.nr_modules = 1.into();
-                header.modlist_paddr = wide(modlist);
-                initrd
-            }
-            None => {
-                header.nr_modules = U32::ZERO;
-                header.modlist_paddr = wide(0);
-                PhysRange::fixed(0, 0)
-            }
-        };
-        head.module = Module {
-            paddr: wide(initrd.start()),
-            size: wide(initrd.len()),
-            cmdline_paddr: wide(0),
-            reserved: wide(0),
-        };
+        if let Some(initrd) = self.initrd {
+            header.nr_modules = 1.into();
+            header.modlist_paddr = wide(modlist);
+            head.module.paddr = wide(initrd.start());
+            head.module.size = wide(initrd.len());
+        }
         let (slots, _) = <[MemmapEntry]>::mut_from_prefix_with_elems(rest, self.e820.len())
             .map_err(|_| Error::NotOurMemory)?;
         for (slot, entry) in slots.iter_mut().zip(self.e820) {
             // Word by word: copied whole, each would be a call.
-            let [a, b, c, d, e]: [U32; 5] = transmute!(*entry);
-            *slot = [a, b, c, d, e, U32::ZERO];
+            let words: [U32; 5] = transmute!(*entry);
+            let [a, b, c, d, e, _] = slot;
+            [*a, *b, *c, *d, *e] = words;
         }
         Ok(())
     }

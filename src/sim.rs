@@ -596,7 +596,7 @@ impl Guest {
             // The firmware's own, told to be reserved.
             || layout::EBDA.contains(range)
             || view.parts.iter().any(|part| part.range.contains(range))
-            // The command line and the zero page were read as one.
+            // The command line and what follows it were read as one.
             || view.block.is_some_and(|block| block.contains(range))
             || view.is_kind(range, 3)
             // Notes are read where the headers say they lie.
@@ -701,6 +701,18 @@ impl Guest {
             let base = u64_at(bytes, at).ok_or("a short map")?;
             let len = u64_at(bytes, at + 8).ok_or("a short map")?;
             e820.push((base, base.wrapping_add(len), word(at + 16)?));
+            if word(at + 20)? != 0 {
+                return Err(format!("entry {i} has something in its reserved word"));
+            }
+        }
+        // Flags and the reserved word; without a module all of its entry.
+        let unused = [8, 52]
+            .into_iter()
+            .chain(56..if modules == 0 { 88 } else { 56 });
+        for at in unused.filter(|at: &usize| at.is_multiple_of(4)) {
+            if word(at)? != 0 {
+                return Err(format!("start_info has something at {at:#x}"));
+            }
         }
         let initrd = if modules == 1 {
             if modlist != info + 56 {
@@ -768,7 +780,8 @@ impl Guest {
             line: address(24)?,
             initrd,
             rsdp: address(32)?,
-            block: None,
+            // The line and room for the longest start_info were read as one.
+            block: PhysRange::between(address(24)?, info + 88 + 24 * 128),
             loaded: true,
         })
     }
