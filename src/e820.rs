@@ -105,6 +105,20 @@ impl Claim {
     }
 }
 
+/// End of the RAM that `entries` have from 1 MiB on, before the first hole or
+/// table: for interfaces that know one number only.
+#[cold]
+#[must_use]
+pub fn high_ram_end(entries: &[Entry]) -> u32 {
+    let start = u64::from(layout::HIGH_RAM);
+    let ram = entries
+        .iter()
+        .find(|e| e.kind() == Kind::RAM && e.base() == start);
+    ram.map_or(layout::HIGH_RAM, |ram| {
+        u32::try_from(ram.end()).unwrap_or(layout::HIGH_RAM_END)
+    })
+}
+
 const fn fixed(range: PhysRange, kind: Kind) -> Entry {
     Entry::new(range.start() as u64, range.end() as u64, kind)
 }

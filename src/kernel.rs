@@ -593,8 +593,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
 
     #[cold]
     fn write_ebda(&mut self) -> Result<()> {
-        let high_ram_end = self.map.high().end();
-        realmode::write_ebda(self.memory, self.map.entries(), high_ram_end)
+        realmode::write_ebda(self.memory, self.map.entries())
     }
 
     /// Claims the memory of a multiboot kernel and its modules.
@@ -641,7 +640,6 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         multiboot::Info {
             draft,
             e820: self.map.entries(),
-            high_ram_end: self.map.high().end(),
         }
         .write(self.memory.bytes(info)?, info.start())?;
         // It may go back to real mode: Xen does.

@@ -8,7 +8,7 @@
 //! Only three numbers of the draft are taken over, each checked; the block
 //! itself is built here, with the memory map that QEMU leaves to firmware.
 
-use crate::e820::Entry;
+use crate::e820::{Entry, high_ram_end};
 use crate::error::{Error, Result};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
@@ -137,8 +137,6 @@ pub struct Info<'a> {
     pub draft: Draft,
     /// Memory map.
     pub e820: &'a [Entry],
-    /// End of RAM above 1 MiB that lies in one piece.
-    pub high_ram_end: u32,
 }
 
 impl Info<'_> {
@@ -164,7 +162,10 @@ impl Info<'_> {
             (0, FLAGS),
             // KiB from 0 and from 1 MiB, each in one piece.
             (4, layout::EBDA.start() >> 10),
-            (8, self.high_ram_end.saturating_sub(layout::HIGH_RAM) >> 10),
+            (
+                8,
+                high_ram_end(self.e820).saturating_sub(layout::HIGH_RAM) >> 10,
+            ),
             (16, self.draft.cmdline),
             (20, self.draft.mods_count),
             (24, self.draft.mods_addr),
@@ -243,7 +244,6 @@ mod tests {
         let info = Info {
             draft,
             e820: map.entries(),
-            high_ram_end: map.high().end(),
         };
         let len = Info::block_len(4);
         assert_eq!((map.entries().len(), len), (4, 88 + 4 * 24 + 6));

@@ -4,7 +4,7 @@
 //! Specification: IBM PS/2 and PC BIOS Interface Technical Reference, "BIOS
 //! Data Area"; Ralf Brown's interrupt list; ACPI 6.5, 15.1 (INT 15h, E820h).
 
-use crate::e820::Entry;
+use crate::e820::{Entry, high_ram_end};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::phys::{GuestMemory, PhysRange, copy_at};
@@ -101,14 +101,14 @@ pub fn ticks(hours: u8, minutes: u8, seconds: u8) -> u32 {
 }
 
 /// Writes the EBDA: its size and what the memory services answer.
-/// `high_ram_end` is the end of RAM above 1 MiB in one piece.
 ///
 /// # Errors
 /// [`Error::TooManyE820Entries`] when the map does not fit.
 #[cold]
 #[inline(never)]
-pub fn write_ebda<M: GuestMemory>(memory: &mut M, e820: &[Entry], high_ram_end: u32) -> Result<()> {
+pub fn write_ebda<M: GuestMemory>(memory: &mut M, e820: &[Entry]) -> Result<()> {
     const SIXTEEN_MIB: u32 = 16 << 20;
+    let high_ram_end = high_ram_end(e820);
     let bytes = memory.bytes(layout::EBDA)?;
     let too_many = |_| Error::TooManyE820Entries;
     let count = u16::try_from(e820.len()).map_err(|_| Error::TooManyE820Entries)?;
@@ -183,7 +183,7 @@ impl SetupLayout {
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
-    use crate::e820::MemoryMap;
+    use crate::e820::{Kind, MemoryMap};
     use crate::phys::fake::FakeMemory;
     use crate::phys::{u16_at, u32_at};
 
@@ -222,7 +222,7 @@ mod tests {
             raw[16] = 1;
             map.fill(&raw).unwrap();
             let mut memory = FakeMemory::new(layout::EBDA, &[layout::EBDA]);
-            write_ebda(&mut memory, map.entries(), map.high().end()).unwrap();
+            write_ebda(&mut memory, map.entries()).unwrap();
             set_last_bus(&mut memory, 7).unwrap();
             memory.bytes(layout::EBDA).unwrap().to_vec()
         };
@@ -243,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_map_reserves_is_no_memory() {
+        let mut map = MemoryMap::new();
+        let mut raw = vec![0; 20];
+        raw[8..16].copy_from_slice(&(64u64 << 20).to_le_bytes());
+        raw[16] = 1;
+        map.fill(&raw).unwrap();
+        let tables = PhysRange::fixed(0x3ff_0000, 0x400_0000);
+        map.reserve(tables, Kind::ACPI).unwrap();
+        let mut memory = FakeMemory::new(layout::EBDA, &[layout::EBDA]);
+        write_ebda(&mut memory, map.entries()).unwrap();
+        let ebda = memory.bytes(layout::EBDA).unwrap();
+        assert_eq!(u16_at(ebda, ebda::E801_HIGH), Some((48 << 4) - 1));
+        assert_eq!(u16_at(ebda, ebda::EXTENDED_KIB), Some((63 << 10) - 64));
+    }
+
+    #[test]
     fn a_map_beyond_the_ebda_is_refused() {
         let mut raw = Vec::new();
         for i in 0..60u64 {
@@ -255,7 +271,7 @@ mod tests {
         map.fill(&raw).unwrap();
         let mut memory = FakeMemory::new(layout::EBDA, &[layout::EBDA]);
         assert_eq!(
-            write_ebda(&mut memory, map.entries(), 0x10_0000),
+            write_ebda(&mut memory, map.entries()),
             Err(Error::TooManyE820Entries)
         );
     }
