@@ -6,8 +6,9 @@
  * Leaves  flat 32-bit segments (0x10 code, 0x18 data: Linux's __BOOT_CS and
  *         __BOOT_DS), interrupts off, caches on, an IDT whose gates report,
  *         the image's code at 0xf0000, the F segment writable where the
- *         machine has RAM there, .bss zero, a stack with its guard word, and
- *         calls rust_main(host bridge id, processor signature).
+ *         machine has RAM there, a real-mode reset vector in that RAM, .bss
+ *         zero, a stack with its guard word, and calls rust_main(host bridge
+ *         id, processor signature).
  *
  * Runs in the ROM below 4 GiB: 0xf0000 shows the same bytes only until the
  * chipset opens it as RAM. On microvm both are one writable RAM that keeps
@@ -22,10 +23,20 @@
 boot16:
         lgdtl   %cs:(gdt_pointer - boot16 + {boot_offset})
         /* Protection on; not-write-through and cache-disable off: one write,
-         * since each is an exit of its own on some hosts. */
-        movl    ${cr0}, %eax
+         * since each is an exit of its own on some hosts. Both are on after a
+         * reset. Where they are not, this is a jump to F000:FFF0, which real
+         * mode knows as the reset vector and is this ROM on microvm. */
+        movl    %cr0, %eax
+        subl    ${cr0_at_reset} - {cr0}, %eax
+        jc      restart
         movl    %eax, %cr0
         ljmpl   $0x10, $boot32
+
+        /* No interrupt table (the null descriptor says 0 bytes at 0), so an
+         * interrupt resets the machine, any machine. */
+restart:
+        lidtl   %cs:(gdt - boot16 + {boot_offset})
+        int3
 
         .code32
 boot32:
@@ -33,7 +44,8 @@ boot32:
         movw    %ax, %ds
         movw    %ax, %es
         movw    %ax, %ss
-        movl    %edx, %ebp
+        movl    ${stack_top}, %esp
+        pushl   %edx
         lidtl   idt_pointer
 
         /* Which host bridge: register 0 of 00:00.0. */
@@ -42,11 +54,11 @@ boot32:
         outl    %eax, %dx
         movb    $0xfc, %dl
         inl     %dx, %eax
-        movl    %eax, %ebx
+        pushl   %eax
 
-        cmpl    $0x12378086, %ebx
+        cmpl    $0x12378086, %eax
         je      i440fx
-        cmpl    $0x29c08086, %ebx
+        cmpl    $0x29c08086, %eax
         jne     relocated       /* microvm, isapc: 0xf0000 is this image */
 
         /* Q35: ECAM first, then the F segment through it (PAM0, 0x90). */
@@ -72,6 +84,10 @@ relocate:
         movl    $__hot_start, %edi
         movl    $__hot_dwords, %ecx
         rep movsl
+        /* At F000:FFF0, where Linux's reboot=bios jumps to: 6 to port 0xcf9,
+         * which resets these machines, then a loop. */
+        movl    $0xf9ba06b0, 0xffff0
+        movl    $0xfeebee0c, 0xffff4
 
 relocated:
         movl    $__bss_start, %edi
@@ -80,11 +96,7 @@ relocated:
         rep stosl
 
         movl    ${stack_guard}, {stack_bottom}
-        movl    ${stack_top}, %esp
-        pushl   %ebp
-        pushl   %ebx
-        pushl   $0              /* no caller to return to */
-        jmp     {rust_main}
+        call    {rust_main}     /* which does not return */
 
 /*
  * Exceptions: each gate calls, so the return address tells the vector; the
@@ -132,5 +144,7 @@ idt_pointer:
         .section .reset, "ax", @progbits
         .code16
         jmp     boot16
+        .org    14
+        .byte   0xfc                    /* the model: an AT */
         .balign 16, 0
         .code32

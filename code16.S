@@ -12,7 +12,7 @@
  */
         .section .code16, "ax", @progbits
         .balign 16
-        .globl code16_start, code16_end, code16_vectors, enter16, reset16
+        .globl code16_start, code16_end, code16_vectors, enter16
 code16_start:
 
         .set    BDA, 0x40

@@ -25,10 +25,18 @@ use x86_64::structures::gdt::DescriptorFlags;
 /// Where `.boot` lies in the 64 KiB image.
 const BOOT_OFFSET: u32 = 0xfd00;
 
+/// CR0 as a reset leaves it (Intel SDM 3A, table 10-1).
+const CR0_AT_RESET: Cr0Flags = Cr0Flags::CACHE_DISABLE
+    .union(Cr0Flags::NOT_WRITE_THROUGH)
+    .union(Cr0Flags::EXTENSION_TYPE);
+/// CR0 in the firmware.
+const CR0: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_TYPE);
+
 global_asm!(
     include_str!("../boot16.S"),
     boot_offset = const BOOT_OFFSET,
-    cr0 = const Cr0Flags::PROTECTED_MODE_ENABLE.bits() | Cr0Flags::EXTENSION_TYPE.bits(),
+    cr0 = const CR0.bits(),
+    cr0_at_reset = const CR0_AT_RESET.bits(),
     pciexbar = const layout::Q35_ECAM.start() | 1,
     stack_guard = const rom::stack::GUARD,
     stack_bottom = const layout::STACK.start(),

@@ -128,6 +128,16 @@ fn reboot(
     })
 }
 
+/// `reboot=bios` goes back to real mode and jumps to F000:FFF0.
+#[rstest]
+fn reboot_by_the_bios(#[values("pc", "q35")] name: &str) -> Result<()> {
+    let qemu = machine(name, Image::Vmlinux, 1, "reboot=b qboot.do=reboot quiet")?;
+    let mut vm = qemu.spawn()?;
+    vm.wait_serial("reboot: Restarting system", TIMEOUT)?;
+    // Which the machine has done when QEMU, told not to restart, ends.
+    wait_end(&mut vm)
+}
+
 /// Without ACPI a reset ends the run. One processor comes up: Debian's cloud
 /// kernel is built without CONFIG_X86_MPPARSE and does not read the MP table.
 #[rstest]

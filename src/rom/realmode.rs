@@ -24,7 +24,6 @@ unsafe extern "C" {
     static code16_start: u8;
     static code16_end: u8;
     static code16_vectors: [u16; VECTORS];
-    static reset16: u8;
     fn enter16();
 }
 
@@ -123,30 +122,18 @@ pub fn install() {
         // nothing is there.
         unsafe { register.write_volatile(value) };
     }
-    write_reset_vector();
+    write_model();
 }
 
-/// Lets a jump to F000:FFF0 reset the machine, as real-mode code expects.
-fn write_reset_vector() {
-    let rom = with_exposed_provenance::<[u32; 4]>(0xffff_fff0);
-    let copy = with_exposed_provenance_mut::<[u32; 4]>(0xf_fff0);
-    // SAFETY: the reset vector's 16 bytes, in the ROM.
-    let rom = unsafe { rom.read_volatile() };
-    // SAFETY: the same bytes of the F segment, which no table gets.
-    if unsafe { copy.read_volatile() } == rom {
-        // The ROM itself, which must stay as it is.
-        return;
-    }
-    let target = (&raw const reset16).addr() as u32 & 0xffff;
-    // A far jump; behind a date that nobody gives, the model: an AT.
-    let jump = [
-        0xea | target << 8 | F_SEGMENT << 24,
-        F_SEGMENT >> 8,
-        0,
-        0x00fc_0000,
-    ];
-    // SAFETY: as for reading.
-    unsafe { copy.write_volatile(jump) };
+/// Shows the machine's model where real-mode code looks for it.
+fn write_model() {
+    let rom = with_exposed_provenance::<u32>(0xffff_fffc);
+    let copy = with_exposed_provenance_mut::<u32>(0xf_fffc);
+    // SAFETY: the ROM's last dword, behind its reset vector.
+    let model = unsafe { rom.read_volatile() };
+    // SAFETY: the same dword of the F segment, which no table gets; where it
+    // is the ROM's own, it is written what it holds.
+    unsafe { copy.write_volatile(model) };
 }
 
 /// Enters 16-bit code in `segment`, with `stack` as its stack pointer.
