@@ -125,8 +125,12 @@ impl Record {
     }
 }
 
-/// Assembles a flat binary from one of our sources, once in a process.
-fn assemble(name: &'static str, source: &str) -> Result<Vec<u8>> {
+/// Assembles a flat binary, linked at address 0, from one of our sources; once in
+/// a process.
+///
+/// # Errors
+/// There is no gcc, or it has something to say.
+pub fn assemble(name: &'static str, source: &str) -> Result<Vec<u8>> {
     static DONE: Mutex<Option<HashMap<&'static str, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let done = done.get_or_insert_default();
