@@ -1,13 +1,33 @@
-//! Links the ROM with its own linker script. The library and the tests are
-//! linked as usual.
+//! Links the ROM with its own linker script, and tells it which commit it is
+//! built from. The library and the tests are linked as usual.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What the ROM is made of: a change of these makes it another build.
+const SOURCE: [&str; 10] = [
+    "src",
+    "boot16.S",
+    "code16.S",
+    "linker.ld",
+    "build.rs",
+    "Cargo.toml",
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    ".cargo",
+    ".git_archival.txt",
+];
 
 fn main() {
-    println!("cargo:rerun-if-changed=linker.ld");
-    println!("cargo:rerun-if-changed=boot16.S");
-    println!("cargo:rerun-if-changed=code16.S");
+    for file in ["linker.ld", "boot16.S", "code16.S", "build.rs"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    // Host programs do not depend on the commit: each would be compiled anew
+    // after every one.
     if std::env::var_os("CARGO_FEATURE_ROM").is_none() {
         return;
     }
+    identify();
     let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     for arg in [
         "-nostdlib".into(),
@@ -24,4 +44,83 @@ fn main() {
     ] {
         println!("cargo:rustc-link-arg-bins={arg}");
     }
+}
+
+/// Sets `QBOOT_IDENTITY`, the line in the image: version, commit, its date,
+/// features; and `QBOOT_DATE`, the date as SMBIOS has it.
+fn identify() {
+    for path in SOURCE {
+        if Path::new(path).exists() {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    let commit = from_git().or_else(from_archive).unwrap_or_else(|| {
+        println!("cargo:warning=neither git nor .git_archival.txt names the commit");
+        Commit {
+            id: "unknown".into(),
+            date: "1980-01-01".into(),
+        }
+    });
+    let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
+    let mut identity = format!("qboot-rs {version} {} {}", commit.id, commit.date);
+    if std::env::var_os("CARGO_FEATURE_MARKERS").is_some() {
+        identity.push_str(" markers");
+    }
+    println!("cargo:rustc-env=QBOOT_IDENTITY={identity}");
+    if let [year, month, day] = commit.date.split('-').collect::<Vec<_>>()[..] {
+        println!("cargo:rustc-env=QBOOT_DATE={month}/{day}/{year}");
+    }
+}
+
+/// The commit that the source is of.
+struct Commit {
+    /// Twelve digits of its hash, and a plus where the source differs.
+    id: String,
+    /// When it was committed, `YYYY-MM-DD` where that was done.
+    date: String,
+}
+
+/// From git, where this directory is the top of a checkout.
+fn from_git() -> Option<Commit> {
+    let here = std::fs::canonicalize(".").ok()?;
+    // Somebody else's repository may lie around an unpacked archive.
+    if std::fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()? != here {
+        return None;
+    }
+    for name in ["HEAD", "logs/HEAD"] {
+        let path = git(&["rev-parse", "--git-path", name])?;
+        if Path::new(&path).exists() {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    let mut commit = parse(&git(&["log", "-1", "--format=%H %cs"])?)?;
+    let mut diff = vec!["diff", "--quiet", "HEAD", "--"];
+    diff.extend(SOURCE.iter().filter(|path| Path::new(path).exists()));
+    if git(&diff).is_none() {
+        commit.id.push('+');
+    }
+    Some(commit)
+}
+
+/// From what `git archive` has put into an archive of the source.
+fn from_archive() -> Option<Commit> {
+    parse(&std::fs::read_to_string(".git_archival.txt").ok()?)
+}
+
+/// Reads `hash date`; not yet filled in by git, there is neither.
+fn parse(text: &str) -> Option<Commit> {
+    let (hash, date) = text.trim().split_once(' ')?;
+    let id = hash.get(..12)?;
+    let is_hash = id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_hash && date.len() == 10).then(|| Commit {
+        id: id.into(),
+        date: date.into(),
+    })
+}
+
+/// What git says, or `None` where it fails.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }

@@ -11,8 +11,12 @@ use crate::phys::{GuestMemory, PhysRange, byte_sum, copy_into};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// When this version was released, `mm/dd/yyyy` (7.1, BIOS Release Date).
-pub const RELEASE_DATE: &str = "11/21/2026";
+/// When the commit was made that the ROM is of, `mm/dd/yyyy` (7.1, BIOS
+/// Release Date). Host programs are of none.
+pub const RELEASE_DATE: &str = match option_env!("QBOOT_DATE") {
+    Some(date) => date,
+    None => "01/01/1980",
+};
 const VENDOR: &str = "qboot-rs";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -5,10 +5,14 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use qboot_tests::skip;
+use qboot_tests::smbios::Smbios;
+use qboot_tests::{Kind, Probe, skip};
+use rstest::rstest;
 use xtask::budget::{self, Budget};
+use xtask::inspect::Identity;
 use xtask::measure::{self, Kit};
-use xtask::{build, inspect, workspace};
+use xtask::qemu::Qemu;
+use xtask::{build, inspect, probe, workspace};
 
 #[test]
 fn the_image_is_a_rom_of_64_kib() -> Result<()> {
@@ -58,17 +62,77 @@ fn symbol_names(elf: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The same source in another directory makes the same bytes.
+/// The image names the commit and its date, and so does SMBIOS.
+#[rstest]
+fn the_rom_says_which_build_it_is(#[values("pc", "microvm")] machine: &str) -> Result<()> {
+    let image = fs::read(build::rom(&[])?.image)?;
+    let identity = Identity::read(&image).context("the image does not say what it is")?;
+    ensure!(
+        identity.version == env!("CARGO_PKG_VERSION"),
+        "{identity:?}"
+    );
+    ensure!(identity.features.is_empty(), "{identity:?}");
+    if let Ok(head) = git(&workspace::root(), &["log", "-1", "--format=%H %cs"]) {
+        let (hash, date) = head.trim().split_once(' ').context("no commit")?;
+        let commit = identity.commit.trim_end_matches('+');
+        ensure!(
+            hash[..12] == *commit && date == identity.date,
+            "{identity:?} of {head}"
+        );
+    }
+    let [year, month, day] = identity.date.split('-').collect::<Vec<_>>()[..] else {
+        bail!("no date in {identity:?}");
+    };
+    let probe = Probe::new(Kind::Pvh)?;
+    let qemu = Qemu::new(machine).bios(build::rom(&[])?.image);
+    let (_, mut vm) = probe.boot(&probe::ports(qemu.kernel(probe.path()).qmp()))?;
+    let smbios = Smbios::read(&mut vm)?.context("no SMBIOS entry point")?;
+    let expected = [
+        "qboot-rs",
+        &identity.version,
+        &format!("{month}/{day}/{year}"),
+    ];
+    ensure!(
+        smbios.get(0)?.strings == expected,
+        "{:?}, expected {expected:?}",
+        smbios.get(0)?.strings
+    );
+    Ok(())
+}
+
+/// The same source in another directory makes the same bytes: unpacked from
+/// an archive, without git; or where files have been changed since the
+/// commit, as the archive knows nothing of them, in a clone with the changes.
 #[test]
 fn builds_are_reproducible() -> Result<()> {
     let root = workspace::root();
+    let Ok(changes) = git(&root, &["status", "--porcelain"]) else {
+        skip("builds_are_reproducible", "this is no git checkout to copy");
+        return Ok(());
+    };
     let here = build::rom(&[])?;
     let dir = tempfile::tempdir()?;
     let copy = dir.path().join("elsewhere");
-    for file in tracked(&root)? {
-        let to = copy.join(&file);
-        fs::create_dir_all(to.parent().context("a file without a directory")?)?;
-        fs::copy(root.join(&file), to)?;
+    if changes.is_empty() {
+        let archive = dir.path().join("source.tar");
+        let output = format!("--output={}", archive.display());
+        git(&root, &["archive", "--format=tar", &output, "HEAD"])?;
+        fs::create_dir(&copy)?;
+        let unpacked = Command::new("tar")
+            .arg("-xf")
+            .arg(&archive)
+            .current_dir(&copy)
+            .status()?;
+        ensure!(unpacked.success(), "tar fails on the archive");
+    } else {
+        let (from, to) = (root.to_string_lossy(), copy.to_string_lossy());
+        git(&root, &["clone", "--quiet", "--no-checkout", &from, &to])?;
+        git(&copy, &["reset", "--quiet"])?;
+        for file in tracked(&root)? {
+            let to = copy.join(&file);
+            fs::create_dir_all(to.parent().context("a file without a directory")?)?;
+            fs::copy(root.join(&file), to)?;
+        }
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
@@ -89,31 +153,46 @@ fn builds_are_reproducible() -> Result<()> {
     let there = fs::read(copy.join("target/qboot.rom"))?;
     ensure!(
         workspace::sha256(&there) == here.sha256,
-        "two builds of one source differ"
+        "two builds of one source differ: {:?}, {:?}",
+        Identity::read(&fs::read(&here.image)?),
+        Identity::read(&there)
     );
     Ok(())
 }
 
-/// The files of the source: git's, or where there is no git all but `target`.
+/// The files of the source.
 fn tracked(root: &Path) -> Result<Vec<String>> {
-    let output = Command::new("git")
-        .args([
+    let text = git(
+        root,
+        &[
             "ls-files",
             "-z",
             "--cached",
             "--others",
             "--exclude-standard",
-        ])
-        .current_dir(root)
-        .output()
-        .context("git does not start")?;
-    ensure!(output.status.success(), "this is no git checkout");
-    let text = String::from_utf8(output.stdout)?;
+        ],
+    )?;
     Ok(text
         .split('\0')
         .filter(|name| !name.is_empty() && root.join(name).is_file())
         .map(str::to_owned)
         .collect())
+}
+
+/// What git says in `dir`.
+fn git(dir: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git")
+        .args(arguments)
+        .current_dir(dir)
+        .output()
+        .context("git does not start")?;
+    ensure!(
+        output.status.success(),
+        "git {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// No cell costs more than `tests/budget.toml` says.

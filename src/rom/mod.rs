@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod dma;
 pub mod exception;
 pub mod handoff;
+mod identity;
 mod intrinsics;
 pub mod io;
 pub mod memory;

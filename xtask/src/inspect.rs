@@ -12,6 +12,57 @@ use object::read::elf::{ElfFile32, FileHeader, SectionHeader, Sym};
 use crate::build::ROM_SIZE;
 use crate::workspace;
 
+/// Where a ROM says which build it is: 64 bytes before the reset vector.
+const IDENTITY: usize = 0x50;
+/// Bytes of that place.
+const IDENTITY_LEN: usize = 64;
+/// What it begins with.
+const SIGNATURE: &str = "qboot-rs";
+
+/// Which build a ROM is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    pub version: String,
+    /// Twelve digits of the commit's hash, and a plus where the source
+    /// differed from it; `unknown` for a build from neither git nor an archive.
+    pub commit: String,
+    /// When that was committed, `YYYY-MM-DD`.
+    pub date: String,
+    pub features: Vec<String>,
+}
+
+impl Identity {
+    /// Reads it from an image of any size; `None` where that is no ROM of ours.
+    #[must_use]
+    pub fn read(image: &[u8]) -> Option<Self> {
+        let place = image.get(image.len().checked_sub(IDENTITY)?..)?;
+        let text = place.get(..IDENTITY_LEN)?.split(|byte| *byte == 0).next()?;
+        let mut words = std::str::from_utf8(text).ok()?.split(' ');
+        if words.next()? != SIGNATURE {
+            return None;
+        }
+        Some(Self {
+            version: words.next()?.to_owned(),
+            commit: words.next()?.to_owned(),
+            date: words.next()?.to_owned(),
+            features: words.map(str::to_owned).collect(),
+        })
+    }
+
+    fn shown(&self) -> String {
+        let source = match self.commit.strip_suffix('+') {
+            Some(commit) => format!("{commit}, and changes to it"),
+            None => self.commit.clone(),
+        };
+        let features = match self.features.as_slice() {
+            [] => "none".to_owned(),
+            some => some.join(", "),
+        };
+        let Self { version, date, .. } = self;
+        format!("version  {version}\ncommit   {source}\ndate     {date}\nfeatures {features}\n")
+    }
+}
+
 /// A part of the image or of the memory that the firmware uses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Part {
@@ -90,7 +141,11 @@ pub fn shown(image: &Path, elf: Option<&Path>, count: usize) -> Result<String> {
     if bytes.len() != ROM_SIZE {
         let _ = writeln!(text, "  (a qboot ROM has {ROM_SIZE})");
     }
-    let _ = writeln!(text, "sha256 {}", workspace::sha256(&bytes));
+    match Identity::read(&bytes) {
+        Some(identity) => text.push_str(&identity.shown()),
+        None => text.push_str("(no qboot-rs: it does not say which build it is)\n"),
+    }
+    let _ = writeln!(text, "sha256   {}", workspace::sha256(&bytes));
     let Some(elf) = elf else {
         return Ok(text);
     };
@@ -116,4 +171,40 @@ pub fn shown(image: &Path, elf: Option<&Path>, count: usize) -> Result<String> {
         let _ = writeln!(text, "{:>8}  {:>8x}  {}", part.len, part.addr, part.name);
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(text: &str) -> Vec<u8> {
+        let mut image = vec![0; ROM_SIZE];
+        let at = ROM_SIZE - IDENTITY;
+        image[at..at + text.len()].copy_from_slice(text.as_bytes());
+        image
+    }
+
+    #[test]
+    fn a_rom_says_which_build_it_is() {
+        let found = Identity::read(&image("qboot-rs 1.2.3 0123456789ab+ 2026-01-02 markers"));
+        let found = found.unwrap();
+        assert_eq!(
+            found.shown(),
+            "version  1.2.3\ncommit   0123456789ab, and changes to it\n\
+             date     2026-01-02\nfeatures markers\n"
+        );
+        let plain = Identity::read(&image("qboot-rs 1.2.3 0123456789ab 2026-01-02")).unwrap();
+        assert!(plain.shown().ends_with("features none\n"));
+    }
+
+    #[test]
+    fn other_images_are_no_rom_of_ours() {
+        assert_eq!(Identity::read(&[]), None);
+        assert_eq!(Identity::read(&[0xff; ROM_SIZE]), None);
+        assert_eq!(Identity::read(&image("qboot-rs 1.2.3")), None);
+        assert_eq!(
+            Identity::read(&image("seabios 1.2.3 0123 2026-01-02")),
+            None
+        );
+    }
 }
