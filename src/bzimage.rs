@@ -152,14 +152,32 @@ impl<'a> SetupHeader<'a> {
         }
     }
 
-    /// `pref_address` and `init_size`: from where, and how many bytes, the
-    /// kernel uses before it reads the memory map.
+    /// Whether the header ends before fields that its protocol has, so that
+    /// nothing tells how the kernel is to be entered.
     #[must_use]
-    pub fn runtime(&self) -> Option<(u64, u32)> {
+    pub fn is_cut(&self) -> bool {
+        self.protocol >= 0x205 && self.bytes.get(0x234).is_none()
+    }
+
+    /// `code32_start`, as the image has it: where setup code jumps.
+    #[must_use]
+    pub fn code32_start(&self) -> u32 {
+        u32_at(self.bytes, 0x214).unwrap_or(0)
+    }
+
+    /// `pref_address` and `init_size`: from where, and how many bytes, the
+    /// kernel uses before it reads the memory map. `None` where the protocol
+    /// is too old to say.
+    ///
+    /// # Errors
+    /// [`Error::BadSetupHeader`] when the header ends before them.
+    pub fn runtime(&self) -> Result<Option<(u64, u32)>> {
         if self.protocol < 0x20a {
-            return None;
+            return Ok(None);
         }
-        Some((u64_at(self.bytes, 0x258)?, u32_at(self.bytes, 0x260)?))
+        let pref_address = u64_at(self.bytes, 0x258);
+        let runtime = pref_address.zip(u32_at(self.bytes, 0x260));
+        runtime.map(Some).ok_or(Error::BadSetupHeader)
     }
 
     /// `payload_offset` (from the protected-mode code's start) and
@@ -273,6 +291,7 @@ impl ZeroPage<'_> {
     /// # Errors
     /// [`Error::TooManyE820Entries`], [`Error::BadSetupHeader`] when the
     /// header is longer than the page has room for.
+    #[inline(always)]
     pub fn write(&self, page: &mut [u8]) -> Result<()> {
         let header = self
             .header

@@ -80,6 +80,10 @@ const LINUX_COMMAND_LINE: u32 = 2047;
 /// The longest command line for 16-bit code: what its segment has room for
 /// behind heap and stack.
 const MAX_REAL_MODE_LINE: u32 = 0x1fff;
+/// Bytes of a sector, which `setup_sects` counts in.
+const SECTOR: u32 = 512;
+/// No wrong `setup_sects` moves the code by more bytes.
+const MAX_MOVE: u32 = 255 * SECTOR;
 /// Slices are at most `isize::MAX` bytes; longer loads go in pieces.
 const PIECE: u32 = 1 << 30;
 
@@ -111,6 +115,8 @@ impl<'a> Kernel<'a> {
             let setup = setup.ok_or(Error::NotOurMemory)?;
             return if setup.is_32bit_entry() {
                 Ok((Self::Linux(setup), rest))
+            } else if setup.is_cut() {
+                Err(Error::BadSetupHeader)
             } else {
                 Ok((Self::RealMode(setup), rest))
             };
@@ -287,9 +293,7 @@ impl<'a> Kernel<'a> {
                 let entry = image.range().start();
                 let loaded = image.range();
                 loader.load_item(item::KERNEL_DATA, image)?;
-                if loaded.len() < header.least_len() {
-                    check_whole(&header, loaded, loader.memory)?;
-                }
+                loader.check_whole(&header, loaded)?;
                 let page = claimed
                     .block
                     .part(claimed.line_len, ZERO_PAGE_LEN)
@@ -335,10 +339,11 @@ impl<'a> Kernel<'a> {
 
 /// Whether this is the start of a compressed kernel: gzip, bzip2, LZMA, XZ,
 /// LZO, LZ4 or ZSTD (Linux `lib/decompress.c`).
+#[inline(never)]
 const fn is_compressed(payload: &[u8]) -> bool {
     matches!(
         payload,
-        [0x1f, 0x8b, ..]
+        [0x1f, 0x8b, 8, ..]
             | [b'B', b'Z', b'h', ..]
             | [0x5d, 0, 0, ..]
             | [0xfd, b'7', b'z', b'X', b'Z', ..]
@@ -348,26 +353,15 @@ const fn is_compressed(payload: &[u8]) -> bool {
     )
 }
 
-/// An image that is shorter than its header says is cut short if it holds
-/// the start of a compressed kernel; its decompressor would run into nothing.
-/// Without one, the code is somebody's own behind another kernel's header.
+/// Whether a compressed kernel starts whole sectors away from `offset`, not
+/// further than a wrong `setup_sects` moves it.
 #[cold]
 #[inline(never)]
-fn check_whole<M: GuestMemory>(
-    header: &SetupHeader<'_>,
-    loaded: PhysRange,
-    memory: &mut M,
-) -> Result<()> {
-    let Some((offset, _)) = header.payload() else {
-        return Ok(());
-    };
-    let image = memory.bytes(loaded)?;
-    let payload = image.get(offset as usize..).unwrap_or(&[]);
-    if is_compressed(payload) {
-        Err(Error::KernelTruncated)
-    } else {
-        Ok(())
-    }
+fn is_moved(bytes: &[u8], offset: u32) -> bool {
+    let end = offset.saturating_add(MAX_MOVE).saturating_add(1);
+    (offset & (SECTOR - 1)..end)
+        .step_by(SECTOR as usize)
+        .any(|at| is_compressed(bytes.get(at as usize..).unwrap_or(&[])))
 }
 
 /// An image whose first bytes say nothing: multiboot, whose setup data QEMU
@@ -396,7 +390,7 @@ fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
 fn real_mode_setup_len(header: &SetupHeader<'_>) -> u32 {
     u32::from(header.setup_sects())
         .saturating_add(1)
-        .saturating_mul(512)
+        .saturating_mul(SECTOR)
 }
 
 impl Claimed {
@@ -421,6 +415,63 @@ impl Claimed {
 }
 
 impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
+    /// Whether what was loaded is what the header describes.
+    ///
+    /// QEMU splits the file where `setup_sects` says. Where that is wrong, the
+    /// entry is in the middle of something, and the compressed kernel is not
+    /// at its place but whole sectors away. An image that is shorter than its
+    /// header says is cut short if it holds the start of a compressed kernel.
+    /// Without one, the code is somebody's own behind another kernel's header.
+    // Not so cold, but small: so the compiler keeps it out of everyone's way.
+    #[cold]
+    #[inline(never)]
+    fn check_whole(&mut self, header: &SetupHeader<'_>, loaded: PhysRange) -> Result<()> {
+        if loaded.is_empty() {
+            return Err(Error::KernelTruncated);
+        }
+        let Some((offset, _)) = header.payload() else {
+            return Ok(());
+        };
+        let missing = header.least_len().saturating_sub(loaded.len());
+        let loaded = loaded.part(0, loaded.len().min(PIECE));
+        let loaded = loaded.ok_or(Error::NotOurMemory)?;
+        let bytes = self.memory.bytes(loaded)?;
+        if is_compressed(bytes.get(offset as usize..).unwrap_or(&[])) {
+            return match missing {
+                0 => Ok(()),
+                _ => Err(Error::KernelTruncated),
+            };
+        }
+        if missing > MAX_MOVE {
+            return Ok(());
+        }
+        self.check_split(header, loaded, offset)
+    }
+
+    /// Looks for a compressed kernel in the wrong place: in the code or, where
+    /// `setup_sects` is too large, behind the setup code.
+    #[cold]
+    #[inline(never)]
+    fn check_split(
+        &mut self,
+        header: &SetupHeader<'_>,
+        loaded: PhysRange,
+        offset: u32,
+    ) -> Result<()> {
+        if is_moved(self.memory.bytes(loaded)?, offset) {
+            return Err(Error::BadSetupHeader);
+        }
+        // The only memory that is free for it is the code's own.
+        let setup_len = real_mode_setup_len(header).min(loaded.len());
+        let setup = loaded.part(0, setup_len).ok_or(Error::NotOurMemory)?;
+        let bytes = self.memory.bytes(setup)?;
+        self.fw_cfg.read(item::SETUP_DATA, bytes)?;
+        if is_moved(bytes, offset) {
+            return Err(Error::BadSetupHeader);
+        }
+        self.fw_cfg.read(item::KERNEL_DATA, bytes)
+    }
+
     /// Claims the memory of a bzImage: where it is loaded, and where it runs
     /// until it has read the memory map.
     fn claim_bzimage(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
@@ -431,7 +482,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let mut end = load.end();
         // Linux moves itself to the higher of its preferred address and its
         // load address, aligned, and needs init_size bytes there.
-        if let Some((pref_address, init_size)) = header.runtime() {
+        if let Some((pref_address, init_size)) = header.runtime()? {
             let pref = u32::try_from(pref_address).map_err(|_| Error::BadSetupHeader)?;
             let align = header.kernel_alignment()?;
             let start = align_up(load.start(), align)
@@ -531,7 +582,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             return Err(Error::CommandLineTooLong);
         }
         let image = if setup.is_low {
-            self.claim_low_kernel()?
+            self.claim_low_kernel(header)?
         } else {
             self.claim_bzimage(header)?
         };
@@ -546,7 +597,11 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     /// the firmware is done with the memory there, and that place.
     #[cold]
     #[inline(never)]
-    fn claim_low_kernel(&mut self) -> Result<Claim> {
+    fn claim_low_kernel(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
+        // Its setup code would jump to where nothing is loaded.
+        if header.code32_start() >= layout::HIGH_RAM {
+            return Err(Error::BadSetupHeader);
+        }
         for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
             let start = part.start().max(LOW_KERNEL.start());
             let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
@@ -570,8 +625,10 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             _ => self.load_initrd(header.initrd_addr_max(), false)?,
         };
         let image = claimed.image.ok_or(Error::NotOurMemory)?;
-        let low_kernel = setup.is_low.then_some(image.range());
+        let loaded = image.range();
+        let low_kernel = setup.is_low.then_some(loaded);
         self.load_item(item::KERNEL_DATA, image)?;
+        self.check_whole(header, loaded)?;
         let code = PhysRange::new(setup.base, real_mode_setup_len(header));
         let code = self.memory.bytes(code.ok_or(Error::NotOurMemory)?)?;
         self.fw_cfg.read(item::SETUP_DATA, code)?;

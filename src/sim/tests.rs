@@ -196,7 +196,7 @@ fn outcome(mut guest: Guest) -> Result<Handoff> {
 #[test]
 fn a_payload_that_is_cut_short_is_refused() {
     let magics: [&[u8]; 7] = [
-        &[0x1f, 0x8b],
+        &[0x1f, 0x8b, 8],
         b"BZh",
         &[0x5d, 0, 0],
         &[0xfd, b'7', b'z', b'X', b'Z', 0],
@@ -224,6 +224,74 @@ fn a_payload_that_is_cut_short_is_refused() {
         image.truncate(0x1000);
         assert!(outcome(small_guest(&image)).is_ok(), "{magic:x?}");
     }
+}
+
+/// A kernel of 40 setup sectors and 256 KiB of code: a compressed payload at
+/// 0x2cc, a signature behind what `syssize` counts.
+fn signed_bzimage(magic: &[u8]) -> Vec<u8> {
+    let mut image = small_bzimage();
+    let setup_len = 41 * 512;
+    image.resize(setup_len + 0x4_0000 + 1472, 0);
+    image[0x400..].fill(0xc9);
+    image[0x1f1] = 40;
+    image[0x1f4..0x1f8].copy_from_slice(&(0x4_0000_u32 / 16).to_le_bytes());
+    image[0x248..0x24c].copy_from_slice(&0x2cc_u32.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&0x3_f000_u32.to_le_bytes());
+    image[setup_len + 0x2cc..][..magic.len()].copy_from_slice(magic);
+    image
+}
+
+#[test]
+fn setup_sects_that_lie_are_refused() {
+    let image = signed_bzimage(b"\x1f\x8b\x08");
+    assert!(outcome(small_guest(&image)).is_ok());
+    for sects in 0..=255 {
+        if sects == 40 {
+            continue;
+        }
+        let mut image = image.clone();
+        image[0x1f1] = sects;
+        let refused = outcome(small_guest(&image));
+        assert_eq!(refused, Err(Error::BadSetupHeader), "{sects}");
+    }
+    // Somebody's own code: nothing tells where it starts, and it comes over whole.
+    let mut image = signed_bzimage(b"own");
+    for sects in [1, 39, 41, 255] {
+        image[0x1f1] = sects;
+        assert!(outcome(small_guest(&image)).is_ok(), "{sects}");
+    }
+}
+
+#[test]
+fn an_image_without_code_is_refused() {
+    // With and without sizes in its header; entered in 32 and in 16 bits.
+    for (syssize, protocol) in [(0x400_u32, 0x20f_u16), (0, 0x20f), (0x400, 0x204)] {
+        let mut image = small_bzimage();
+        image[0x1f4..0x1f8].copy_from_slice(&syssize.to_le_bytes());
+        image[0x206..0x208].copy_from_slice(&protocol.to_le_bytes());
+        assert!(outcome(small_guest(&image)).is_ok());
+        image.truncate(1024);
+        let empty = outcome(small_guest(&image));
+        assert_eq!(empty, Err(Error::KernelTruncated), "{syssize} {protocol:x}");
+    }
+}
+
+#[test]
+fn a_header_that_contradicts_itself_is_refused() {
+    // It ends before init_size, and before relocatable_kernel.
+    for (end, outcome_is) in [(0x26c, None), (0x263, Some(())), (0x233, Some(()))] {
+        let mut image = small_bzimage();
+        image[0x201] = (end - 0x202) as u8;
+        let expected = outcome_is.map(|()| Error::BadSetupHeader);
+        assert_eq!(outcome(small_guest(&image)).err(), expected, "{end:x}");
+    }
+    // It belongs below 640 KiB, and its setup code jumps to 1 MiB.
+    let mut image = small_bzimage();
+    image[0x211] = 0;
+    image[0x214..0x218].copy_from_slice(&0x1000_u32.to_le_bytes());
+    assert!(outcome(small_guest(&image)).is_ok());
+    image[0x214..0x218].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+    assert_eq!(outcome(small_guest(&image)), Err(Error::BadSetupHeader));
 }
 
 #[test]
@@ -491,7 +559,7 @@ proptest! {
         let room = low_ram(ram, board).saturating_sub(32 << 20);
         let needs = u64::from(size.max(pref.saturating_add(init_size))) + u64::from(initrd)
             + (1_u64 << align);
-        if needs < room && (above || initrd == 0) && line as u32 <= limit && limit < 60000 {
+        if size != 0 && needs < room && (above || initrd == 0) && line as u32 <= limit && limit < 60000 {
             prop_assert!(result.is_ok(), "{:?} with room for all of it", result);
         }
     }
