@@ -506,8 +506,8 @@ fn add_checksum<'c>(
         .get(start as usize..)
         .and_then(|bytes| bytes.get(..len as usize))
         .ok_or(Error::LoaderOutOfBounds)?;
-    let end = start.saturating_add(len).max(offset.saturating_add(1));
-    if end > file.filled {
+    // The sum ends inside the file, so that it does not wrap.
+    if start.wrapping_add(len) > file.filled || offset >= file.filled {
         if offset >= file.range.len() {
             return Err(Error::LoaderOutOfBounds);
         }

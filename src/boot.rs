@@ -137,27 +137,35 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         scratch: &mut [u8],
     ) -> Result<Handoff> {
         watch.note(&mut self.machine.memory, Step::Files(chipset, dir));
-        self.read_memory_map(dir.e820().ok_or(Error::BadE820)?, scratch)?;
-        if chipset == Chipset::Q35 {
-            // Linux trusts the MCFG table only where E820 reserves its range.
-            self.map.reserve(layout::Q35_ECAM, Kind::RESERVED)?;
-            // QEMU's RAM ends below it; a map may say anything.
-            self.map.end_high_at(layout::Q35_ECAM.start());
-        }
+        // Linux trusts the MCFG table only where E820 reserves its range.
+        let registers = match chipset {
+            Chipset::Q35 => layout::Q35_ECAM,
+            _ => PhysRange::fixed(0, 0),
+        };
+        self.read_memory_map(dir.e820().ok_or(Error::BadE820)?, registers, scratch)?;
         self.machine.memory.open(self.map.high());
         watch.note(&mut self.machine.memory, Step::Map(self.map));
 
         // The kernel's memory before the tables': its place is given, theirs
         // is not. Its command line before PCI, which it may ask for.
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
-        let (kernel, scratch) = Kernel::identify(fw_cfg, memory, scratch)?;
-        let kernel = match options.entry {
-            EntryOption::Auto => kernel,
-            asked => kernel.entered(asked)?,
+        // Both are used where they lie: moving them out costs as much as
+        // many a step.
+        let mut identified = Kernel::identify(fw_cfg, memory, scratch);
+        let (kernel, scratch) = match &mut identified {
+            Ok((kernel, scratch)) => (kernel, scratch),
+            Err(error) => return Err(*error),
         };
-        let claimed = kernel.claim(&mut self.loader())?;
+        if options.entry != EntryOption::Auto {
+            kernel.enter_as(options.entry)?;
+        }
+        let claimed = kernel.claim(&mut self.loader());
+        let claimed = match &claimed {
+            Ok(claimed) => claimed,
+            Err(error) => return Err(*error),
+        };
         let memory = &mut self.machine.memory;
-        watch.note(memory, Step::Kernel(&kernel, &claimed));
+        watch.note(memory, Step::Kernel(kernel, claimed));
 
         let line = CommandLine::parse(claimed.command_line(&mut self.machine.memory)?);
 
@@ -213,12 +221,17 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     }
 
     #[inline(always)]
-    fn read_memory_map(&mut self, file: File, scratch: &mut [u8]) -> Result<()> {
+    fn read_memory_map(
+        &mut self,
+        file: File,
+        registers: PhysRange,
+        scratch: &mut [u8],
+    ) -> Result<()> {
         let raw = scratch
             .get_mut(..file.size as usize)
             .ok_or(Error::TooManyE820Entries)?;
         self.machine.fw_cfg.read(file.selector, raw)?;
-        self.map.fill(raw)
+        self.map.fill(raw, registers)
     }
 
     /// Loads the ACPI tables; gives the RSDP's address, 0 without one.

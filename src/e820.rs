@@ -155,7 +155,7 @@ impl MemoryMap {
     }
 
     /// Takes over the content of `etc/e820`, and reserves what every PC has
-    /// below 1 MiB.
+    /// below 1 MiB, and the `registers` of a device if they are not empty.
     ///
     /// Where entries overlap, anything wins over RAM.
     ///
@@ -163,7 +163,7 @@ impl MemoryMap {
     /// [`Error::BadE820`] when not all is RAM from 0 to 640 KiB,
     /// [`Error::TooManyE820Entries`].
     #[inline(never)]
-    pub fn fill(&mut self, raw: &[u8]) -> Result<()> {
+    pub fn fill(&mut self, raw: &[u8], registers: PhysRange) -> Result<()> {
         let raw = <[Entry]>::ref_from_bytes(raw).map_err(|_| Error::BadE820)?;
         let high = u64::from(layout::HIGH_RAM);
         let low = raw.iter().find(|e| e.kind() == Kind::RAM && e.base() == 0);
@@ -176,6 +176,10 @@ impl MemoryMap {
         for ram in raw.iter().filter(|e| e.kind() == Kind::RAM) {
             let end = ram.base().checked_add(ram.len()).ok_or(Error::BadE820)?;
             self.set(ram.base().max(high), end, Kind::RAM)?;
+        }
+        // Here rather than last: mostly it is in order.
+        if !registers.is_empty() {
+            self.reserve(registers, Kind::RESERVED)?;
         }
         for other in raw.iter().filter(|e| e.kind() != Kind::RAM) {
             // Firmware and kernel need all of it: there is no placing around.
@@ -215,15 +219,6 @@ impl MemoryMap {
         self.high
     }
 
-    /// Keeps placement below `end`, where a device's registers start.
-    pub const fn end_high_at(&mut self, end: u32) {
-        if end < self.high.end()
-            && let Some(high) = PhysRange::between(self.high.start(), end)
-        {
-            self.high = high;
-        }
-    }
-
     /// One past the last byte of RAM, above 4 GiB or not.
     #[must_use]
     pub fn ram_end(&self) -> u64 {
@@ -244,13 +239,24 @@ impl MemoryMap {
             return Ok(());
         }
         let entry = Entry::new(base, end, kind);
-        // In order, as QEMU's entries mostly are.
-        if self.entries.last().is_none_or(|last| last.end() <= base) {
-            return self
-                .entries
-                .try_push(entry)
-                .map_err(|_| Error::TooManyE820Entries);
+        if let Some(last) = self.entries.last_mut() {
+            let last_end = last.end();
+            if last_end == end && last.base() < base {
+                // The end of the last one: the top of RAM, mostly.
+                *last = Entry::new(last.base(), base, last.kind());
+            } else if last_end > base {
+                return self.replace(base, end, entry);
+            }
         }
+        // In order, as QEMU's entries mostly are.
+        self.entries
+            .try_push(entry)
+            .map_err(|_| Error::TooManyE820Entries)
+    }
+
+    /// Puts `entry` in the place of all that lies in `[base, end)`.
+    #[inline(never)]
+    fn replace(&mut self, base: u64, end: u64, entry: Entry) -> Result<()> {
         let at = self.remove(base, end)?;
         self.insert(at, entry)
     }
@@ -459,7 +465,7 @@ mod tests {
 
     fn map(entries: &[(u64, u64, u32)]) -> MemoryMap {
         let mut map = MemoryMap::new();
-        map.fill(&raw(entries)).unwrap();
+        map.fill(&raw(entries), NONE).unwrap();
         map
     }
 
@@ -471,6 +477,8 @@ mod tests {
     }
 
     const MIB: u64 = 1 << 20;
+    /// No registers to reserve.
+    const NONE: PhysRange = PhysRange::fixed(0, 0);
 
     #[test]
     fn an_ordinary_machine() {
@@ -513,12 +521,12 @@ mod tests {
             raw(&[(0, MIB, 1), (u64::MAX, 2, 2)]),
             vec![0; 21],
         ] {
-            assert_eq!(MemoryMap::new().fill(&bad), Err(Error::BadE820));
+            assert_eq!(MemoryMap::new().fill(&bad, NONE), Err(Error::BadE820));
         }
         let many: Vec<_> = (0..200).map(|i| (16 * MIB + i * 8192, 4096, 2)).collect();
         let many = [&[(0, MIB, 1)], many.as_slice()].concat();
         assert_eq!(
-            MemoryMap::new().fill(&raw(&many)),
+            MemoryMap::new().fill(&raw(&many), NONE),
             Err(Error::TooManyE820Entries)
         );
     }
@@ -546,7 +554,7 @@ mod tests {
             let mut entries = entries;
             entries.push((0, MIB, 1));
             let mut map = MemoryMap::new();
-            prop_assert_eq!(map.fill(&raw(&entries)), Ok(()));
+            prop_assert_eq!(map.fill(&raw(&entries), NONE), Ok(()));
             let list = listed(&map);
             for pair in list.windows(2) {
                 prop_assert!(pair[0].1 <= pair[1].0);

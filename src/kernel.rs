@@ -172,24 +172,24 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// The same kernel, entered as the user has asked for it.
+    /// Has the kernel entered as the user has asked for it.
     ///
     /// # Errors
     /// [`Error::Needs16BitEntry`] when it cannot be entered in 32-bit mode.
     #[cold]
     #[inline(never)]
-    pub fn entered(self, option: EntryOption) -> Result<Self> {
-        match (self, option) {
-            (Self::Linux(header), EntryOption::Bits16) => Ok(Self::RealMode(header)),
+    pub fn enter_as(&mut self, option: EntryOption) -> Result<()> {
+        match (&*self, option) {
+            (Self::Linux(header), EntryOption::Bits16) => *self = Self::RealMode(*header),
             (Self::RealMode(header), EntryOption::Bits32) => {
-                if header.loadflags().contains(LoadFlags::LOADED_HIGH) {
-                    Ok(Self::Linux(header))
-                } else {
-                    Err(Error::Needs16BitEntry)
+                if !header.loadflags().contains(LoadFlags::LOADED_HIGH) {
+                    return Err(Error::Needs16BitEntry);
                 }
+                *self = Self::Linux(*header);
             }
-            (kernel, _) => Ok(kernel),
+            _ => {}
         }
+        Ok(())
     }
 
     /// Whether this is Linux: a bzImage with a compressed payload (others
@@ -271,8 +271,8 @@ impl<'a> Kernel<'a> {
     /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`].
     #[inline(never)]
     pub fn load<F: FwCfg, M: GuestMemory>(
-        self,
-        claimed: Claimed,
+        &self,
+        claimed: &Claimed,
         rsdp: u32,
         loader: &mut Loader<'_, F, M>,
     ) -> Result<Handoff> {
@@ -289,17 +289,17 @@ impl<'a> Kernel<'a> {
                             .contains(XLoadFlags::CAN_BE_LOADED_ABOVE_4G),
                     )?,
                 };
-                let image = claimed.image.ok_or(Error::NotOurMemory)?;
+                let image = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
                 let entry = image.range().start();
                 let loaded = image.range();
                 loader.load_item(item::KERNEL_DATA, image)?;
-                loader.check_whole(&header, loaded)?;
+                loader.check_whole(header, loaded)?;
                 let page = claimed
                     .block
                     .part(claimed.line_len, ZERO_PAGE_LEN)
                     .ok_or(Error::NotOurMemory)?;
                 ZeroPage {
-                    header,
+                    header: *header,
                     code32_start: entry,
                     cmd_line_ptr: line,
                     ramdisk_image: initrd.map_or(0, PhysRange::start),
@@ -327,11 +327,11 @@ impl<'a> Kernel<'a> {
                 }
                 .write(loader.memory.bytes(info)?, info.start())?;
                 Ok(Handoff::Pvh {
-                    entry,
+                    entry: *entry,
                     start_info: info.start(),
                 })
             }
-            Self::RealMode(header) => loader.load_real_mode(&header, claimed),
+            Self::RealMode(header) => loader.load_real_mode(header, claimed),
             Self::Multiboot(image) => loader.load_multiboot(image, claimed),
         }
     }
@@ -554,7 +554,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             return self.short(Error::InitrdTooBig, size, below);
         };
         let range = claim.range();
-        self.load_item(item::INITRD_DATA, claim)?;
+        self.load_item(item::INITRD_DATA, &claim)?;
         Ok(Some(range))
     }
 
@@ -618,13 +618,13 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
 
     #[cold]
     #[inline(never)]
-    fn load_real_mode(&mut self, header: &SetupHeader<'_>, claimed: Claimed) -> Result<Handoff> {
+    fn load_real_mode(&mut self, header: &SetupHeader<'_>, claimed: &Claimed) -> Result<Handoff> {
         let setup = real_mode_layout(header);
         let initrd = match header.ramdisk_size() {
             0 => None,
             _ => self.load_initrd(header.initrd_addr_max(), false)?,
         };
-        let image = claimed.image.ok_or(Error::NotOurMemory)?;
+        let image = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
         let loaded = image.range();
         let low_kernel = setup.is_low.then_some(loaded);
         self.load_item(item::KERNEL_DATA, image)?;
@@ -674,8 +674,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
 
     #[cold]
     #[inline(never)]
-    fn load_multiboot(&mut self, image: multiboot::Image, claimed: Claimed) -> Result<Handoff> {
-        let claim = claimed.image.ok_or(Error::NotOurMemory)?;
+    fn load_multiboot(&mut self, image: &multiboot::Image, claimed: &Claimed) -> Result<Handoff> {
+        let claim = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
         let head = self.map.place_low(image.head, 16);
         let head = head.ok_or(Error::KernelOverlapsFirmware)?.range();
         let bytes = self.memory.bytes(head)?;
@@ -708,7 +708,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     }
 
     /// Loads an item to the memory that was claimed for it.
-    fn load_item(&mut self, selector: u16, to: Claim) -> Result<()> {
+    fn load_item(&mut self, selector: u16, to: &Claim) -> Result<()> {
         let whole = to.range();
         let first = whole
             .part(0, whole.len().min(PIECE))

@@ -240,7 +240,7 @@ mod tests {
         let mut raw = vec![0; 20];
         raw[8..16].copy_from_slice(&(64u64 << 20).to_le_bytes());
         raw[16] = 1;
-        map.fill(&raw).unwrap();
+        map.fill(&raw, PhysRange::fixed(0, 0)).unwrap();
         let info = Info {
             draft,
             e820: map.entries(),

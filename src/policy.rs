@@ -135,15 +135,13 @@ fn trimmed(value: &[u8]) -> &[u8] {
     value.get(..end.unwrap_or(value.len())).unwrap_or(value)
 }
 
-/// Whether one of four bytes is zero or an equals sign; now and then also
-/// when none is.
-const fn has_mark(word: u32) -> bool {
-    const ONES: u32 = 0x0101_0101;
-    const EQUALS: u32 = b'=' as u32 * ONES;
-    let (zero, equals) = (word, word ^ EQUALS);
-    let zeroes = zero.wrapping_sub(ONES) & !zero;
-    let equals = equals.wrapping_sub(ONES) & !equals;
-    (zeroes | equals) & (ONES << 7) != 0
+/// Four equals signs.
+const EQUALS_SIGNS: u32 = u32::from_le_bytes(*b"====");
+
+/// Whether one of four bytes is zero: only then a borrow sets a top bit that
+/// was not set.
+const fn has_zero(word: u32) -> bool {
+    word.wrapping_sub(0x0101_0101) & !word & 0x8080_8080 != 0
 }
 
 /// What of PCI is set up.
@@ -178,27 +176,30 @@ impl CommandLine {
         // sign, and only those are looked at closer.
         let (words, tail) = line.as_chunks::<4>();
         let mut at: usize = 0;
-        for word in words {
-            if has_mark(u32::from_le_bytes(*word)) && found.bytes(line, at, word) {
+        for bytes in words {
+            let word = u32::from_le_bytes(*bytes);
+            if has_zero(word ^ EQUALS_SIGNS) {
+                found.values(line, at, bytes);
+            }
+            if has_zero(word) {
                 return found;
             }
             at = at.wrapping_add(4);
         }
-        found.bytes(line, at, tail);
+        found.values(line, at, tail);
         found
     }
 
-    /// Looks at the `bytes` from `at` on; says whether the line ends there.
+    /// Looks at the equals signs in `bytes`, the part of the line at `at`.
     #[inline(never)]
-    fn bytes(&mut self, line: &[u8], at: usize, bytes: &[u8]) -> bool {
+    fn values(&mut self, line: &[u8], at: usize, bytes: &[u8]) {
         for (at, byte) in (at..).zip(bytes) {
             match byte {
-                0 => return true,
+                0 => return,
                 b'=' => self.value(line, at),
                 _ => {}
             }
         }
-        false
     }
 
     /// Looks at the word whose equals sign is at `at`.

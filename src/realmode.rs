@@ -220,7 +220,7 @@ mod tests {
             let mut raw = vec![0; 20];
             raw[8..16].copy_from_slice(&end.to_le_bytes());
             raw[16] = 1;
-            map.fill(&raw).unwrap();
+            map.fill(&raw, PhysRange::fixed(0, 0)).unwrap();
             let mut memory = FakeMemory::new(layout::EBDA, &[layout::EBDA]);
             write_ebda(&mut memory, map.entries()).unwrap();
             set_last_bus(&mut memory, 7).unwrap();
@@ -248,7 +248,7 @@ mod tests {
         let mut raw = vec![0; 20];
         raw[8..16].copy_from_slice(&(64u64 << 20).to_le_bytes());
         raw[16] = 1;
-        map.fill(&raw).unwrap();
+        map.fill(&raw, PhysRange::fixed(0, 0)).unwrap();
         let tables = PhysRange::fixed(0x3ff_0000, 0x400_0000);
         map.reserve(tables, Kind::ACPI).unwrap();
         let mut memory = FakeMemory::new(layout::EBDA, &[layout::EBDA]);
@@ -268,7 +268,7 @@ mod tests {
             raw.extend_from_slice(&1u32.to_le_bytes());
         }
         let mut map = MemoryMap::new();
-        map.fill(&raw).unwrap();
+        map.fill(&raw, PhysRange::fixed(0, 0)).unwrap();
         let mut memory = FakeMemory::new(layout::EBDA, &[layout::EBDA]);
         assert_eq!(
             write_ebda(&mut memory, map.entries()),

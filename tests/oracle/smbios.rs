@@ -29,7 +29,9 @@ pub struct Smbios {
 
 impl Smbios {
     /// Looks for the entry point at every paragraph of the F segment
-    /// (SMBIOS 3.6, 5.2), and walks the structures. `None` when there is none.
+    /// (SMBIOS 3.6, 5.2), and walks the structures. `None` when there is none:
+    /// a signature without a length and checksum is passed over, as Linux does
+    /// (on microvm the segment is the ROM, whose code has the signature too).
     ///
     /// # Errors
     /// Says what is malformed.
@@ -39,8 +41,9 @@ impl Smbios {
             let rest = &segment[at..];
             if rest.starts_with(b"_SM3_") {
                 let len = usize::from(rest.u8(6)?);
-                ensure!(len == 24, "entry point of {len} bytes");
-                ensure!(sum(&rest[..len]) == 0, "checksum of _SM3_ at {at:#x}");
+                if len != 24 || sum(&rest[..len]) != 0 {
+                    continue;
+                }
                 let table = vm.memory(rest.u64(16)?, rest.u32(12)? as usize)?;
                 let structures = walk(&table, None)?;
                 return Ok(Some(Self {
@@ -51,8 +54,9 @@ impl Smbios {
             }
             if rest.starts_with(b"_SM_") {
                 let len = usize::from(rest.u8(5)?);
-                ensure!(len == 31, "entry point of {len} bytes");
-                ensure!(sum(&rest[..len]) == 0, "checksum of _SM_ at {at:#x}");
+                if len != 31 || sum(&rest[..len]) != 0 {
+                    continue;
+                }
                 ensure!(rest[16..].starts_with(b"_DMI_"), "no _DMI_ at {at:#x}");
                 ensure!(sum(&rest[16..31]) == 0, "checksum of _DMI_ at {at:#x}");
                 let table = vm.memory(u64::from(rest.u32(24)?), rest.u16(22)?.into())?;
