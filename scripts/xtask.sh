@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 options=(--package xtask --target-dir target)
 case ${1:-} in
-build | doctor | extract | inspect | kernel | run)
+build | completions | dist | doctor | extract | inspect | kernel | run)
     # These do without the QMP client, which is half of the whole compilation.
     options+=(--no-default-features)
     ;;

@@ -41,6 +41,7 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
         .iter()
         .map(|feature| format!("-{feature}"))
         .collect();
+    workspace::require_source("building the ROM")?;
     let _lock = workspace::lock(&format!("rom{suffix}"))?;
     let target = workspace::target();
     // Builds with other features have a directory of their own, so that the

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use crate::inspect::Identity;
 use crate::{initramfs, run, workspace};
 
 /// One thing that was looked for.
@@ -34,17 +35,34 @@ pub fn findings() -> Vec<Finding> {
         optional: true,
     };
     const SETUP: &str = "scripts/setup.sh";
+    // An installed program boots with the ROM installed beside it.
+    let installed = workspace::source().is_none();
+    let source = |what, state, fix| Finding {
+        what,
+        state,
+        fix,
+        optional: installed,
+    };
     vec![
-        needed("Rust", first_line("rustc", &["--version"]), SETUP),
-        needed("Rust for the ROM", rom_target(), SETUP),
+        needed(
+            "ROM",
+            rom(),
+            "scripts/install.sh, or name one with --firmware",
+        ),
+        source("Rust", first_line("rustc", &["--version"]), SETUP),
+        source("Rust for the ROM", rom_target(), SETUP),
         needed(
             "QEMU",
             first_line("qemu-system-x86_64", &["--version"]),
-            SETUP,
+            if installed {
+                "apt-get install qemu-system-x86, or what your system calls it"
+            } else {
+                SETUP
+            },
         ),
-        needed("C compiler", first_line("cc", &["--version"]), SETUP),
-        needed("linker", first_line("ld.bfd", &["--version"]), SETUP),
-        needed("objcopy", first_line("objcopy", &["--version"]), SETUP),
+        source("C compiler", first_line("cc", &["--version"]), SETUP),
+        source("linker", first_line("ld.bfd", &["--version"]), SETUP),
+        source("objcopy", first_line("objcopy", &["--version"]), SETUP),
         optional(
             "32-bit libraries, for tests",
             library_32_bit(),
@@ -95,6 +113,24 @@ fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(text.lines().next().unwrap_or(program).to_owned())
+}
+
+/// The ROM that a boot would take, and which build it is.
+fn rom() -> Result<String, String> {
+    if workspace::source().is_some() {
+        return Ok("built from this source tree".to_owned());
+    }
+    let path = workspace::installed_rom().ok_or("none is installed beside this program")?;
+    let image = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let build = Identity::read(&image)
+        .map(|found| {
+            format!(
+                "{} of {}, commit {}",
+                found.version, found.date, found.commit
+            )
+        })
+        .ok_or_else(|| format!("{} is no qboot-rs", path.display()))?;
+    Ok(format!("{}, {build}", path.display()))
 }
 
 fn rom_target() -> Result<String, String> {

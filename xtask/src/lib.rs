@@ -8,6 +8,7 @@
 //! - [`extract::vmlinux`] takes the ELF kernel out of a bzImage.
 //! - [`initramfs::Initramfs`] makes the small user space that the boots reach.
 //! - [`inspect`] tells what a ROM is made of, [`doctor`] what a machine lacks.
+//! - [`package`] lays out what is installed and makes the Debian package.
 //! - [`run`] boots the lot under QEMU.
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`probe`] makes kernels that say in what state they were entered.
@@ -35,12 +36,17 @@ pub mod kernel;
 pub mod matrix;
 #[cfg(feature = "measure")]
 pub mod measure;
+pub mod package;
 #[cfg(feature = "measure")]
 pub mod probe;
 pub mod progress;
 #[cfg(feature = "measure")]
 pub mod qemu;
+#[cfg(feature = "measure")]
+pub mod release;
 pub mod run;
+#[cfg(feature = "measure")]
+pub mod sbom;
 #[cfg(feature = "measure")]
 pub mod timeline;
 pub mod workspace;

@@ -8,12 +8,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
-use xtask::{bench, figures, matrix, measure};
-use xtask::{build, capture, doctor, extract, inspect, kernel, run, workspace};
+use xtask::{bench, figures, matrix, measure, release};
+use xtask::{build, capture, doctor, extract, inspect, kernel, package, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
 #[derive(Parser)]
-#[command(name = "xtask", version, max_term_width = 100)]
+#[command(name = "qboot", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Task,
@@ -34,13 +34,21 @@ enum Task {
     Run(Box<run::Options>),
     /// Print the completions of this command line for a shell
     Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of this program to a directory
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
+    /// Write everything that is installed to a directory, for scripts/install.sh
+    #[command(hide = true)]
+    Dist { dir: PathBuf },
+    /// Make and check the files of a release: target/release-VERSION/
+    #[cfg(feature = "measure")]
+    Release(release::Options),
     /// Tell what this machine has and lacks, and what fixes that
     Doctor,
     /// Tell what a ROM is made of: size by section and by symbol
     Inspect {
-        /// The ROM, with its ELF file beside it
-        #[arg(default_value = "target/qboot.rom")]
-        rom: PathBuf,
+        /// The ROM, with its ELF file beside it [default: the one installed, or target/qboot.rom]
+        rom: Option<PathBuf>,
         /// How many symbols to list, largest first
         #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
         symbols: usize,
@@ -76,6 +84,15 @@ enum Task {
     /// Write the last benchmark's figures to README.md
     #[cfg(feature = "measure")]
     Figures,
+}
+
+/// The command line as the manual has it: installed, as `qboot`.
+fn manual() -> clap::Command {
+    let mut command = Cli::command()
+        .bin_name("qboot")
+        .disable_help_subcommand(true);
+    command.build();
+    command
 }
 
 /// The kernel was extracted but cannot be booted by PVH.
@@ -122,13 +139,13 @@ impl Task {
             #[cfg(feature = "measure")]
             Task::Figures => figures::publish()?,
             Task::Completions { shell } => {
-                clap_complete::generate(
-                    shell,
-                    &mut Cli::command(),
-                    "xtask",
-                    &mut std::io::stdout(),
-                );
+                let mut out = std::io::stdout();
+                clap_complete::generate(shell, &mut Cli::command(), "qboot", &mut out);
             }
+            Task::Manual { dir } => clap_mangen::generate_to(manual(), dir)?,
+            Task::Dist { dir } => package::dist(&package::tool()?, &dir)?,
+            #[cfg(feature = "measure")]
+            Task::Release(options) => release::run(&options)?,
             Task::Doctor => {
                 let findings = doctor::findings();
                 print!("{}", doctor::shown(&findings));
@@ -137,6 +154,9 @@ impl Task {
                 }
             }
             Task::Inspect { rom, symbols } => {
+                let built = workspace::source().map(|source| source.join("target/qboot.rom"));
+                let rom = rom.or(built).or_else(workspace::installed_rom);
+                let rom = rom.context("no ROM is installed beside this program: name one")?;
                 let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
                 print!("{}", inspect::shown(&rom, elf.as_deref(), symbols)?);
             }

@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub accel: String,
 
-    /// ROM to boot with [default: build target/qboot.rom]
+    /// ROM to boot with [default: the one installed, or built from this source tree]
     #[arg(short, long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
 
@@ -192,6 +192,17 @@ impl Plan {
     }
 }
 
+/// The ROM of the source tree, or without one the ROM installed with this program.
+///
+/// # Errors
+/// There is neither, or it does not build.
+pub fn default_rom() -> Result<PathBuf> {
+    if workspace::source().is_some() {
+        return Ok(build::rom(&[])?.image);
+    }
+    workspace::installed_rom().context("no ROM is installed beside this program: name one")
+}
+
 fn plan(options: &Options) -> Result<Plan> {
     let shell = match options.mode {
         Mode::Shell => true,
@@ -200,7 +211,7 @@ fn plan(options: &Options) -> Result<Plan> {
     };
     let firmware = match &options.firmware {
         Some(path) => readable(path)?,
-        None => build::rom(&[])?.image,
+        None => default_rom()?,
     };
     let kernel = match &options.kernel {
         Some(path) => readable(path)?,

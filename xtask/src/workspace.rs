@@ -9,25 +9,59 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// The repository's root.
+/// The source tree, where this program is part of one.
 ///
 /// Cargo names the running package's directory at run time, so a moved
-/// checkout still finds itself; a program started by hand falls back to the
-/// place it was compiled in.
-pub fn root() -> PathBuf {
-    let package = env::var_os("CARGO_MANIFEST_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    package
-        .ancestors()
-        .find(|dir| dir.join("rust-toolchain.toml").is_file())
-        .unwrap_or(&package)
-        .to_path_buf()
+/// checkout still finds itself; a program started by hand looks around itself,
+/// in `target/debug`. Installed, it belongs to none.
+pub fn source() -> Option<PathBuf> {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let program = env::current_exe().ok();
+    let is_ours = |dir: &&Path| dir.join("boot16.S").is_file() && dir.join("xtask").is_dir();
+    [package, program]
+        .iter()
+        .flatten()
+        .find_map(|start| start.ancestors().find(is_ours))
+        .map(Path::to_path_buf)
 }
 
-/// Directory of everything that is made and may be deleted: `target/`.
+/// The source tree, for what cannot be done without it.
+///
+/// # Errors
+/// Says where to do `what`.
+pub fn require_source(what: &str) -> Result<PathBuf> {
+    source().with_context(|| {
+        format!("{what} needs the source tree: `cargo xtask` in a checkout does it")
+    })
+}
+
+/// The repository's root; without one, the current directory.
+pub fn root() -> PathBuf {
+    source()
+        .or_else(|| env::current_dir().ok())
+        .unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// Directory of everything that is made and may be deleted: `target/`, or
+/// without a source tree the user's cache.
 pub fn target() -> PathBuf {
-    root().join("target")
+    if let Some(source) = source() {
+        return source.join("target");
+    }
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .or_else(home)
+        .unwrap_or_else(env::temp_dir)
+        .join("qboot")
+}
+
+/// The ROM that was installed with this program: `../share/qemu/qboot-rs.rom`.
+pub fn installed_rom() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    let prefix = program.parent()?.parent()?;
+    Some(prefix.join("share/qemu/qboot-rs.rom")).filter(|rom| rom.is_file())
 }
 
 /// An exclusive lock named `name`, held until the value is dropped.

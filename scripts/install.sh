@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs the ROM, its firmware descriptor, the program qboot, its manual and
+# its completions; from a checkout, which is built first, or from an unpacked
+# release.
+#
+#   install.sh [--prefix DIR] [--uninstall]
+#
+# The prefix is /usr/local. DESTDIR, for packages, goes before it and into no
+# installed file.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+prefix=/usr/local
+uninstall=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --prefix)
+        prefix=${2:?--prefix needs a directory}
+        shift
+        ;;
+    --prefix=*) prefix=${1#--prefix=} ;;
+    --uninstall) uninstall=1 ;;
+    --help | -h)
+        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+        exit
+        ;;
+    *)
+        echo "unknown argument $1; --help lists them" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+case $prefix in
+/*) prefix=${prefix%/} ;;
+*)
+    echo "the prefix has to be absolute: $prefix" >&2
+    exit 2
+    ;;
+esac
+to=${DESTDIR:-}$prefix
+
+if [ -n "$uninstall" ]; then
+    rm -f "$to/bin/qboot" "$to/share/qemu/qboot-rs.rom" \
+        "$to/share/qemu/firmware/60-qboot-rs.json" \
+        "$to/share/bash-completion/completions/qboot" \
+        "$to/share/zsh/site-functions/_qboot" \
+        "$to/share/fish/vendor_completions.d/qboot.fish" \
+        "$to/share/man/man1/qboot.1.gz" "$to"/share/man/man1/qboot-*.1.gz
+    rm -rf "$to/share/doc/qboot-rs"
+    # Directories that nobody else uses go too.
+    for dir in share/qemu/firmware share/qemu share/bash-completion/completions \
+        share/bash-completion share/zsh/site-functions share/zsh \
+        share/fish/vendor_completions.d share/fish share/man/man1 share/man share/doc share bin; do
+        rmdir "$to/$dir" 2>/dev/null || true
+    done
+    exit
+fi
+
+if [ -e "$here/qboot.rom" ]; then
+    from=$here
+else
+    from=$here/../target/dist
+    "$here/setup.sh"
+    "$here/xtask.sh" dist "$from"
+fi
+
+put() { install -D -m "$1" "$from/$2" "$to/$3"; }
+put 755 qboot bin/qboot
+put 644 qboot.rom share/qemu/qboot-rs.rom
+put 644 completions/qboot.bash share/bash-completion/completions/qboot
+put 644 completions/_qboot share/zsh/site-functions/_qboot
+put 644 completions/qboot.fish share/fish/vendor_completions.d/qboot.fish
+for page in "$from"/man/*.1; do
+    name=$(basename "$page").gz
+    install -d "$to/share/man/man1"
+    # Without name and time: the same page, the same bytes.
+    gzip -9nc "$page" >"$to/share/man/man1/$name"
+    chmod 644 "$to/share/man/man1/$name"
+done
+for document in README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
+    put 644 "$document" "share/doc/qboot-rs/$document"
+done
+install -d "$to/share/qemu/firmware"
+sed "s|/usr/share/qemu/qboot-rs.rom|$prefix/share/qemu/qboot-rs.rom|" \
+    "$from/60-qboot-rs.json" >"$to/share/qemu/firmware/60-qboot-rs.json"
+chmod 644 "$to/share/qemu/firmware/60-qboot-rs.json"
+echo "installed: $prefix/bin/qboot, $prefix/share/qemu/qboot-rs.rom"

@@ -1,0 +1,166 @@
+//! What is installed: the package by Debian's own tools, the files by the
+//! script, both removed again without a trace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail, ensure};
+use qboot_tests::skip;
+use xtask::{package, release, workspace};
+
+/// What is installed, collected once, with the host program as tests build it.
+fn collected() -> Result<PathBuf> {
+    static FILES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let collect = || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        run(build
+            .args(["build", "--quiet", "--package", "xtask"])
+            .current_dir(workspace::root()))?;
+        let dir = workspace::target().join("tests").join("dist");
+        package::dist(&workspace::target().join("debug/xtask"), &dir)?;
+        Ok(dir)
+    };
+    let found =
+        FILES.get_or_init(|| collect().map_err(|error: anyhow::Error| format!("{error:#}")));
+    found.clone().map_err(anyhow::Error::msg)
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(text)
+}
+
+/// Every file below `dir`.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_script_installs_and_removes() -> Result<()> {
+    let from = collected()?;
+    let rom = fs::read(from.join("qboot.rom"))?;
+    let dir = tempfile::tempdir()?;
+    let prefix = dir.path().join("opt/qboot");
+    let script = |arguments: &[&str]| {
+        let mut command = Command::new(from.join("install.sh"));
+        run(command.arg("--prefix").arg(&prefix).args(arguments))
+    };
+    script(&[])?;
+    release::check_installed(&prefix, &rom)?;
+    let descriptor = fs::read_to_string(prefix.join("share/qemu/firmware/60-qboot-rs.json"))?;
+    let named = format!("\"{}/share/qemu/qboot-rs.rom\"", prefix.display());
+    ensure!(descriptor.contains(&named), "{descriptor}");
+    let others = prefix.join("share/qemu/other.rom");
+    fs::write(&others, "")?;
+    script(&["--uninstall"])?;
+    ensure!(files(&prefix)? == [others], "left: {:?}", files(&prefix)?);
+    Ok(())
+}
+
+/// An installed program finds what it can, and says plainly what it cannot.
+#[test]
+fn the_program_does_without_a_source_tree() -> Result<()> {
+    let from = collected()?;
+    let dir = tempfile::tempdir()?;
+    let mut install = Command::new(from.join("install.sh"));
+    run(install.arg("--prefix").arg(dir.path()))?;
+    let program = || {
+        let mut command = Command::new(dir.path().join("bin/qboot"));
+        command.env_remove("CARGO_MANIFEST_DIR").current_dir("/");
+        command.env("XDG_CACHE_HOME", dir.path().join("cache"));
+        command
+    };
+    let rom = dir.path().join("share/qemu/qboot-rs.rom");
+    let kernel = dir.path().join("kernel");
+    fs::write(&kernel, [0; 4096])?;
+    let mut dry = program();
+    let line = run(dry
+        .args(["run", "--dry-run", "--kernel"])
+        .arg(&kernel)
+        .args(["--initrd", "/dev/null"]))?;
+    ensure!(line.contains(&format!("-bios {}", rom.display())), "{line}");
+    let found = run(program().arg("doctor"))?;
+    ensure!(
+        found.contains(&format!("ok  ROM: {}, ", rom.display())),
+        "{found}"
+    );
+    let output = program().arg("build").output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        !output.status.success() && said.contains("needs the source tree"),
+        "{said}"
+    );
+    let page = dir.path().join("share/man/man1/qboot-run.1.gz");
+    let page = run(Command::new("gzip").arg("-dc").arg(page))?;
+    ensure!(
+        page.starts_with(".ie") && page.contains("qboot"),
+        "no manual page: {page}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_debian_package_installs_and_removes() -> Result<()> {
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        skip(
+            "the_debian_package_installs_and_removes",
+            "this is no Debian",
+        );
+        return Ok(());
+    }
+    let from = collected()?;
+    let rom = fs::read(from.join("qboot.rom"))?;
+    let dir = tempfile::tempdir()?;
+    let package = package::debian(&from, dir.path())?;
+    // A root of its own, with the database that dpkg wants there.
+    let root = dir.path().join("root");
+    for name in ["info", "updates"] {
+        fs::create_dir_all(root.join("var/lib/dpkg").join(name))?;
+    }
+    fs::write(root.join("var/lib/dpkg/status"), "")?;
+    let dpkg = |arguments: &[&str]| {
+        let mut command = Command::new("dpkg");
+        command.args(["--force-not-root", "--force-depends", "--force-bad-path"]);
+        run(command
+            .arg("--log=/dev/null")
+            .arg("--root")
+            .arg(&root)
+            .args(arguments))
+    };
+    let package = package.to_string_lossy();
+    dpkg(&["--install", &package])?;
+    release::check_installed(&root.join("usr"), &rom)?;
+    let listed = dpkg(&["--status", package::NAME])?;
+    ensure!(listed.contains("Status: install ok installed"), "{listed}");
+    ensure!(
+        root.join("usr/share/doc/qboot-rs/copyright").is_file(),
+        "no copyright"
+    );
+    dpkg(&["--purge", package::NAME])?;
+    let usr = root.join("usr");
+    ensure!(
+        !usr.exists() || files(&usr)?.is_empty(),
+        "left: {:?}",
+        files(&usr)?
+    );
+    Ok(())
+}

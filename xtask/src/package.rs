@@ -1,0 +1,262 @@
+//! What is installed, and the Debian package of it.
+//!
+//! [`dist`] collects the files in one directory; `scripts/install.sh`, which is
+//! one of them, puts them under a prefix. The package is that script's work
+//! under `/usr`, wrapped by `dpkg-deb`: every Debian has it, and it makes from
+//! the same source the same bytes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::inspect::Identity;
+use crate::{build, progress, workspace};
+
+/// Name of the Debian package and of the archive's directory.
+pub const NAME: &str = "qboot-rs";
+/// The version that is packaged.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Files of the source tree that are handed out as they are.
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "SECURITY.md",
+    "share/qemu/firmware/60-qboot-rs.json",
+    "scripts/install.sh",
+];
+
+/// Shells, and the file that each looks for.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "qboot.bash"),
+    ("zsh", "_qboot"),
+    ("fish", "qboot.fish"),
+];
+
+/// Builds the host program as it is handed out.
+///
+/// # Errors
+/// There is no source tree, or it does not compile.
+pub fn tool() -> Result<PathBuf> {
+    let source = workspace::require_source("building the host program")?;
+    let step = progress::step("building the host program".to_owned());
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = workspace::target();
+    said(
+        Command::new(cargo)
+            .current_dir(&source)
+            .args(["build", "--locked", "--release", "--no-default-features"])
+            .args(["--package", "xtask", "--target-dir"])
+            .arg(&target)
+            // No path of this machine in messages of panics.
+            .env(
+                "CARGO_ENCODED_RUSTFLAGS",
+                format!("--remap-path-prefix={}=.", source.display()),
+            )
+            .env_remove("RUSTFLAGS"),
+    )?;
+    let tool = target.join("release/xtask");
+    step.done("target/release/xtask");
+    Ok(tool)
+}
+
+/// Collects in `dir`, which is made anew, everything that is installed: ROMs,
+/// the program `tool`, its manual and completions, descriptor, documents.
+///
+/// # Errors
+/// There is no source tree, the ROM does not build, or `tool` is none of ours.
+pub fn dist(tool: &Path, dir: &Path) -> Result<()> {
+    let source = workspace::require_source("collecting the files")?;
+    let rom = build::rom(&[])?;
+    let markers = build::rom(&["markers"])?;
+    let step = progress::step("collecting what is installed".to_owned());
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("clearing {}", dir.display()))?;
+    }
+    let manual = dir.join("man");
+    let completions = dir.join("completions");
+    for dir in [&manual, &completions] {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    }
+    copy(&rom.image, &dir.join("qboot.rom"))?;
+    copy(&rom.elf, &dir.join("qboot.elf"))?;
+    copy(&markers.image, &dir.join("qboot-markers.rom"))?;
+    for document in DOCUMENTS {
+        let name = Path::new(document).file_name().context("no file name")?;
+        copy(&source.join(document), &dir.join(name))?;
+    }
+    let program = dir.join("qboot");
+    let mut strip = Command::new("objcopy");
+    said(strip.arg("--strip-all").arg(tool).arg(&program))?;
+    said(Command::new(&program).arg("manual").arg(&manual))?;
+    for (shell, name) in COMPLETIONS {
+        let text = said(Command::new(&program).args(["completions", shell]))?;
+        fs::write(completions.join(name), text)?;
+    }
+    step.done(&dir.display().to_string());
+    Ok(())
+}
+
+/// Makes the Debian package of what [`dist`] has collected in `files`, in the
+/// directory `to`.
+///
+/// # Errors
+/// `dpkg-deb` is not here, or a step fails.
+pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
+    let image = fs::read(files.join("qboot.rom"))?;
+    let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
+    let root = tempdir(to)?;
+    let staged = root.join("root");
+    let mut install = Command::new(files.join("install.sh"));
+    said(install.args(["--prefix", "/usr"]).env("DESTDIR", &staged))?;
+    let arch = said(Command::new("dpkg").arg("--print-architecture"))?;
+    let arch = arch.trim();
+    let doc = staged.join("usr/share/doc").join(NAME);
+    fs::write(doc.join("copyright"), copyright(files)?)?;
+    let mut control = format!(
+        "Package: {NAME}\n\
+         Version: {VERSION}\n\
+         Architecture: {arch}\n\
+         Maintainer: The qboot-rs developers <qboot-rs@invalid>\n\
+         Installed-Size: {}\n\
+         Section: misc\n\
+         Priority: optional\n\
+         Recommends: qemu-system-x86\n",
+        kib(&staged)?
+    );
+    if let Some(depends) = depends(&staged.join("usr/bin/qboot")) {
+        control.push_str(&format!("Depends: {depends}\n"));
+    }
+    control.push_str(&format!(
+        "Description: fast boot firmware for x86 QEMU, direct kernel boot only\n \
+         The ROM takes a kernel from QEMU and starts it: bzImage, PVH, multiboot.\n \
+         Given with -bios; the program qboot runs and inspects it.\n .\n \
+         Built from commit {} of {}.\n",
+        identity.commit, identity.date
+    ));
+    let debian = staged.join("DEBIAN");
+    fs::create_dir(&debian)?;
+    fs::write(debian.join("control"), control)?;
+    let package = to.join(format!("{NAME}_{VERSION}_{arch}.deb"));
+    said(
+        Command::new("dpkg-deb")
+            .args(["--root-owner-group", "-Zxz", "--build"])
+            .arg(&staged)
+            .arg(&package)
+            .env("SOURCE_DATE_EPOCH", epoch(&identity.date).to_string()),
+    )
+    .context("making the Debian package (dpkg-deb is in the package dpkg)")?;
+    fs::remove_dir_all(&root)?;
+    Ok(package)
+}
+
+/// Both licences, as Debian wants them in one file.
+fn copyright(files: &Path) -> Result<String> {
+    let mut text = "qboot-rs is under MIT or Apache-2.0, as you choose.\n".to_owned();
+    for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        text.push('\n');
+        text.push_str(&fs::read_to_string(files.join(name))?);
+    }
+    Ok(text)
+}
+
+/// The libraries that `program` needs, by Debian's names: asked of
+/// `dpkg-shlibdeps` where it is, otherwise what every Rust program needs.
+fn depends(program: &Path) -> Option<String> {
+    let work = program.ancestors().nth(4)?;
+    fs::create_dir_all(work.join("debian")).ok()?;
+    fs::write(work.join("debian/control"), "Source: qboot-rs\n").ok()?;
+    let found = Command::new("dpkg-shlibdeps")
+        .args(["-O", "--ignore-missing-info"])
+        .arg(program)
+        .current_dir(work)
+        .output();
+    let found = found.ok().filter(|output| output.status.success());
+    let text = found.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let depends = text
+        .as_deref()
+        .and_then(|text| text.trim().strip_prefix("shlibs:Depends="));
+    Some(depends.unwrap_or("libc6, libgcc-s1").to_owned())
+}
+
+/// The start of a day, `YYYY-MM-DD`, in seconds since 1970.
+#[must_use]
+pub fn epoch(date: &str) -> i64 {
+    let numbers: Vec<i64> = date
+        .split('-')
+        .filter_map(|part| part.parse().ok())
+        .collect();
+    let [year, month, day] = numbers[..] else {
+        return 0;
+    };
+    // Days since 0000-03-01, in years that begin in March.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    (days - 719_468) * 86_400
+}
+
+/// What `dir` takes, in KiB.
+fn kib(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() {
+            kib(&entry.path())? * 1024
+        } else {
+            metadata.len()
+        };
+    }
+    Ok(bytes.div_ceil(1024))
+}
+
+/// An empty directory for work beside what is made in `to`.
+fn tempdir(to: &Path) -> Result<PathBuf> {
+    let dir = to.join(format!(".package-{}", std::process::id()));
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// What a command prints.
+pub(crate) fn said(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!("{program} failed ({}): {}", output.status, stderr.trim());
+    }
+    ensure!(output.stdout.len() < 1 << 24, "{program} says too much");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_count_as_in_the_calendar() {
+        assert_eq!(epoch("1970-01-01"), 0);
+        assert_eq!(epoch("2000-03-01"), 951_868_800);
+        assert_eq!(epoch("2026-11-21"), 1_795_219_200);
+        assert_eq!(epoch("unknown"), 0);
+    }
+}

@@ -1,0 +1,236 @@
+//! A release: its files in `target/release-VERSION/`, checked by booting what
+//! has been unpacked from them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::inspect::Identity;
+use crate::package::{self, NAME, VERSION, said};
+use crate::probe::{self, BzImage, Elf, Mode};
+use crate::qemu::Qemu;
+use crate::{build, progress, sbom, workspace};
+
+/// The command line of `release`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Make it although files differ from the commit
+    #[arg(long)]
+    pub dirty: bool,
+}
+
+/// Longest that a probe may take to be entered.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Makes the release and checks it.
+///
+/// # Errors
+/// Files differ from the commit, a step fails, or a check does.
+pub fn run(options: &Options) -> Result<()> {
+    let source = workspace::require_source("making a release")?;
+    let rom = build::rom(&[])?;
+    let image = fs::read(&rom.image)?;
+    let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
+    if !options.dirty {
+        let clean = said(
+            Command::new("git")
+                .args(["status", "--porcelain"])
+                .current_dir(&source),
+        )?;
+        ensure!(
+            clean.is_empty() && !identity.commit.ends_with('+'),
+            "files differ from commit {}: commit them, or say --dirty\n{clean}",
+            identity.commit
+        );
+    }
+    let dir = workspace::target().join(format!("release-{VERSION}"));
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+
+    let root = format!("{NAME}-{VERSION}");
+    let files = dir.join(&root);
+    package::dist(&package::tool()?, &files)?;
+    let step = progress::step("packing".to_owned());
+    let epoch = package::epoch(&identity.date);
+    let archive = dir.join(format!("{root}.tar.gz"));
+    pack(&dir, &root, &archive, epoch)?;
+    package::debian(&files, &dir)?;
+    for name in ["qboot.rom", "qboot-markers.rom", "qboot.elf"] {
+        fs::rename(files.join(name), dir.join(name))?;
+    }
+    fs::remove_dir_all(&files)?;
+    fs::write(
+        dir.join(format!("{root}.cdx.json")),
+        sbom::json(&rom.sha256)?,
+    )?;
+    write_sums(&dir)?;
+    step.done("archive, Debian package, bill of materials, sums");
+
+    check(&dir)?;
+    for name in names(&dir)? {
+        let bytes = fs::metadata(dir.join(&name))?.len();
+        println!("{bytes:>10}  {name}");
+    }
+    println!("{}: checked", dir.display());
+    Ok(())
+}
+
+/// An archive of the directory `root` in `dir`, the same bytes for the same files.
+fn pack(dir: &Path, root: &str, archive: &Path, epoch: i64) -> Result<()> {
+    said(
+        Command::new("tar")
+            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+            .args(["--mode=go=rX,u+rw,a-s", &format!("--mtime=@{epoch}")])
+            .arg("--use-compress-program=gzip -9n")
+            .arg("-cf")
+            .arg(archive)
+            .arg("-C")
+            .arg(dir)
+            .arg(root),
+    )?;
+    Ok(())
+}
+
+/// The files of a release, in alphabetical order.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn write_sums(dir: &Path) -> Result<()> {
+    let mut sums = String::new();
+    for name in names(dir)? {
+        let sum = workspace::sha256(&fs::read(dir.join(&name))?);
+        sums.push_str(&format!("{sum}  {name}\n"));
+    }
+    fs::write(dir.join("SHA256SUMS"), sums)?;
+    Ok(())
+}
+
+/// Checks the files in `dir` as their receiver would: sums, then a boot of the
+/// ROM in the archive and of the one in the package, on every machine.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check(dir: &Path) -> Result<()> {
+    said(
+        Command::new("sha256sum")
+            .args(["--check", "--quiet", "SHA256SUMS"])
+            .current_dir(dir),
+    )?;
+    let scratch = tempfile::tempdir()?;
+    let released = fs::read(dir.join("qboot.rom"))?;
+    let find = |suffix: &str| {
+        let names = names(dir)?;
+        let found = names.into_iter().find(|name| name.ends_with(suffix));
+        found.with_context(|| format!("no {suffix} in {}", dir.display()))
+    };
+
+    let step = progress::step("booting what is in the archive".to_owned());
+    let archive = dir.join(find(".tar.gz")?);
+    let unpacked = scratch.path().join("archive");
+    fs::create_dir(&unpacked)?;
+    said(
+        Command::new("tar")
+            .arg("-xf")
+            .arg(archive)
+            .arg("-C")
+            .arg(&unpacked),
+    )?;
+    let unpacked = unpacked.join(format!("{NAME}-{VERSION}"));
+    let prefix = scratch.path().join("prefix");
+    let install = ["--prefix".as_ref(), prefix.as_os_str()];
+    said(Command::new(unpacked.join("install.sh")).args(install))?;
+    check_installed(&prefix, &released)?;
+    said(
+        Command::new(unpacked.join("install.sh"))
+            .args(install)
+            .arg("--uninstall"),
+    )?;
+    ensure!(
+        !prefix.join("bin").exists(),
+        "the program is not uninstalled"
+    );
+    step.done("installed, booted, uninstalled");
+
+    let step = progress::step("booting what is in the package".to_owned());
+    let root = scratch.path().join("package");
+    said(
+        Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(dir.join(find(".deb")?))
+            .arg(&root),
+    )?;
+    check_installed(&root.join("usr"), &released)?;
+    step.done("unpacked, booted");
+    Ok(())
+}
+
+/// Boots what is installed under `prefix`, and asks the program about it.
+///
+/// # Errors
+/// A part is missing, or a boot fails.
+pub fn check_installed(prefix: &Path, released: &[u8]) -> Result<()> {
+    let rom = prefix.join("share/qemu/qboot-rs.rom");
+    ensure!(
+        fs::read(&rom)? == released,
+        "another ROM than the one released"
+    );
+    for machine in ["pc", "q35", "microvm"] {
+        boot(&rom, machine)?;
+    }
+    let identity = Identity::read(released).context("no identity")?;
+    let mut program = Command::new(prefix.join("bin/qboot"));
+    // As it starts for its user: not from cargo.
+    program.env_remove("CARGO_MANIFEST_DIR").current_dir("/");
+    let shown = said(program.args(["inspect"]))?;
+    ensure!(
+        shown.contains(&identity.version) && shown.contains(&rom.display().to_string()),
+        "the program inspects something else:\n{shown}"
+    );
+    let pages = prefix.join("share/man/man1/qboot.1.gz");
+    ensure!(pages.is_file(), "no manual page");
+    let descriptor = prefix.join("share/qemu/firmware/60-qboot-rs.json");
+    let descriptor: serde_json::Value = serde_json::from_slice(&fs::read(descriptor)?)?;
+    let named = descriptor["mapping"]["filename"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        named.ends_with("/share/qemu/qboot-rs.rom"),
+        "the descriptor names {named}"
+    );
+    Ok(())
+}
+
+/// Boots a probe of each kind with `rom`.
+fn boot(rom: &Path, machine: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let kernel = dir.path().join("kernel");
+    for bytes in [
+        BzImage::minimal(Mode::Halt)?.bytes(),
+        Elf::new(Mode::Halt)?.bytes()?,
+    ] {
+        fs::write(&kernel, bytes)?;
+        let qemu = probe::ports(Qemu::new(machine).bios(rom).kernel(&kernel));
+        let mut vm = qemu.spawn()?;
+        if let Err(error) = probe::wait(&mut vm, 1, TIMEOUT) {
+            bail!(
+                "{machine}: the probe was not entered: {error:#}\n{}",
+                vm.report()
+            );
+        }
+    }
+    Ok(())
+}
