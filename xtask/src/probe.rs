@@ -24,6 +24,8 @@ pub const EXIT_PORT: u16 = 0x501;
 pub const EXIT_STATUS: i32 = (0x10 << 1) | 1;
 /// Bytes of a record.
 pub const RECORD_LEN: usize = 128;
+/// Bytes that follow the record in [`Mode::Sum`] and [`Mode::SumAndReset`].
+pub const SUM_LEN: usize = 4;
 /// Where in the 32-bit code the record lies.
 pub const RECORD_OFFSET: usize = 0x1a0;
 /// Size that a probe's 32-bit part is padded to.
@@ -40,10 +42,15 @@ pub enum Mode {
     Halt,
     /// End QEMU at once, reporting nothing: for time measured from outside.
     Bare,
+    /// As `Exit`, with [`SUM_LEN`] more bytes: a checksum of what the firmware
+    /// leaves in the memory of a machine of 16 MiB.
+    Sum,
+    /// The same, and reset the machine.
+    SumAndReset,
 }
 
 /// The state at a probe's entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as the processor names them")]
 pub struct Record {
     pub tsc: u64,
@@ -172,6 +179,8 @@ pub fn code(mode: Mode) -> Result<Vec<u8>> {
         Mode::Exit => 1,
         Mode::Halt => 0,
         Mode::Bare => 4,
+        Mode::Sum => 1 | 8,
+        Mode::SumAndReset => 2 | 8,
     };
     if mode == Mode::Halt {
         code[..2].fill(0x90);

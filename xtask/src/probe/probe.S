@@ -98,6 +98,10 @@ start:
         movl    $record_len, %ecx
         movw    config_report - start(%ebp), %dx
         rep outsb
+        testb   $8, config_mode - start(%ebp)
+        jnz     sum
+ended:  testb   $2, config_mode - start(%ebp)
+        jnz     reset
         testb   $1, config_mode - start(%ebp)
         jz      halt
 leave:
@@ -117,9 +121,49 @@ config_report:
 config_exit:
         .word   0                       # the debug exit
 config_mode:
-        .byte   0                       # 1: end QEMU; 4: end it without a report
+        .byte   0                       # 1: end QEMU; 2: reset the machine;
+                                        # 4: end QEMU without a report; 8: sum memory
 
         .org    0x1a0
 record:
         .fill   128, 1, 0
         .equ    record_len, . - record
+
+        # A checksum, in which order counts, of what the firmware leaves below
+        # 640 KiB but in its own memory (src/layout.rs), in the F segment and at
+        # the end of 16 MiB. It goes behind the record.
+        .org    0x230
+sum:
+        leal    parts - start(%ebp), %edi
+        xorl    %ebx, %ebx
+4:      movl    (%edi), %esi
+        movl    4(%edi), %ecx
+        jecxz   6f
+5:      lodsl
+        roll    $1, %ebx
+        addl    %eax, %ebx
+        decl    %ecx
+        jnz     5b
+        addl    $8, %edi
+        jmp     4b
+6:      leal    total - start(%ebp), %esi
+        movl    %ebx, (%esi)
+        movl    $4, %ecx
+        rep outsb
+        jmp     ended
+
+        # No interrupt has a gate: the third fault resets the machine.
+reset:
+        lidt    none - start(%ebp)
+        int3
+
+        .balign 4
+parts:
+        .long   0x8000, 0x28000 / 4
+        .long   0x80000, 0x20000 / 4
+        .long   0xf0000, 0x10000 / 4
+        .long   0xf00000, 0x100000 / 4
+none:
+        .long   0, 0
+total:
+        .long   0

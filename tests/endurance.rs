@@ -1,0 +1,112 @@
+//! Boot after boot: each leaves the registers and the memory of the first, and
+//! cold boots, whose instructions QEMU counts, cost as many.
+//!
+//! 25 of each kind run with every test; `cargo test --package qboot-tests
+//! --test endurance -- --ignored` runs 1,000.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qboot_tests::{Kind, Probe, rom};
+use rstest::rstest;
+use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, Record, SUM_LEN};
+use xtask::qemu::{Accel, Qemu};
+
+const MACHINES: [&str; 3] = ["pc", "q35", "microvm"];
+/// Long enough for 1,000 boots on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A machine of the size whose memory the probe sums, that counts instructions.
+fn machine(name: &str, kind: Kind, mode: Mode) -> Result<(Qemu, Probe)> {
+    let image = match kind {
+        Kind::Pvh => Elf::new(mode)?.bytes()?,
+        _ => BzImage::minimal(mode)?.bytes(),
+    };
+    let probe = Probe::from_bytes(kind, &image)?;
+    let initrd = probe.file("initrd", &qboot_tests::noise(70_000, 1))?;
+    let qemu = Qemu::new(name)
+        .bios(rom()?)
+        .kernel(probe.path())
+        .initrd(initrd)
+        .append("console=ttyS0")
+        .memory_mib(16)
+        .accel(Accel::Icount { shift: 0 });
+    Ok((probe::ports(qemu), probe))
+}
+
+/// What a boot left: the record, and the sum of memory.
+fn parse(report: &[u8]) -> Result<(Record, [u8; SUM_LEN])> {
+    let (record, sum) = report.split_at_checked(RECORD_LEN).context("no record")?;
+    Ok((Record::parse(record)?, sum.try_into()?))
+}
+
+/// Every boot in a QEMU of its own.
+fn cold_boots(name: &str, kind: Kind, count: usize) -> Result<()> {
+    let (qemu, _probe) = machine(name, kind, Mode::Sum)?;
+    let mut first = None;
+    for n in 0..count {
+        let mut vm = qemu.spawn()?;
+        let status = vm.wait_exit(TIMEOUT)?;
+        ensure!(status.code() == Some(EXIT_STATUS), "{}", vm.report());
+        // Its counter is the number of instructions since reset.
+        let found = parse(&vm.debugcon(probe::REPORT_PORT))?;
+        let first = first.get_or_insert_with(|| found.clone());
+        ensure!(found == *first, "boot {n}: {found:x?} after {first:x?}");
+    }
+    Ok(())
+}
+
+/// One machine that resets itself when it has reported.
+fn warm_resets(name: &str, kind: Kind, count: usize) -> Result<()> {
+    const LEN: usize = RECORD_LEN + SUM_LEN;
+    let (qemu, _probe) = machine(name, kind, Mode::SumAndReset)?;
+    let mut vm = qemu.reboot().spawn()?;
+    let report = vm.wait_debugcon(probe::REPORT_PORT, (count + 1) * LEN, TIMEOUT)?;
+    ensure!(vm.serial().is_empty(), "{}", vm.report());
+    let mut first = None;
+    for (n, report) in report.chunks_exact(LEN).take(count + 1).enumerate() {
+        let (mut record, sum) = parse(report)?;
+        // QEMU's clock goes on, by a little while a reset is pending.
+        (record.tsc, record.eax, record.edx) = (0, 0, 0);
+        let found = (record, sum);
+        let first = first.get_or_insert_with(|| found.clone());
+        ensure!(found == *first, "boot {n}: {found:x?} after {first:x?}");
+    }
+    Ok(())
+}
+
+#[rstest]
+fn cold(
+    #[values("pc", "q35", "microvm")] name: &str,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    cold_boots(name, kind, 25)
+}
+
+#[rstest]
+fn warm(
+    #[values("pc", "q35", "microvm")] name: &str,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    warm_resets(name, kind, 25)
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_thousand_cold_boots() -> Result<()> {
+    for (n, name) in MACHINES.into_iter().enumerate() {
+        cold_boots(name, [Kind::BzImage, Kind::Pvh][n % 2], 1000).context(name)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_thousand_warm_resets() -> Result<()> {
+    for name in MACHINES {
+        for kind in [Kind::BzImage, Kind::Pvh] {
+            warm_resets(name, kind, 1000).with_context(|| format!("{name} {kind:?}"))?;
+        }
+    }
+    Ok(())
+}

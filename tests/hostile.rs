@@ -1,0 +1,193 @@
+//! Bad input under real QEMU, case by case: each boot ends in a kernel that is
+//! entered, or in one line with an error's code. A hang or a silent end fails.
+//!
+//! The cases are data: what is started, and how it has to end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use qboot::error::Error;
+use qboot_tests::{Kind, Probe, rom};
+use xtask::probe::{self, EXIT_STATUS, RECORD_LEN, REPORT_PORT, Record};
+use xtask::qemu::{Qemu, Vm};
+
+#[path = "hostile/images.rs"]
+mod images;
+#[path = "hostile/items.rs"]
+mod items;
+#[path = "hostile/moments.rs"]
+mod moments;
+#[path = "hostile/pci.rs"]
+mod pci;
+#[path = "hostile/room.rs"]
+mod room;
+
+/// A boot takes a tenth of a second; a loaded machine may need its time.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The machines that differ in what firmware does.
+const MACHINES: [&str; 3] = ["pc", "q35", "microvm"];
+
+/// How a case has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// In the kernel.
+    Entered,
+    /// In this error.
+    Fails(Error),
+    /// In the kernel or in any error.
+    Either,
+}
+
+/// One boot.
+struct Case {
+    name: String,
+    qemu: Qemu,
+    end: End,
+    /// Keeps the files.
+    files: Probe,
+}
+
+/// How a boot has ended.
+#[derive(Debug)]
+enum Outcome {
+    Entered,
+    Failed { code: u8, line: String },
+}
+
+/// A machine with this image, whose probe ends QEMU.
+fn case(name: impl Into<String>, machine: &str, image: &[u8], end: End) -> Result<Case> {
+    let kind = Kind::BzImage;
+    let probe = Probe::from_bytes(kind, image)?;
+    let qemu = Qemu::new(machine)
+        .bios(rom()?)
+        .kernel(probe.path())
+        .memory_mib(64);
+    Ok(Case {
+        name: format!("{machine}: {}", name.into()),
+        qemu: with_exits(qemu),
+        end,
+        files: probe,
+    })
+}
+
+/// Adds the ports at which firmware and probe end QEMU.
+fn with_exits(qemu: Qemu) -> Qemu {
+    probe::ports(qemu).args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
+}
+
+impl Case {
+    fn with(mut self, change: impl FnOnce(Qemu) -> Qemu) -> Self {
+        self.qemu = change(self.qemu);
+        self
+    }
+
+    /// Gives the machine a file; `option` makes an argument of its path.
+    fn with_file(
+        mut self,
+        name: &str,
+        bytes: &[u8],
+        option: impl FnOnce(&str) -> [String; 2],
+    ) -> Result<Self> {
+        let path = self.files.file(name, bytes)?;
+        self.qemu = self.qemu.args(option(&path.display().to_string()));
+        Ok(self)
+    }
+
+    /// `-fw_cfg name=NAME,file=…`.
+    fn with_item(self, name: &str, bytes: &[u8]) -> Result<Self> {
+        let file = name.replace('/', "-");
+        self.with_file(&file, bytes, |path| {
+            ["-fw_cfg".into(), format!("name={name},file={path}")]
+        })
+    }
+
+    fn with_initrd(mut self, bytes: &[u8]) -> Result<Self> {
+        let path = self.files.file("initrd", bytes)?;
+        self.qemu = self.qemu.initrd(path);
+        Ok(self)
+    }
+
+    fn run(&self) -> Result<Outcome> {
+        let mut vm = self.qemu.spawn()?;
+        let status = vm.wait_exit(TIMEOUT)?;
+        outcome(&vm, status.code()).with_context(|| vm.report())
+    }
+
+    fn check(&self) -> Result<()> {
+        let outcome = self.run()?;
+        match (self.end, &outcome) {
+            (End::Either, _) | (End::Entered, Outcome::Entered) => Ok(()),
+            (End::Fails(error), Outcome::Failed { code, .. }) if error.code() == *code => Ok(()),
+            (end, outcome) => bail!("expected {end:?}, but {outcome:?}"),
+        }
+    }
+}
+
+/// What a QEMU that has ended tells: nothing but a probe's report, or one line
+/// of an error whose code is QEMU's status.
+fn outcome(vm: &Vm, status: Option<i32>) -> Result<Outcome> {
+    let (serial, report) = (vm.serial(), vm.debugcon(REPORT_PORT));
+    if serial.is_empty() {
+        ensure!(
+            status == Some(EXIT_STATUS) && report.len() == RECORD_LEN,
+            "ended silently with {status:?} and {} bytes of a record",
+            report.len()
+        );
+        Record::parse(&report)?;
+        return Ok(Outcome::Entered);
+    }
+    ensure!(report.is_empty(), "a message, and yet a kernel was entered");
+    let (code, line) = message(&serial)?;
+    let expected = i32::from(code) << 1 | 1;
+    ensure!(
+        status == Some(expected & 0xff),
+        "QEMU ended with {status:?}"
+    );
+    Ok(Outcome::Failed { code, line })
+}
+
+/// The code of an error's one line.
+fn message(serial: &str) -> Result<(u8, String)> {
+    let line = serial.trim_end();
+    let rest = line.strip_prefix("qboot: error ");
+    let rest = rest.with_context(|| format!("unexpected output {serial:?}"))?;
+    let (code, text) = rest.split_once(": ").context("a line without a message")?;
+    ensure!(!text.contains('\n') && text.len() > 10, "{serial:?}");
+    let code = u8::from_str_radix(code, 16)?;
+    // Those are defects of the firmware's own.
+    ensure!(code < Error::NotOurMemory.code(), "{line}");
+    Ok((code, line.to_owned()))
+}
+
+/// Runs all, and says which ended in another way than they have to.
+fn run(cases: &[Case]) -> Result<()> {
+    let mut wrong = Vec::new();
+    for case in cases {
+        if let Err(error) = case.check() {
+            println!("{}: {error:#}", case.name);
+            wrong.push(case.name.as_str());
+        }
+    }
+    println!("{} cases", cases.len());
+    ensure!(
+        wrong.is_empty(),
+        "{} of {} cases, see above: {}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("; ")
+    );
+    Ok(())
+}
+
+/// The same numbers in every run (Marsaglia's xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}

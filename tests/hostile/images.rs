@@ -1,0 +1,359 @@
+//! Kernel images that lie about themselves.
+
+use super::*;
+use xtask::probe::{BzImage, Elf, Mode, Multiboot, PAYLOAD_LEN, Segment, hdr};
+
+/// A bzImage as Linux's: a compressed payload in its code.
+fn linux_like() -> Result<BzImage> {
+    let mut image = BzImage::minimal(Mode::Exit)?;
+    image.payload[0x1000..0x1004].copy_from_slice(&[0x02, 0x21, 0x4c, 0x18]);
+    image.set_u32(hdr::PAYLOAD_LENGTH, 0xf000);
+    Ok(image)
+}
+
+fn changed(change: impl FnOnce(&mut BzImage)) -> Result<Vec<u8>> {
+    let mut image = linux_like()?;
+    change(&mut image);
+    Ok(image.bytes())
+}
+
+#[test]
+fn setup_sects() -> Result<()> {
+    let mut cases = Vec::new();
+    for (n, sects) in [0, 2, 3, 4, 7, 8, 9, 30, 63, 64, 127, 128, 200, 254, 255]
+        .into_iter()
+        .enumerate()
+    {
+        // Long enough for QEMU to take any of them.
+        let image = changed(|image| {
+            image.payload.resize(200 << 10, 0xc9);
+            image.set_u32(hdr::SYSSIZE, 200 << 6);
+            image.set_u8(hdr::SETUP_SECTS, sects);
+        })?;
+        let name = format!("setup_sects {sects} instead of 1");
+        let end = End::Fails(Error::BadSetupHeader);
+        cases.push(case(&name, MACHINES[n % 3], &image, end)?);
+        // The same for 16-bit code, which starts where it should.
+        if sects < 64 && n % 2 == 0 {
+            let entry16 = case(format!("{name}, 16 bits"), "pc", &image, end)?;
+            cases.push(
+                entry16.with(|qemu| qemu.args(["-fw_cfg", "name=opt/org.qboot/entry,string=16"])),
+            );
+        }
+    }
+    // All of the file is setup code.
+    for machine in MACHINES {
+        let mut image = linux_like()?;
+        image.payload.truncate(0);
+        image.set_u8(hdr::SETUP_SECTS, 1);
+        let end = End::Fails(Error::KernelTruncated);
+        cases.push(case("no code", machine, &image.bytes(), end)?);
+    }
+    run(&cases)
+}
+
+/// A field of the setup header, a value, and how that ends.
+#[rustfmt::skip]
+const FIELDS: [(usize, usize, u64, End); 58] = {
+    use End::*;
+    use Error::*;
+    [
+        (hdr::SYSSIZE, 4, 0, Entered),
+        (hdr::SYSSIZE, 4, 0x0100_0000, Fails(KernelTruncated)),
+        (hdr::SYSSIZE, 4, 0xffff_ffff, Fails(KernelTruncated)),
+        (hdr::SYSSIZE, 4, PAYLOAD_LEN as u64 / 16 + 3, Fails(KernelTruncated)),
+        (hdr::PAYLOAD_LENGTH, 4, 0, Entered),
+        (hdr::PAYLOAD_LENGTH, 4, 0xf001, Fails(KernelTruncated)),
+        (hdr::PAYLOAD_LENGTH, 4, 0xffff_ffff, Fails(KernelTruncated)),
+        (hdr::PAYLOAD_OFFSET, 4, 0, Either),
+        (hdr::PAYLOAD_OFFSET, 4, 0x1200, Fails(BadSetupHeader)),
+        (hdr::PAYLOAD_OFFSET, 4, 0xffff_ffff, Either),
+        (hdr::INIT_SIZE, 4, 0, Entered),
+        (hdr::INIT_SIZE, 4, 30 << 20, Entered),
+        (hdr::INIT_SIZE, 4, 62 << 20, Fails(TablesTooBig)),
+        (hdr::INIT_SIZE, 4, (62 << 20) + 1, Fails(KernelTooBig)),
+        (hdr::INIT_SIZE, 4, 0x7fff_ffff, Fails(KernelTooBig)),
+        (hdr::INIT_SIZE, 4, 0xffff_ffff, Fails(KernelTooBig)),
+        (hdr::PREF_ADDRESS, 8, 0, Entered),
+        (hdr::PREF_ADDRESS, 8, 32 << 20, Entered),
+        (hdr::PREF_ADDRESS, 8, 64 << 20, Fails(KernelTooBig)),
+        (hdr::PREF_ADDRESS, 8, 0xffff_f000, Fails(KernelTooBig)),
+        (hdr::PREF_ADDRESS, 8, 1 << 32, Fails(BadSetupHeader)),
+        (hdr::PREF_ADDRESS, 8, u64::MAX, Fails(BadSetupHeader)),
+        (hdr::KERNEL_ALIGNMENT, 4, 1, Entered),
+        (hdr::KERNEL_ALIGNMENT, 4, 0, Fails(BadSetupHeader)),
+        (hdr::KERNEL_ALIGNMENT, 4, 3, Fails(BadSetupHeader)),
+        (hdr::KERNEL_ALIGNMENT, 4, 0xffff_ffff, Fails(BadSetupHeader)),
+        (hdr::KERNEL_ALIGNMENT, 4, 0x8000_0000, Fails(KernelTooBig)),
+        (hdr::CMDLINE_SIZE, 4, 1, Entered),
+        (hdr::CMDLINE_SIZE, 4, 0, Fails(CommandLineTooLong)),
+        (hdr::CMDLINE_SIZE, 4, 0xffff_ffff, Entered),
+        (hdr::INITRD_ADDR_MAX, 4, 0, Entered),
+        (hdr::VERSION, 2, 0, Either),
+        (hdr::VERSION, 2, 0x1ff, Either),
+        (hdr::VERSION, 2, 0x200, Entered),
+        (hdr::VERSION, 2, 0x201, Entered),
+        (hdr::VERSION, 2, 0x204, Entered),
+        (hdr::VERSION, 2, 0x205, Entered),
+        (hdr::VERSION, 2, 0x209, Entered),
+        (hdr::VERSION, 2, 0x20a, Entered),
+        (hdr::VERSION, 2, 0xffff, Entered),
+        (hdr::LOADFLAGS, 1, 0, Fails(BadSetupHeader)),
+        (hdr::LOADFLAGS, 1, 0xff, Entered),
+        (hdr::RELOCATABLE_KERNEL, 1, 0, Entered),
+        (hdr::RELOCATABLE_KERNEL, 1, 0xff, Entered),
+        (hdr::XLOADFLAGS, 2, 0xffff, Entered),
+        (hdr::CODE32_START, 4, 0, Entered),
+        (hdr::CODE32_START, 4, 0xffff_ffff, Entered),
+        (hdr::SETUP_DATA, 8, u64::MAX, Entered),
+        (hdr::BOOT_FLAG, 2, 0, Entered),
+        // The byte that tells where the header ends.
+        (hdr::JUMP + 1, 1, 0, Fails(BadSetupHeader)),
+        (hdr::JUMP + 1, 1, 0x10, Fails(BadSetupHeader)),
+        (hdr::JUMP + 1, 1, 0x31, Fails(BadSetupHeader)),
+        (hdr::JUMP + 1, 1, 0x32, Fails(BadSetupHeader)),
+        (hdr::JUMP + 1, 1, 0x38, Fails(BadSetupHeader)),
+        (hdr::JUMP + 1, 1, 0x61, Fails(BadSetupHeader)),
+        (hdr::JUMP + 1, 1, 0x62, Entered),
+        (hdr::JUMP + 1, 1, 0x8e, Entered),
+        (hdr::JUMP + 1, 1, 0xff, Fails(BadSetupHeader)),
+    ]
+};
+
+#[test]
+fn header_fields() -> Result<()> {
+    let mut cases = Vec::new();
+    for (n, (field, width, value, end)) in FIELDS.into_iter().enumerate() {
+        let image = changed(|image| {
+            image.setup[field..field + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        })?;
+        let name = format!("{value:#x} at {field:#x}");
+        let case = case(name, MACHINES[n % 3], &image, end)?;
+        cases.push(case.with(|qemu| qemu.append("x")));
+    }
+    run(&cases)
+}
+
+#[test]
+fn flipped_bits_of_a_bzimage() -> Result<()> {
+    let mut dice = Dice(0x5eed);
+    let mut cases = Vec::new();
+    while cases.len() < 36 {
+        let at = 0x1f1 + dice.below(0x77) as usize;
+        let bit = dice.below(8);
+        // QEMU takes the length of the file for itself, and the mark.
+        if at == hdr::SETUP_SECTS || (hdr::HEADER..hdr::HEADER + 4).contains(&at) {
+            continue;
+        }
+        let image = changed(|image| image.setup[at] ^= 1 << bit)?;
+        let machine = MACHINES[cases.len() % 3];
+        cases.push(case(
+            format!("bit {bit} at {at:#x}"),
+            machine,
+            &image,
+            End::Either,
+        )?);
+    }
+    run(&cases)
+}
+
+#[test]
+fn bzimages_cut_and_grown() -> Result<()> {
+    let mut cases = Vec::new();
+    let whole = linux_like()?.bytes();
+    for (n, len) in [
+        0x1004,
+        0x1010,
+        0x2000,
+        0x8000,
+        0xffe0 - 512,
+        PAYLOAD_LEN - 1,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = &whole[..1024 + len];
+        let end = End::Fails(Error::KernelTruncated);
+        cases.push(case(
+            format!("{len:#x} bytes of code"),
+            MACHINES[n % 3],
+            image,
+            end,
+        )?);
+    }
+    for (n, more) in [1, 15, 16, 511, 512, 1472, 100_000, 1 << 20]
+        .into_iter()
+        .enumerate()
+    {
+        let mut image = whole.clone();
+        image.resize(image.len() + more, 0xc9);
+        let name = format!("{more} bytes more");
+        cases.push(case(name, MACHINES[n % 3], &image, End::Entered)?);
+    }
+    // What is no kernel at all.
+    for (n, (name, image)) in [
+        ("zeroes", vec![0; 8192]),
+        ("ones", [&[0xff; 0x1f1][..], &[1], &[0xff; 8000]].concat()),
+        ("text", b"#!/bin/sh\necho hello\n".repeat(4000)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let end = End::Fails(Error::UnknownKernel);
+        cases.push(case(name, MACHINES[n], &image, end)?);
+    }
+    run(&cases)
+}
+
+fn elf(change: impl FnOnce(&mut Elf)) -> Result<Vec<u8>> {
+    let mut elf = Elf::new(Mode::Exit)?;
+    change(&mut elf);
+    elf.bytes()
+}
+
+/// A kernel whose note names this entry point.
+fn entered_at(entry: u32) -> Result<Vec<u8>> {
+    let mut image = Elf::new(Mode::Exit)?.bytes()?;
+    // The descriptor of the second note, behind the guest's name.
+    let at = image
+        .windows(16)
+        .position(|window| window == [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
+    let at = at.context("no note")? + 16;
+    image[at..at + 4].copy_from_slice(&entry.to_le_bytes());
+    Ok(image)
+}
+
+#[test]
+fn elf_segments() -> Result<()> {
+    use End::{Either, Entered, Fails};
+    use Error::{ElfWithoutPvh, KernelOverlapsFirmware, KernelTooBig};
+    let mut cases = Vec::new();
+    // Address and size of a second segment without bytes in the file.
+    for (n, (addr, memory_len, end)) in [
+        (0x20_0000, 0x1000, Entered),
+        (0x20_0000, 0x390_0000, Entered),
+        (0x20_0000, 0x400_0000, Fails(KernelTooBig)),
+        (0xfffe_0000, 0x1000, Fails(KernelTooBig)),
+        (0x400_0000, 0x1000, Fails(KernelTooBig)),
+        (0x3ff_f000, 0x1001, Fails(KernelTooBig)),
+        (0x3ff_0000, 0x1_0000, Either),
+        (0, 0x1000, Fails(KernelOverlapsFirmware)),
+        (0x1000, 0x1000, Fails(KernelOverlapsFirmware)),
+        (0x5ff0, 0x20, Fails(KernelOverlapsFirmware)),
+        (0x7fff, 1, Fails(KernelOverlapsFirmware)),
+        (0x8000, 1, Entered),
+        (0x8000, 0x2_8000, Entered),
+        (0x8000, 0x2_8001, Fails(KernelOverlapsFirmware)),
+        (0x8_0000, 0x1_0000, Entered),
+        (0x9_fbff, 1, Entered),
+        (0x9_fbff, 2, Fails(KernelOverlapsFirmware)),
+        (0xa_0000, 1, Fails(KernelOverlapsFirmware)),
+        (0xf_fff0, 16, Fails(KernelOverlapsFirmware)),
+        // Over the kernel's own.
+        (0x10_0800, 0x1000, Entered),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = elf(|elf| {
+            elf.elf64 = n % 2 == 1;
+            elf.segments = vec![Segment {
+                addr,
+                data: Vec::new(),
+                memory_len,
+            }];
+        })?;
+        let name = format!("{memory_len:#x} bytes at {addr:#x}");
+        cases.push(case(name, MACHINES[n % 3], &image, end)?);
+    }
+    for (n, entry) in [
+        0x8,
+        0x2000,
+        0xf_fff0,
+        0xf_ffff,
+        0x11_0000,
+        0x400_0000,
+        0xffff_fff0,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let end = Fails(ElfWithoutPvh);
+        let name = format!("entered at {entry:#x}");
+        cases.push(case(name, MACHINES[n % 3], &entered_at(entry)?, end)?);
+    }
+    run(&cases)
+}
+
+#[test]
+fn elf_notes_and_flipped_bits() -> Result<()> {
+    let mut cases = Vec::new();
+    let plain = Elf::new(Mode::Exit)?.bytes()?;
+    // Where the second program header, the notes', has address and size; the
+    // note's own sizes; where the segment has its.
+    let (header, notes) = (52 + 32, 0x1400);
+    for (n, (what, at, value)) in [
+        ("notes' address", header + 12, 0),
+        ("notes' address", header + 12, 0x3_0000),
+        ("notes' address", header + 12, 0xffff_ff00),
+        ("notes' address", header + 12, 0x10_0404),
+        ("notes' address", header + 12, 0x3ff_fff0),
+        ("notes' memory", header + 20, 0xffff_ffff),
+        ("notes' memory", header + 20, 0),
+        ("descriptor size", notes + 4, 7),
+        ("number of headers", 0x2c, 0x28_0002),
+        ("section headers", 0x20, 0xffff_ffff),
+        ("flags of the segment", 52 + 24, 0),
+        ("alignment of the segment", 52 + 28, 3),
+        ("virtual address", 52 + 8, 0xffff_ffff),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut image = plain.clone();
+        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        let name = format!("{what} {value:#x}");
+        cases.push(case(name, MACHINES[n % 3], &image, End::Either)?);
+    }
+    run(&cases)
+}
+
+#[test]
+fn multiboot() -> Result<()> {
+    use End::{Either, Entered, Fails};
+    let mut cases = Vec::new();
+    let mut add = |name: String, image: &[u8], end| -> Result<()> {
+        let machine = ["pc", "q35"][cases.len() % 2];
+        cases.push(case(name, machine, image, end)?);
+        Ok(())
+    };
+    for (addr, end) in [
+        (0x10_0000, Entered),
+        (0x20_0000, Entered),
+        (0x1_0000, Entered),
+        (0x8_0000, Entered),
+        (0x3_0000, Fails(Error::KernelOverlapsFirmware)),
+        (0x9_0000, Either),
+        (0x3ff_8000, Fails(Error::KernelTooBig)),
+        (0x400_0000, Fails(Error::KernelTooBig)),
+    ] {
+        let mut image = Multiboot::new(Mode::Exit)?;
+        image.addr = addr;
+        add(format!("at {addr:#x}"), &image.bytes(), end)?;
+    }
+    // Words of the header: end of the data, end of what it zeroes, entry.
+    let plain = Multiboot::new(Mode::Exit)?;
+    for (word, value, end) in [
+        (7, 0xf_ffff, Fails(Error::BadMultiboot)),
+        (7, 0x4000_0000, Fails(Error::BadMultiboot)),
+        (6, 0x20_0000, Entered),
+        (6, 0x3f0_0000, Either),
+        (6, 0x500_0000, Fails(Error::KernelTooBig)),
+    ] {
+        let mut image = plain.bytes();
+        let at = 0x400 + word * 4;
+        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        add(format!("word {word} {value:#x}"), &image, end)?;
+    }
+    run(&cases)
+}

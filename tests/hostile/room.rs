@@ -1,0 +1,161 @@
+//! Sizes that just fit, and that just do not.
+
+use super::*;
+use xtask::probe::{BzImage, Elf, Mode, hdr};
+
+fn image(kind: Kind) -> Result<Vec<u8>> {
+    match kind {
+        Kind::Pvh => Elf::new(Mode::Exit)?.bytes(),
+        _ => Ok(BzImage::minimal(Mode::Exit)?.bytes()),
+    }
+}
+
+#[test]
+fn little_memory() -> Result<()> {
+    let mut cases = Vec::new();
+    for machine in MACHINES {
+        for mib in [
+            1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 24, 31, 32, 33, 48, 63, 64,
+        ] {
+            let kind = [Kind::BzImage, Kind::Pvh][cases.len() % 2];
+            // 1 MiB for the kernel, and for the tables.
+            let end = if mib == 1 {
+                End::Fails(Error::KernelTooBig)
+            } else if mib < 4 {
+                End::Either
+            } else {
+                End::Entered
+            };
+            let case = case(format!("{mib} MiB"), machine, &image(kind)?, end)?;
+            cases.push(case.with(|qemu| qemu.memory_mib(mib)));
+        }
+    }
+    run(&cases)
+}
+
+/// The largest initrd is what an error says there is room for.
+#[test]
+fn initrds_that_just_fit() -> Result<()> {
+    let mut cases = Vec::new();
+    for (machine, kind, mib) in [
+        ("pc", Kind::BzImage, 16),
+        ("pc", Kind::Pvh, 5),
+        ("q35", Kind::BzImage, 8),
+        ("q35", Kind::Pvh, 32),
+        ("microvm", Kind::BzImage, 4),
+        ("microvm", Kind::Pvh, 16),
+    ] {
+        let image = image(kind)?;
+        let with = |len: usize, end| {
+            let case = case(format!("an initrd of {len} bytes"), machine, &image, end)?;
+            case.with(|qemu| qemu.memory_mib(mib))
+                .with_initrd(&vec![0x5a; len])
+        };
+        // QEMU itself refuses what leaves it no room for tables.
+        let too_big = ((mib as usize) << 20) - 0x3_0000;
+        let too_big = with(too_big, End::Fails(Error::InitrdTooBig))?;
+        let Outcome::Failed { line, .. } = too_big.run()? else {
+            bail!("{machine}: an initrd as large as all memory fits");
+        };
+        let room = line
+            .rsplit_once("has ")
+            .context("no size in the message")?
+            .1;
+        let room: usize = room.trim_end_matches(" KiB)").parse()?;
+        cases.push(too_big);
+        for (len, end) in [
+            (1, End::Entered),
+            (4096, End::Entered),
+            (4097, End::Entered),
+            ((room << 10) - 1, End::Entered),
+            (room << 10, End::Entered),
+            ((room << 10) + 1, End::Fails(Error::InitrdTooBig)),
+            ((room << 10) + 4096, End::Fails(Error::InitrdTooBig)),
+        ] {
+            cases.push(with(len, end)?);
+        }
+    }
+    // A kernel that takes its initrd only so high.
+    for (last, end) in [
+        (0x10_0000, End::Fails(Error::InitrdTooBig)),
+        (0x30_0ffe, End::Fails(Error::InitrdTooBig)),
+        (0x30_0fff, End::Entered),
+        (0x7fff_ffff, End::Entered),
+        (0xffff_ffff, End::Entered),
+    ] {
+        let mut image = BzImage::minimal(Mode::Exit)?;
+        image.set_u32(hdr::INITRD_ADDR_MAX, last);
+        let name = format!("an initrd up to {last:#x}");
+        let case = case(name, "microvm", &image.bytes(), end)?;
+        cases.push(case.with_initrd(&[0x5a; 4096])?);
+    }
+    run(&cases)
+}
+
+#[test]
+fn command_lines() -> Result<()> {
+    let mut cases = Vec::new();
+    let too_long = End::Fails(Error::CommandLineTooLong);
+    // The kernel's limit, the line's length. The last is the firmware's own.
+    for (limit, len) in [
+        (0_u32, 0),
+        (0, 1),
+        (1, 1),
+        (1, 2),
+        (255, 255),
+        (255, 256),
+        (2047, 2046),
+        (2047, 2047),
+        (2047, 2048),
+        (4095, 4096),
+        (0xfffe, 0xfffe),
+        (0xfffe, 0xffff),
+        (0xffff, 0xffff),
+        (u32::MAX, 0xffff),
+        (u32::MAX, 0x1_0000),
+        (u32::MAX, 0x1_fff0),
+    ] {
+        let mut image = BzImage::minimal(Mode::Exit)?;
+        image.set_u32(hdr::CMDLINE_SIZE, limit);
+        let fits = len <= limit.min(0xffff);
+        let end = if fits { End::Entered } else { too_long };
+        let name = format!("{len} characters, at most {limit}");
+        let machine = MACHINES[cases.len() % 3];
+        let case = case(name, machine, &image.bytes(), end)?;
+        cases.push(case.with(|qemu| qemu.append(&"x".repeat(len as usize))));
+    }
+    for (guest_os, len, fits) in [
+        (Some("linux"), 2047, true),
+        (Some("linux"), 2048, false),
+        (None, 2048, true),
+        (None, 0xffff, true),
+        (None, 0x1_0000, false),
+    ] {
+        let elf = Elf {
+            guest_os: guest_os.map(str::to_owned),
+            ..Elf::new(Mode::Exit)?
+        };
+        let end = if fits { End::Entered } else { too_long };
+        let name = format!("{len} characters for {guest_os:?}");
+        let machine = MACHINES[cases.len() % 3];
+        let case = case(name, machine, &elf.bytes()?, end)?;
+        cases.push(case.with(|qemu| qemu.append(&"x".repeat(len))));
+    }
+    // What the firmware itself looks for in the line.
+    for line in [
+        "acpi=off",
+        "acpi=off pci=off acpi=off pci=noacpi noapic",
+        "xacpi=off acpi=offx acpi= acpi",
+        "\u{1}\u{7f}\u{a0}\t\n\"acpi=off\" --",
+        " ",
+    ] {
+        let case = case(
+            format!("{line:?}"),
+            "pc",
+            &image(Kind::BzImage)?,
+            End::Entered,
+        )?;
+        cases.push(case.with(|qemu| qemu.append(line)));
+    }
+    run(&cases)
+}
