@@ -398,7 +398,7 @@ fn after_strings(strings: &[u8]) -> Option<&[u8]> {
     }
 }
 
-const SYSTEM_STRINGS: &[u8] = b"QEMU\0microvm\0\0";
+const SYSTEM_STRINGS: &[u8] = b"QEMU\0machine\0\0";
 const MINIMAL_TABLES: [u8; BIOS_LEN
     + SYSTEM_FORMATTED.len()
     + SYSTEM_STRINGS.len()
@@ -448,8 +448,8 @@ const fn negated_sum(parts: &[&[u8]]) -> u8 {
     sum
 }
 
-/// Builds a minimal SMBIOS of types 0, 1 and 127, for microvm, where QEMU
-/// prepares none; gives the address of its entry point.
+/// Builds a minimal SMBIOS of types 0, 1 and 127, for microvm and isapc, where
+/// QEMU prepares none; gives the address of its entry point.
 ///
 /// # Errors
 /// [`Error::SmbiosTooBig`] when the F segment has no room for it, and what
