@@ -17,9 +17,15 @@ use crate::policy::PciSetup;
 use crate::realmode;
 use arrayvec::ArrayVec;
 
-/// First interrupt of microvm's PCIe host without a second I/O APIC
-/// (QEMU `hw/i386/microvm.c`).
-const MICROVM_PCIE_IRQ: u8 = 12;
+/// First interrupt of microvm's PCIe host, with one I/O APIC and with two,
+/// as it has unless told otherwise (QEMU `hw/i386/microvm.c`).
+const MICROVM_PCIE_IRQ: [u8; 2] = [12, 16];
+/// An I/O APIC's register of version and last input (82093AA datasheet,
+/// section 3.2.2), its index and its window from the first register.
+const IO_APIC_VERSION: u32 = 1;
+const IO_APIC_WINDOW: u32 = 0x10;
+/// The last input that QEMU's I/O APICs have.
+const IO_APIC_LAST: u32 = 23;
 /// Vendor and device of QEMU's generic PCIe host bridge.
 const GPEX_HOST: u32 = 0x0008_1b36;
 /// Interrupt pins that the MP table lists.
@@ -82,11 +88,21 @@ fn access<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) -> Option<(Access<'_, 
             Some((ecam, Routing::Ich9))
         }
         Chipset::None if io.read32(layout::MICROVM_ECAM.start()) == GPEX_HOST => {
+            let [one, two] = MICROVM_PCIE_IRQ;
+            let first = if has_second_io_apic(io) { two } else { one };
             let ecam = Access::ecam(io, layout::MICROVM_ECAM.start());
-            Some((ecam, Routing::Gpex(MICROVM_PCIE_IRQ)))
+            Some((ecam, Routing::Gpex(first)))
         }
         Chipset::None | Chipset::Unknown => None,
     }
+}
+
+/// Whether microvm has a second I/O APIC.
+fn has_second_io_apic<I: Mmio>(io: &mut I) -> bool {
+    let start = layout::IO_APIC_2.start();
+    io.write32(start, IO_APIC_VERSION);
+    let version = io.read32(start.wrapping_add(IO_APIC_WINDOW));
+    version >> 16 & 0xff == IO_APIC_LAST
 }
 
 /// A file that holds a little-endian 64-bit number; 0 without it.

@@ -1,4 +1,4 @@
-//! Port, ECAM and local APIC access.
+//! Port, ECAM and APIC access.
 
 use core::arch::asm;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
@@ -35,13 +35,16 @@ impl PortIo for Io {
     port!(in32, out32, u32, "eax");
 }
 
-/// Whether `len` bytes at `addr` are configuration space or the local APIC,
-/// never RAM.
+/// Whether `len` bytes at `addr` are configuration space, an I/O APIC or the
+/// local APIC, never RAM.
 #[inline]
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
     addr.is_multiple_of(len)
-        && (inside(layout::Q35_ECAM) || inside(layout::MICROVM_ECAM) || inside(layout::LOCAL_APIC))
+        && (inside(layout::Q35_ECAM)
+            || inside(layout::MICROVM_ECAM)
+            || inside(layout::IO_APIC_2)
+            || inside(layout::LOCAL_APIC))
 }
 
 /// The register at `addr`, if it is a device's.
