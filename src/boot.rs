@@ -15,7 +15,7 @@ use crate::kernel::{Kernel, Loader};
 use crate::layout;
 use crate::legacy;
 use crate::log::{self, Quiet, Step, Watch};
-use crate::pci::Roots;
+use crate::pci::{Roots, Summary};
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
 use crate::policy::{self, CommandLine, EntryOption, Options, PciDecision, PciSetup};
 use crate::smbios;
@@ -121,7 +121,7 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
     if dir.has_options() {
         return log::boot_as_asked(boot, chipset, &dir, terminal, scratch);
     }
-    boot.run(chipset, &dir, Options::default(), Quiet, scratch)
+    boot.run(chipset, &dir, Options::default(), Quiet(terminal), scratch)
 }
 
 impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
@@ -176,15 +176,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let setup = policy::pci_setup(options.pci, is_linux, has_acpi, line);
         let summary = match setup {
             PciSetup::None => None,
-            _ => Some(legacy::set_up_pci(
-                self.machine,
-                chipset,
-                setup,
-                dir,
-                self.map,
-                self.cpuid,
-                scratch,
-            )?),
+            _ => Some(self.set_up_pci(chipset, setup, dir, &mut watch, scratch)?),
         };
         let decision = PciDecision {
             setup,
@@ -209,6 +201,30 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let handoff = kernel.load(claimed, rsdp, &mut self.loader())?;
         watch.note(&mut self.machine.memory, Step::Loaded(handoff, self.map));
         Ok(handoff)
+    }
+
+    /// Sets up PCI.
+    #[cold]
+    #[inline(never)]
+    fn set_up_pci<W: Watch>(
+        &mut self,
+        chipset: Chipset,
+        setup: PciSetup,
+        dir: &Directory<'_>,
+        watch: &mut W,
+        scratch: &mut [u8],
+    ) -> Result<Summary> {
+        let summary = legacy::set_up_pci(
+            self.machine,
+            chipset,
+            setup,
+            dir,
+            self.map,
+            self.cpuid,
+            scratch,
+        )?;
+        watch.warn(&summary);
+        Ok(summary)
     }
 
     fn loader(&mut self) -> Loader<'_, F, M> {

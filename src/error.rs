@@ -128,6 +128,36 @@ impl Error {
     }
 }
 
+/// What a boot goes on after, but somebody may miss something for.
+///
+/// Codes are one series with those of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Warning {
+    /// A BAR found no room in the address windows.
+    PciUnplaced = 0x43,
+    /// A bridge got no bus number.
+    PciUnnumbered = 0x44,
+}
+
+impl Warning {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What is missing, and after the semicolon what to do about it.
+    #[must_use]
+    #[rustfmt::skip]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::PciUnplaced => "no addresses for PCI BARs, whose devices stay off; use smaller BARs or fewer devices",
+            Self::PciUnnumbered => "no numbers for PCI buses, which stay unseen; use fewer bridges",
+        }
+    }
+}
+
 /// The result of anything that can stop a boot.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -184,15 +214,18 @@ mod tests {
         Error::StackOverflow,
     ];
     const COUNT: usize = 32;
+    const WARNINGS: [Warning; 2] = [Warning::PciUnplaced, Warning::PciUnnumbered];
 
     #[test]
     fn codes_are_distinct_and_none_is_left_out() {
         assert!(ALL.windows(2).all(|pair| pair[0].code() < pair[1].code()));
         // Twice the code and one has to be an exit status.
         assert!(ALL.iter().all(|error| error.code() < 0x80));
+        let warnings = WARNINGS.map(Warning::code);
+        assert!(ALL.iter().all(|error| !warnings.contains(&error.code())));
         let variants = include_str!("error.rs").lines();
         let variants = variants.filter(|line| line.contains(" = 0x") && line.ends_with(','));
-        assert_eq!(variants.count(), ALL.len());
+        assert_eq!(variants.count(), ALL.len() + WARNINGS.len());
     }
 
     #[test]
@@ -208,6 +241,10 @@ mod tests {
         let expected: Vec<String> = ALL
             .iter()
             .map(|error| format!("| {:02x} | {} |", error.code(), error.message()))
+            .chain(
+                WARNINGS
+                    .map(|warning| format!("| {:02x} | {} |", warning.code(), warning.message())),
+            )
             .collect();
         assert_eq!(listed, expected);
     }

@@ -8,11 +8,11 @@
 use crate::boot::{Boot, Handoff};
 use crate::chipset::Chipset;
 use crate::e820::{Kind, MemoryMap};
-use crate::error::Result;
+use crate::error::{Result, Warning};
 use crate::fw_cfg::{Directory, FwCfg};
 use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Claimed, Kernel};
-use crate::pci::Summary;
+use crate::pci::{Bdf, Summary};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
 use crate::policy::{LogOption, Options, PciDecision, PciSetup};
 use crate::text::{print, print_foreign};
@@ -42,15 +42,55 @@ pub enum Step<'s> {
 pub trait Watch {
     /// `step` is done.
     fn note<M: GuestMemory>(&mut self, memory: &mut M, step: Step<'_>);
+    /// PCI was set up; what of it has no place is to be known in any case.
+    fn warn(&mut self, summary: &Summary);
 }
 
-/// Nobody.
+/// Nobody, but for warnings.
 #[derive(Clone, Copy, Debug)]
-pub struct Quiet;
+pub struct Quiet<T>(pub T);
 
-impl Watch for Quiet {
+impl<T: Terminal> Watch for Quiet<T> {
     #[inline(always)]
     fn note<M: GuestMemory>(&mut self, _: &mut M, _: Step<'_>) {}
+
+    fn warn(&mut self, summary: &Summary) {
+        warn(&mut self.0, summary);
+    }
+}
+
+/// Prints what the guest will miss.
+#[cold]
+#[inline(never)]
+fn warn<T: Terminal>(terminal: &mut T, summary: &Summary) {
+    if let Some(first) = summary.first_unplaced {
+        begin_warning(terminal, Warning::PciUnplaced, summary.unplaced, first.bdf);
+        let (unit, order) = match first.order {
+            30.. => (" GiB", first.order.wrapping_sub(30)),
+            20..30 => (" MiB", first.order.wrapping_sub(20)),
+            10..20 => (" KiB", first.order.wrapping_sub(10)),
+            _ => ("", first.order),
+        };
+        let size = 1_u32.checked_shl(order.into()).unwrap_or(u32::MAX);
+        print(terminal, " BAR # of #", &[first.bar.into(), size]);
+        print(terminal, unit, &[]);
+        print(terminal, ")\r\n", &[]);
+    }
+    if let Some(first) = summary.first_unnumbered {
+        let count = summary.unnumbered;
+        begin_warning(terminal, Warning::PciUnnumbered, count, first);
+        print(terminal, ")\r\n", &[]);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn begin_warning<T: Terminal>(terminal: &mut T, warning: Warning, count: u16, first: Bdf) {
+    print(terminal, "qboot: warning %: ", &[warning.code().into()]);
+    print(terminal, warning.message(), &[]);
+    let [bus, device, function] = [first.bus(), first.device(), first.function()].map(u32::from);
+    let values = [count.into(), bus, device, function];
+    print(terminal, " (#, the first %:%.#", &values);
 }
 
 /// A log on a terminal.
@@ -82,6 +122,10 @@ impl<T: Terminal> Watch for Log<T> {
             Step::Loaded(handoff, map) => self.loaded(memory, handoff, map),
         }
         self.last = self.terminal.ticks();
+    }
+
+    fn warn(&mut self, summary: &Summary) {
+        warn(&mut self.terminal, summary);
     }
 }
 

@@ -298,10 +298,25 @@ pub struct Summary {
     /// Bridges that got no bus number because all were used up; what is
     /// behind them stays out of reach.
     pub unnumbered: u16,
+    /// The first of them.
+    pub first_unnumbered: Option<Bdf>,
     /// BARs that found no room; their devices stay switched off.
     pub unplaced: u16,
+    /// The first of them.
+    pub first_unplaced: Option<Unplaced>,
     /// The root buses.
     pub roots: Roots,
+}
+
+/// A BAR without an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unplaced {
+    /// Whose.
+    pub bdf: Bdf,
+    /// Which, 0 to 5.
+    pub bar: u8,
+    /// Its bytes, or ports, as a power of two.
+    pub order: u8,
 }
 
 /// A set of root buses.

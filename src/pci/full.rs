@@ -3,7 +3,7 @@
 
 use super::resource::{Apertures, Bridge, Demand, Kind, Sized, Tree, low, slot};
 use super::scan::{self, BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, reserve};
-use super::{Bdf, Config, Routing, Summary, reg};
+use super::{Bdf, Config, Routing, Summary, Unplaced, reg};
 use crate::error::Result;
 
 /// COMMAND (PCI Local Bus 3.0, section 6.2.2).
@@ -30,8 +30,8 @@ const CLOSED_MEM: u32 = 0x0000_fff0;
 /// `scratch` holds the tree while it runs: 5.5 KiB, 16 bytes a BAR and 48 a
 /// bridge. COMMAND lets a device decode ports or memory when all its BARs of
 /// that kind have an address, and a bridge be master too;
-/// [`Summary::unplaced`] counts the BARs that have none. It has to come before QEMU's ACPI tables are read: they
-/// announce what is programmed.
+/// [`Summary::unplaced`] counts the BARs that have none. It has to come
+/// before QEMU's ACPI tables are read: they announce what is programmed.
 ///
 /// # Errors
 /// [`Error::PciTooMany`] when `scratch` does not hold the tree,
@@ -48,7 +48,24 @@ pub fn full<C: Config>(
     let mut summary = scan::walk(config, extra_roots, routing, Some(&mut tree))?;
     summary.unplaced = tree.solve();
     program(config, &tree);
+    if summary.unplaced != 0 {
+        summary.first_unplaced = tree.missing().next().map(|demand| measure(config, demand));
+    }
     Ok(summary)
+}
+
+/// Sizes a BAR that has no address once more: the tree keeps no size that
+/// can never be placed. It does not decode, and is left at 0.
+#[cold]
+fn measure<C: Config>(config: &mut C, demand: &Demand) -> Unplaced {
+    let (bdf, bar) = (demand.bdf(), demand.slot());
+    let sized = size_bar(config, bdf, bar, slot::ROM);
+    write_place(config, demand, 0, 0);
+    Unplaced {
+        bdf,
+        bar,
+        order: sized.map_or(0, |sized| sized.order),
+    }
 }
 
 /// Sizes the BARs of a function on the bus with this index; gives what its

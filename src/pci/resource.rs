@@ -572,12 +572,16 @@ impl<'a> Tree<'a> {
     pub fn solve(&mut self) -> u16 {
         self.solve_space(Space::Io);
         self.solve_space(Space::Mem);
+        u16::try_from(self.missing().count()).unwrap_or(u16::MAX)
+    }
+
+    /// The BARs that have no address.
+    pub fn missing(&self) -> impl Iterator<Item = &Demand> {
         // Where there are no ports, nobody misses them.
         let ports = self.most(Kind::Io) != 0;
-        let missing = self.demands().iter().filter(|demand| {
+        self.demands().iter().filter(move |demand| {
             demand.slot() < slot::ROM && !demand.is_placed() && (ports || demand.kind() != Kind::Io)
-        });
-        u16::try_from(missing.count()).unwrap_or(u16::MAX)
+        })
     }
 
     #[cold]

@@ -211,6 +211,7 @@ fn walk_root<C: Config>(
         let Some(bus) = summary.last_bus.checked_add(1).filter(|bus| *bus <= limit) else {
             // Without a number it forwards nothing and is left alone.
             summary.unnumbered = summary.unnumbered.wrapping_add(1);
+            summary.first_unnumbered = summary.first_unnumbered.or(Some(bdf));
             continue;
         };
         summary.last_bus = bus;
@@ -562,6 +563,7 @@ mod tests {
         let mut sim = Sim::new(ports(9)).root(5, Bus::from([(0, nic().pin(3))]));
         let summary = scan(&mut sim, 1, Routing::Ich9).unwrap();
         assert_eq!(summary.unnumbered, 5);
+        assert!(summary.first_unnumbered.is_some());
         assert_eq!(buses(&mut sim, 0, dev(4, 0)), [0, 4, 4]);
         assert_eq!(buses(&mut sim, 0, dev(5, 0)), [0, 0, 0]);
         assert_eq!(line(&mut sim, 5, 0), 11);
