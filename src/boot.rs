@@ -16,6 +16,7 @@ use crate::layout;
 use crate::legacy;
 use crate::log::{self, Quiet, Step, Watch};
 use crate::pci::{Roots, Summary};
+use crate::pcibios;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
 use crate::policy::{self, CommandLine, EntryOption, Options, PciDecision, PciSetup};
 use crate::smbios;
@@ -203,7 +204,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         Ok(handoff)
     }
 
-    /// Sets up PCI.
+    /// Sets up PCI, and offers it as a service.
     #[cold]
     #[inline(never)]
     fn set_up_pci<W: Watch>(
@@ -224,6 +225,10 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             scratch,
         )?;
         watch.warn(&summary);
+        if chipset != Chipset::None {
+            let memory = &mut self.machine.memory;
+            self.f_segment = pcibios::offer(memory, self.f_segment, summary.last_bus)?;
+        }
         Ok(summary)
     }
 

@@ -131,6 +131,12 @@ pub trait GuestMemory {
         byte_sum
     }
 
+    /// The code of the PCI BIOS, to be copied for kernels; empty where there
+    /// is none to offer.
+    fn pci_bios(&self) -> &'static [u8] {
+        &[]
+    }
+
     /// Sets all bytes of `range` to zero.
     ///
     /// # Errors

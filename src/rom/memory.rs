@@ -75,6 +75,10 @@ impl GuestMemory for Window {
         };
     }
 
+    fn pci_bios(&self) -> &'static [u8] {
+        super::realmode::pci_bios()
+    }
+
     fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
         let len = range.len() as usize;
         if !(self.high.contains(range) || Self::is_low(range)) || len > isize::MAX as usize {

@@ -20,7 +20,11 @@ global_asm!(
     options(att_syntax),
 );
 
+global_asm!(include_str!("../../bios32.S"), options(att_syntax));
+
 unsafe extern "C" {
+    static bios32_start: u8;
+    static bios32_end: u8;
     static code16_start: u8;
     static code16_end: u8;
     static code16_vectors: [u16; VECTORS];
@@ -66,6 +70,16 @@ const VIRTUAL_WIRE: [(u32, u32); 3] = [
     (0xfee0_0350, 0x8700),
     (0xfee0_0360, 0x8400),
 ];
+
+/// The 32-bit PCI BIOS, as `bios32.S` has it.
+#[cold]
+#[inline(never)]
+pub fn pci_bios() -> &'static [u8] {
+    let (start, end) = (&raw const bios32_start, &raw const bios32_end);
+    let len = end.addr().wrapping_sub(start.addr());
+    // SAFETY: the section's bytes in the ROM, which nothing writes.
+    unsafe { core::slice::from_raw_parts(start, len) }
+}
 
 fn cmos(register: u8) -> u8 {
     Io.out8(0x70, register);

@@ -231,6 +231,8 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
     if *arch != host {
         options.push(format!("-oAPT::Architectures::={host}").into());
     }
+    // Two tests that want a first package each would fetch the lists at once.
+    let _lock = workspace::lock(&format!("apt-{name}-{arch}"))?;
     if refresh || !lists_dir.is_dir() {
         for dir in [lists_dir.join("partial"), archives.join("partial")] {
             fs::create_dir_all(&dir)?;

@@ -1,0 +1,180 @@
+/*
+ * The 32-bit PCI BIOS, for kernels that are told to use it (pci=bios).
+ *
+ * Copied into the F segment and called there, at whatever address the kernel
+ * has that mapped to: no instruction may depend on it. Far calls, flat
+ * segments; what is not answered in keeps its value. Configuration mechanism
+ * 1, the only one that QEMU's machines with ports have.
+ */
+        .section .bios32, "ax", @progbits
+        .balign 4
+        .globl bios32_start, bios32_end
+        .code32
+bios32_start:
+/* The header, which pcibios.rs completes: where the PCI BIOS is entered, from
+ * the F segment's start, and the last bus. */
+entry32:
+        .long   pci32 - bios32_start
+last32: .long   0
+
+/* The directory: which service is at EBX + EDX, in ECX bytes from EBX. */
+        testb   %bl, %bl
+        jnz     2f
+        cmpl    $0x49435024, %eax       /* "$PCI" */
+        jne     3f
+        call    1f
+1:      popl    %edx
+        movl    %cs:entry32 - 1b(%edx), %edx
+        movl    $0xf0000, %ebx
+        movl    $0x10000, %ecx
+        movb    $0, %al
+        lretl
+2:      movb    $0x81, %al              /* no such function */
+        lretl
+3:      movb    $0x80, %al              /* no such service */
+        lretl
+
+/* The PCI BIOS 2.1: AH is b1h, AL the function. */
+pci32:  cmpb    $0xb1, %ah
+        jne     unsupported32
+        cmpb    $0x01, %al
+        je      present32
+        cmpb    $0x02, %al
+        je      device32
+        cmpb    $0x03, %al
+        je      class32
+        cmpb    $0x08, %al
+        jb      unsupported32
+        cmpb    $0x0d, %al
+        ja      unsupported32
+
+        /* Register DI of function BX: 8 to 10 read a byte, a word, a dword
+         * to ECX, 11 to 13 write. */
+        pushl   %edx
+        pushl   %eax
+        subb    $0x08, %al
+        cmpb    $3, %al
+        jb      1f
+        subb    $3, %al
+1:      movb    %al, %ah                /* 0, 1, 2: align to 0, 1, 3 */
+        shrb    $1, %ah
+        addb    %ah, %al
+        movzbl  %al, %eax
+        orw     $0xff00, %ax
+        testw   %ax, %di
+        jnz     bad_register32
+        movzwl  %bx, %eax
+        orl     $0x800000, %eax
+        shll    $8, %eax
+        movw    %di, %dx
+        andb    $~3, %dl
+        movb    %dl, %al
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movw    %di, %dx
+        andw    $3, %dx
+        orw     $0xcfc, %dx
+        movb    (%esp), %al
+        cmpb    $0x09, %al
+        jb      1f
+        je      2f
+        cmpb    $0x0b, %al
+        jb      3f
+        je      4f
+        cmpb    $0x0d, %al
+        jb      5f
+        movl    %ecx, %eax
+        outl    %eax, %dx
+        jmp     6f
+1:      inb     %dx, %al
+        movb    %al, %cl
+        jmp     6f
+2:      inw     %dx, %ax
+        movw    %ax, %cx
+        jmp     6f
+3:      inl     %dx, %eax
+        movl    %eax, %ecx
+        jmp     6f
+4:      movb    %cl, %al
+        outb    %al, %dx
+        jmp     6f
+5:      movw    %cx, %ax
+        outw    %ax, %dx
+6:      popl    %eax
+        popl    %edx
+successful32:
+        movb    $0, %ah
+        clc
+        lretl
+bad_register32:
+        popl    %eax
+        popl    %edx
+        movb    $0x87, %ah              /* BAD_REGISTER_NUMBER */
+        stc
+        lretl
+unsupported32:
+        movb    $0x81, %ah              /* FUNC_NOT_SUPPORTED */
+        stc
+        lretl
+bad_vendor32:
+        movb    $0x83, %ah              /* BAD_VENDOR_ID */
+        stc
+        lretl
+
+present32:
+        call    1f
+1:      popl    %edx
+        movb    %cs:last32 - 1b(%edx), %cl
+        movl    $0x20494350, %edx       /* "PCI " */
+        movw    $0x0210, %bx
+        movb    $1, %al
+        jmp     successful32
+
+/* The SI-th function whose register EDI, shifted right by CL, is EBP. */
+device32:
+        cmpw    $0xffff, %dx
+        je      bad_vendor32
+        pushal
+        movl    %ecx, %ebp
+        shll    $16, %ebp
+        movw    %dx, %bp
+        xorl    %edi, %edi
+        movb    $0, %cl
+        jmp     1f
+class32:
+        pushal
+        movl    %ecx, %ebp
+        andl    $0xffffff, %ebp
+        movl    $8, %edi
+        movb    $8, %cl
+1:      call    2f
+2:      popl    %eax
+        movb    %cs:last32 - 2b(%eax), %ch
+        xorl    %ebx, %ebx
+3:      movl    %ebx, %eax
+        orl     $0x800000, %eax
+        shll    $8, %eax
+        orl     %edi, %eax
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movb    $0xfc, %dl
+        inl     %dx, %eax
+        shrl    %cl, %eax
+        cmpl    %eax, %ebp
+        jne     4f
+        subw    $1, %si
+        jb      5f
+4:      incw    %bx
+        jz      6f
+        cmpb    %ch, %bh
+        jbe     3b
+6:      popal
+        movb    $0x86, %ah              /* DEVICE_NOT_FOUND */
+        stc
+        lretl
+5:      movw    %bx, 16(%esp)           /* EBX of the saved registers */
+        popal
+        jmp     successful32
+        .balign 4
+bios32_end:
+        .text

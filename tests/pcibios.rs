@@ -1,0 +1,242 @@
+//! The 32-bit PCI BIOS: called as Linux calls it, and by Linux.
+
+use anyhow::{Context, Result, ensure};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, rom};
+use rstest::rstest;
+use xtask::extract;
+use xtask::initramfs::{self, Arch, MARKER};
+use xtask::kernel::{self, Flavour};
+use xtask::probe::{BzImage, Mode, PAYLOAD_LEN, REPORT_PORT, assemble, hdr};
+use xtask::qemu::Qemu;
+
+const DIRECTORY: u32 = 0;
+const PCI_BIOS: u32 = 1;
+const END: u32 = 2;
+
+/// A call: which service, then EAX, EBX, ECX, EDX, ESI, EDI.
+#[derive(Clone, Copy, Debug)]
+struct Call(u32, [u32; 6]);
+
+/// EFLAGS, then the registers.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    flags: u32,
+    registers: [u32; 6],
+}
+
+const SERVICE: u32 = u32::from_le_bytes(*b"$PCI");
+const LIST: usize = 0x800;
+const ANSWER_LEN: usize = 28;
+const STRUCTURE_LEN: usize = 16;
+
+/// A function of the PCI BIOS, with values of their own in all registers.
+fn pci(function: u32, ebx: u32, ecx: u32, edx: u32, esi: u32, edi: u32) -> Call {
+    Call(PCI_BIOS, [0xaaaa_b100 | function, ebx, ecx, edx, esi, edi])
+}
+
+/// The structure in the F segment, and what the calls came back with.
+fn ask(machine: &str, args: &[&str], calls: &[Call]) -> Result<(Vec<u8>, Vec<Answer>)> {
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image.payload = assemble("bios32.S", include_str!("bios32.S"))?;
+    ensure!(image.payload.len() == LIST, "{:#x}", image.payload.len());
+    let end = Call(END, [0; 6]);
+    for Call(which, registers) in calls.iter().chain([&end]) {
+        image.payload.extend(which.to_le_bytes());
+        for register in registers {
+            image.payload.extend(register.to_le_bytes());
+        }
+    }
+    image.payload.resize(PAYLOAD_LEN, 0);
+    // No compressed payload: not Linux, so everything is set up.
+    image
+        .set_u32(hdr::PAYLOAD_OFFSET, 0)
+        .set_u32(hdr::PAYLOAD_LENGTH, 0);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let mut vm = probe.machine(machine)?.args(args.iter().copied()).spawn()?;
+    let len = STRUCTURE_LEN + calls.len() * ANSWER_LEN;
+    let bytes = vm.wait_debugcon(REPORT_PORT, len, PROBE_TIMEOUT)?;
+    let (structure, answers) = bytes.split_at(STRUCTURE_LEN);
+    let answers = answers.chunks_exact(ANSWER_LEN).map(|bytes| {
+        let word = |at: usize| {
+            let bytes = &bytes[at * 4..at * 4 + 4];
+            u32::from_le_bytes(bytes.try_into().expect("4 bytes"))
+        };
+        Answer {
+            flags: word(0),
+            registers: [1, 2, 3, 4, 5, 6].map(word),
+        }
+    });
+    Ok((structure.to_vec(), answers.collect()))
+}
+
+#[rstest]
+#[case("pc", 0x1237_8086)]
+#[case("q35", 0x29c0_8086)]
+fn every_function(#[case] machine: &str, #[case] bridge: u32) -> Result<()> {
+    let rng = [0xcccc_1005, 0xdddd_1af4];
+    let calls = [
+        Call(DIRECTORY, [SERVICE, 0, 1, 2, 3, 4]),
+        Call(DIRECTORY, [SERVICE ^ 1, 0, 1, 2, 3, 4]),
+        Call(DIRECTORY, [SERVICE, 1, 1, 2, 3, 4]),
+        pci(0x01, 0xbbbb_0000, 0xcccc_0000, 0, 5, 6),
+        pci(0x02, 0xbbbb_0000, rng[0], rng[1], 0, 6),
+        pci(0x02, 0xbbbb_0000, rng[0], rng[1], 1, 6),
+        pci(0x02, 0xbbbb_0000, rng[0], rng[1], 2, 6),
+        pci(0x02, 0xbbbb_0000, 0xffff, 0xffff, 0, 6),
+        pci(0x03, 0xbbbb_0000, 0x06_0000, 7, 0, 6),
+        pci(0x03, 0xbbbb_0000, 0x12_3456, 7, 0, 6),
+        pci(0x08, 0xbbbb_0000, 0xcccc_cccc, 7, 8, 1),
+        pci(0x09, 0xbbbb_0000, 0xcccc_cccc, 7, 8, 2),
+        pci(0x0a, 0xbbbb_0000, 0xcccc_cccc, 7, 8, 0),
+        // The rng's interrupt line takes any value.
+        pci(0x0b, 0xbbbb_0018, 0xcccc_cc5a, 7, 8, 0x3c),
+        pci(0x08, 0xbbbb_0018, 0, 7, 8, 0x3c),
+        pci(0x0c, 0xbbbb_0018, 0xcccc_cca5, 7, 8, 0x3c),
+        pci(0x09, 0xbbbb_0018, 0, 7, 8, 0x3c),
+        pci(0x0d, 0xbbbb_0018, 0x3c, 7, 8, 0x3c),
+        pci(0x0a, 0xbbbb_0018, 0, 7, 8, 0x3c),
+        pci(0x09, 0xbbbb_0000, 5, 7, 8, 1),
+        pci(0x0a, 0xbbbb_0000, 5, 7, 8, 2),
+        pci(0x08, 0xbbbb_0000, 5, 7, 8, 0x100),
+        pci(0x04, 0xbbbb_0000, 5, 7, 8, 0),
+        pci(0x0e, 0xbbbb_0000, 5, 7, 8, 0),
+        Call(PCI_BIOS, [0xaaaa_b201, 1, 2, 3, 4, 5]),
+    ];
+    let devices = [
+        "-device",
+        "virtio-rng-pci,addr=3,disable-modern=on,disable-legacy=off",
+        "-device",
+        "pci-bridge,id=b1,chassis_nr=1,addr=4",
+        "-device",
+        "virtio-rng-pci,bus=b1,addr=5,disable-modern=on,disable-legacy=off",
+    ];
+    let (structure, answers) = ask(machine, &devices, &calls)?;
+    ensure!(
+        structure[8..10] == [0, 1] && structure[11..] == [0; 5],
+        "{structure:x?}"
+    );
+
+    let low = |at: usize, register: usize| answers[at].registers[register] & 0xffff;
+    // Where the PCI BIOS is: within what Linux makes executable.
+    let [eax, ebx, ecx, edx, ..] = answers[0].registers;
+    ensure!(eax & 0xff == 0 && ebx == 0xf_0000, "{:x?}", answers[0]);
+    ensure!(ecx == 0x1_0000 && edx < ecx, "{:x?}", answers[0]);
+    ensure!(
+        low(1, 0) & 0xff == 0x80 && low(2, 0) & 0xff == 0x81,
+        "{answers:x?}"
+    );
+
+    let codes: Vec<u32> = answers[3..]
+        .iter()
+        .map(|a| a.registers[0] >> 8 & 0xff)
+        .collect();
+    let expected = [
+        0, 0, 0, 0x86, 0x83, 0, 0x86, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x87, 0x87, 0x87, 0x81, 0x81, 0x81,
+    ];
+    ensure!(codes == expected, "{codes:x?}");
+    for (call, answer) in calls.iter().zip(&answers).skip(3) {
+        let (was, is) = (call.1, answer.registers);
+        ensure!(
+            answer.flags & 1 == u32::from(is[0] & 0xff00 != 0),
+            "{call:x?} {answer:x?}"
+        );
+        // EAX's upper half, ESI, EDI and what else is not answered in.
+        ensure!(was[0] >> 16 == is[0] >> 16, "{call:x?} {answer:x?}");
+        let function = if was[0] >> 8 & 0xff == 0xb1 {
+            was[0] & 0xff
+        } else {
+            0
+        };
+        for (register, name) in [(1, "EBX"), (2, "ECX"), (3, "EDX"), (4, "ESI"), (5, "EDI")] {
+            let answered = match function {
+                0x01 => register <= 3,
+                0x02 | 0x03 => register == 1,
+                0x08..=0x0a => register == 2,
+                _ => false,
+            };
+            ensure!(
+                answered || was[register] == is[register],
+                "{name}: {call:x?} {answer:x?}"
+            );
+        }
+    }
+    ensure!(
+        answers[3].registers[3] == u32::from_le_bytes(*b"PCI "),
+        "{:x?}",
+        answers[3]
+    );
+    ensure!(
+        low(3, 0) == 1 && low(3, 1) == 0x0210 && low(3, 2) & 0xff == 1,
+        "{:x?}",
+        answers[3]
+    );
+    ensure!(
+        low(4, 1) == 3 << 3 && low(5, 1) == 1 << 8 | 5 << 3,
+        "{answers:x?}"
+    );
+    ensure!(low(8, 1) == 0, "{:x?}", answers[8]);
+    ensure!(
+        low(10, 2) & 0xff == bridge >> 8 & 0xff,
+        "{:x?}",
+        answers[10]
+    );
+    ensure!(low(11, 2) == bridge >> 16, "{:x?}", answers[11]);
+    ensure!(answers[12].registers[2] == bridge, "{:x?}", answers[12]);
+    ensure!(low(14, 2) & 0xff == 0x5a, "{:x?}", answers[14]);
+    // The pin, above the line, is read-only.
+    ensure!(low(16, 2) == 0x01a5, "{:x?}", answers[16]);
+    ensure!(
+        answers[18].registers[2] & 0xff == 0x3c,
+        "{:x?}",
+        answers[18]
+    );
+    Ok(())
+}
+
+/// Machines without configuration mechanism 1 do not offer it.
+#[rstest]
+fn not_where_it_could_not_work(
+    #[values("microvm", "microvm,pcie=on", "isapc")] name: &str,
+) -> Result<()> {
+    let probe = Probe::new(Kind::Multiboot)?;
+    let (_, mut vm) = probe.boot(&probe.machine(name)?)?;
+    let segment = vm.memory(0xf_0000, 0x1_0000)?;
+    let found = segment
+        .chunks_exact(16)
+        .position(|line| line.starts_with(b"_32_"));
+    ensure!(found.is_none(), "at {found:?}");
+    vm.quit().context("ending QEMU")
+}
+
+/// Linux finds the same functions by this service as by the ports.
+#[rstest]
+fn linux(#[values("pc", "q35")] name: &str) -> Result<()> {
+    let kernel = kernel::debian(Flavour::I686Pae)?.bzimage;
+    // Its decompressor alone takes ten seconds here.
+    let kernel = extract::cached(&kernel)?.path.unwrap_or(kernel);
+    let functions = |access: &str, said: &str| -> Result<Vec<String>> {
+        let mut vm = Qemu::new(name)
+            .bios(rom()?)
+            .kernel(&kernel)
+            .initrd(initramfs::standard(Arch::I386)?)
+            .append(&format!(
+                "console=ttyS0 panic=-1 acpi=off pci={access} qboot.do=report"
+            ))
+            .args(["-device", "pci-bridge,id=b1,chassis_nr=1,addr=4"])
+            .args(["-device", "virtio-rng-pci,bus=b1,addr=5"])
+            .spawn()?;
+        vm.wait_serial(MARKER, PROBE_TIMEOUT * 3)?;
+        let serial = vm.serial();
+        ensure!(serial.contains(said), "no {said:?}\n{}", vm.report());
+        let lines = serial.lines().map(str::trim);
+        Ok(lines
+            .filter(|line| line.contains(" class ") && !line.starts_with('['))
+            .map(str::to_owned)
+            .collect())
+    };
+    let bios = functions("bios", "PCI BIOS revision 2.10")?;
+    let ports = functions("conf1", "PCI: Using configuration type 1")?;
+    ensure!(bios == ports, "{bios:?} {ports:?}");
+    ensure!(bios.iter().any(|line| line.contains("01:05.0")), "{bios:?}");
+    Ok(())
+}
