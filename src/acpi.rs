@@ -49,6 +49,9 @@ pub trait Allocator {
     /// # Errors
     /// [`Error::TablesTooBig`] when the zone has no room for it.
     fn alloc(&mut self, zone: Zone, len: u32, align: u32) -> Result<PhysRange>;
+
+    /// Told how many bytes of a padded file are in use.
+    fn used(&mut self, _len: u32) {}
 }
 
 /// Bytes of a command.
@@ -327,6 +330,7 @@ fn allocate<'s, F: FwCfg, A: Allocator>(
         // Without a checksum nothing is known of the file.
         if used != 0 && used <= file.size.saturating_sub(WORTH_SAVING) {
             filled = used;
+            alloc.used(used);
         }
     }
     // An empty file gets an address too.

@@ -9,7 +9,7 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
-use crate::fw_cfg::{Directory, File, FwCfg};
+use crate::fw_cfg::{Directory, File, FwCfg, item};
 use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
@@ -41,6 +41,8 @@ pub struct Found {
     pub f_segment: PhysRange,
     /// The processor's CPUID instruction.
     pub cpuid: Cpuid,
+    /// Turns the local APIC's x2APIC mode on.
+    pub enable_x2apic: fn(),
 }
 
 /// How the kernel is entered: flat 32-bit segments, paging off.
@@ -86,7 +88,13 @@ pub struct Boot<'b, I, F, M> {
     map: &'b mut MemoryMap,
     f_segment: PhysRange,
     cpuid: Cpuid,
+    enable_x2apic: fn(),
 }
+
+/// Bytes of ACPI tables from which on APIC ids of 255 and more are looked for, a
+/// transfer that smaller machines are spared. A hundred processors take as much,
+/// which is fewer than reach such ids in any but contrived topologies.
+const TABLES_OF_MANY_PROCESSORS: u32 = 16 << 10;
 
 /// Boots: everything from chipset to the filled-in block that the kernel
 /// gets. `terminal` is where a log is printed if there is an option for one;
@@ -118,6 +126,7 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
         map: &mut map,
         f_segment: found.f_segment,
         cpuid: found.cpuid,
+        enable_x2apic: found.enable_x2apic,
     };
     if dir.has_options() {
         return log::boot_as_asked(boot, chipset, &dir, terminal, scratch);
@@ -187,7 +196,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         };
         let step = Step::Pci(decision, summary.as_ref());
         watch.note(&mut self.machine.memory, step);
-        let rsdp = self.load_acpi(dir, script, scratch)?;
+        let rsdp = self.load_acpi(dir, script, line.acpi_off, scratch)?;
         watch.note(&mut self.machine.memory, Step::Acpi(rsdp));
         if !has_acpi || line.acpi_off {
             let roots = summary.map_or_else(Roots::default, |summary| summary.roots);
@@ -261,6 +270,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         &mut self,
         dir: &Directory<'_>,
         script: Option<File>,
+        acpi_off: bool,
         scratch: &mut [u8],
     ) -> Result<u32> {
         let Some(script) = script else { return Ok(0) };
@@ -271,10 +281,28 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             shortfall: self.shortfall,
             f_segment: &mut self.f_segment,
             pending: None,
+            used: 0,
         };
         let rsdp = acpi::load(script, dir, fw_cfg, memory, &mut space)?;
         space.finish()?;
+        if space.used >= TABLES_OF_MANY_PROCESSORS && !acpi_off {
+            self.reach_processors()?;
+        }
         Ok(rsdp.unwrap_or(0))
+    }
+
+    /// Turns x2APIC mode on where a processor has an APIC id of 255 or more:
+    /// Linux leaves such processors out unless it is on already.
+    #[cold]
+    #[inline(never)]
+    fn reach_processors(&mut self) -> Result<()> {
+        let mut limit = [0; 2];
+        self.machine.fw_cfg.read(item::MAX_CPUS, &mut limit)?;
+        // Leaf 1, ECX: the processor has x2APIC.
+        if u16::from_le_bytes(limit) > 255 && (self.cpuid)(1, 0)[2] & 1 << 21 != 0 {
+            (self.enable_x2apic)();
+        }
+        Ok(())
     }
 
     /// Loads or makes SMBIOS; gives its entry point's address.
@@ -286,6 +314,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             shortfall: self.shortfall,
             f_segment: &mut self.f_segment,
             pending: None,
+            used: 0,
         };
         let entry_point = match smbios::load(dir, fw_cfg, memory, &mut space)? {
             Some(entry_point) => entry_point,
@@ -304,6 +333,8 @@ struct TableSpace<'a> {
     f_segment: &'a mut PhysRange,
     /// Allocated above 1 MiB, in one piece, not yet in the map.
     pending: Option<PhysRange>,
+    /// The most bytes of a padded file that are in use.
+    used: u32,
 }
 
 /// E820 and page tables know nothing finer.
@@ -320,6 +351,10 @@ impl TableSpace<'_> {
 }
 
 impl acpi::Allocator for TableSpace<'_> {
+    fn used(&mut self, len: u32) {
+        self.used = self.used.max(len);
+    }
+
     fn alloc(&mut self, zone: acpi::Zone, len: u32, align: u32) -> Result<PhysRange> {
         match zone {
             acpi::Zone::Fseg => {

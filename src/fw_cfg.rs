@@ -28,7 +28,7 @@ pub mod item {
     pub const INITRD_SIZE: u16 = 0x0b;
     /// Load address of the initrd, `u32`.
     pub const INITRD_ADDR: u16 = 0x0a;
-    /// Highest possible number of CPUs, `u16`.
+    /// On x86, the highest possible APIC id and one more, `u16`.
     pub const MAX_CPUS: u16 = 0x0f;
     /// Entry point of an ELF kernel, `u32`.
     pub const KERNEL_ENTRY: u16 = 0x10;

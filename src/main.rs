@@ -71,6 +71,7 @@ fn run(host_bridge: u32, signature: u32) -> Handoff {
         host_bridge,
         f_segment: rom::memory::f_segment(),
         cpuid: rom::cpu::cpuid,
+        enable_x2apic: rom::cpu::enable_x2apic,
     };
     let result = boot(
         &mut machine,

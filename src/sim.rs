@@ -379,6 +379,7 @@ impl Guest {
                 host_bridge: board.host_bridge(),
                 f_segment: F_SEGMENT_FREE,
                 cpuid,
+                enable_x2apic: || (),
             },
             shortfall: Shortfall::default(),
             printed: String::new(),

@@ -27,3 +27,26 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = core::arch::x86::__cpuid_count(leaf, subleaf);
     [r.eax, r.ebx, r.ecx, r.edx]
 }
+
+/// `IA32_APIC_BASE` (Intel SDM 3A, 11.12.1).
+const APIC_BASE: u32 = 0x1b;
+/// x2APIC mode, beside the global enable that reset has set.
+const X2APIC: u32 = 1 << 10;
+
+/// Turns x2APIC mode on. The processor has it: CPUID was asked.
+#[cold]
+#[inline(never)]
+pub fn enable_x2apic() {
+    // SAFETY: the caller has seen x2APIC in CPUID, so the MSR and its bit exist.
+    // Nothing of the firmware uses the APIC's registers in memory afterwards.
+    unsafe {
+        asm!(
+            "rdmsr",
+            "or eax, {x2apic}",
+            "wrmsr",
+            x2apic = const X2APIC,
+            in("ecx") APIC_BASE, out("eax") _, out("edx") _,
+            options(nostack),
+        );
+    }
+}

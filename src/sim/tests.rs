@@ -65,6 +65,36 @@ fn captured_machines_boot_and_hand_over_a_consistent_kernel() {
     }
 }
 
+/// Whether x2APIC mode is turned on for processors below this APIC id.
+fn turns_x2apic_on(apic_id_limit: u16, line: &[u8], has_it: bool) -> bool {
+    use core::sync::atomic::{AtomicBool, Ordering};
+    static ON: AtomicBool = AtomicBool::new(false);
+    ON.store(false, Ordering::Relaxed);
+    let mut fw_cfg = capture::device("pc-80-bridges");
+    fw_cfg.item(0x0f, &apic_id_limit.to_le_bytes());
+    let mut guest = Guest::new(Board::Pc, fw_cfg, 512 << 20);
+    guest.found.enable_x2apic = || ON.store(true, Ordering::Relaxed);
+    guest.found.cpuid = match has_it {
+        true => |leaf, _| [0xd, 0, u32::from(leaf == 1) << 21, 0],
+        false => |leaf, _| [0xd, 0, !(1 << 21), leaf],
+    };
+    guest.command_line(line);
+    guest.kernel(&small_bzimage());
+    let result = guest.run();
+    assert!(result.is_ok(), "{result:?}");
+    ON.load(Ordering::Relaxed)
+}
+
+#[test]
+fn x2apic_is_on_for_ids_that_need_it() {
+    assert!(turns_x2apic_on(256, b"", true), "id 255");
+    assert!(turns_x2apic_on(1024, b"", true));
+    assert!(!turns_x2apic_on(255, b"", true), "id 254");
+    assert!(!turns_x2apic_on(256, b"", false), "without x2APIC");
+    // The MP table has no room for such ids, and its users none for the mode.
+    assert!(!turns_x2apic_on(256, b"acpi=off", true));
+}
+
 /// An ELF with one segment at 1 MiB and Linux's notes in it.
 fn small_elf() -> Vec<u8> {
     let mut file = std::vec![0; 0x3000];
