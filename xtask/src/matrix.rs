@@ -77,20 +77,24 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let firmwares = firmwares(options)?;
-    let record = Results::read()?;
+    let before = Results::read()?;
     let mut jobs = Vec::new();
     for cell in &cells {
         for firmware in &firmwares {
             let programs = program(cell, options.qemu.as_deref())?;
-            let known = record.get(&programs.1, &cell.id(), firmware).is_some();
+            let known = before.get(&programs.1, &cell.id(), firmware).is_some();
             let left_out = cell.row.only.as_ref();
             if left_out.is_none_or(|only| only.contains(firmware)) && !(options.missing && known) {
                 jobs.push((cell, firmware.as_str(), programs));
             }
         }
     }
-    let taken = perform(&jobs, options.jobs.max(1))?;
-    finish(options, &all, &taken)
+    let record = |one: &Taken| match options.update {
+        true => one.record(&all),
+        false => Ok(()),
+    };
+    let taken = perform(&jobs, options.jobs.max(1), &record)?;
+    finish(options, &before, &taken)
 }
 
 fn firmwares(options: &Options) -> Result<Vec<String>> {
@@ -228,7 +232,32 @@ struct Taken {
     seconds: f64,
 }
 
-fn perform(jobs: &[(&Cell, &str, Program)], at_a_time: usize) -> Result<Vec<Taken>> {
+impl Taken {
+    /// The outcome as it is recorded; `None` when there is none.
+    fn outcome(&self) -> Option<&str> {
+        match &self.outcome {
+            Outcome::Works => Some(WORKS),
+            Outcome::Fails { how, .. } => Some(how),
+            Outcome::Skipped(_) => None,
+        }
+    }
+
+    /// Writes it down at once: a run of all cells is long.
+    fn record(&self, all: &[Cell]) -> Result<()> {
+        let _lock = workspace::lock("matrix-results")?;
+        let mut record = Results::read()?;
+        if let Some(outcome) = self.outcome() {
+            record.set(&self.version, &self.cell, &self.firmware, outcome);
+        }
+        record.write(all)
+    }
+}
+
+fn perform(
+    jobs: &[(&Cell, &str, Program)],
+    at_a_time: usize,
+    record: &(dyn Fn(&Taken) -> Result<()> + Sync),
+) -> Result<Vec<Taken>> {
     let next = Mutex::new((0, jobs.iter()));
     let taken = Mutex::new(Vec::new());
     let worker = || -> Result<()> {
@@ -257,6 +286,7 @@ fn perform(jobs: &[(&Cell, &str, Program)], at_a_time: usize) -> Result<Vec<Take
                 outcome,
                 seconds,
             };
+            record(&entry)?;
             if let Ok(mut list) = taken.lock() {
                 list.push(entry);
             }
@@ -282,7 +312,7 @@ fn take<'a, T>(next: &Mutex<(usize, std::slice::Iter<'a, T>)>) -> Option<(usize,
     Some((next.0, item))
 }
 
-fn finish(options: &Options, all: &[Cell], taken: &[Taken]) -> Result<()> {
+fn finish(options: &Options, before: &Results, taken: &[Taken]) -> Result<()> {
     let json: Vec<_> = taken
         .iter()
         .map(|one| {
@@ -303,20 +333,19 @@ fn finish(options: &Options, all: &[Cell], taken: &[Taken]) -> Result<()> {
         (serde_json::to_string_pretty(&json)? + "\n").as_bytes(),
     )?;
 
-    let mut record = Results::read()?;
     let mut counts = BTreeMap::<&str, usize>::new();
     let mut changed = Vec::new();
     for one in taken {
-        let (word, outcome) = match &one.outcome {
-            Outcome::Works => (WORKS, WORKS),
-            Outcome::Fails { how, .. } => ("fail", how.as_str()),
-            Outcome::Skipped(_) => {
-                *counts.entry("skipped").or_default() += 1;
-                continue;
-            }
+        let word = match &one.outcome {
+            Outcome::Works => WORKS,
+            Outcome::Fails { .. } => "fail",
+            Outcome::Skipped(_) => "skipped",
         };
         *counts.entry(word).or_default() += 1;
-        let recorded = record.get(&one.version, &one.cell, &one.firmware);
+        let Some(outcome) = one.outcome() else {
+            continue;
+        };
+        let recorded = before.get(&one.version, &one.cell, &one.firmware);
         if recorded.unwrap_or(WORKS) != outcome {
             let recorded = recorded.unwrap_or("not recorded");
             let (cell, firmware) = (&one.cell, &one.firmware);
@@ -324,7 +353,6 @@ fn finish(options: &Options, all: &[Cell], taken: &[Taken]) -> Result<()> {
                 "{cell}, {firmware}: {outcome} (recorded: {recorded})"
             ));
         }
-        record.set(&one.version, &one.cell, &one.firmware, outcome);
     }
     let counts: Vec<_> = counts
         .iter()
@@ -335,7 +363,6 @@ fn finish(options: &Options, all: &[Cell], taken: &[Taken]) -> Result<()> {
         println!("not as recorded: {line}");
     }
     if options.update {
-        record.write(all)?;
         return write_pages();
     }
     ensure!(changed.is_empty(), "{} not as recorded", changed.len());

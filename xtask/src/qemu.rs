@@ -28,6 +28,9 @@ use tempfile::TempDir;
 pub enum Accel {
     /// QEMU's translator.
     Tcg,
+    /// The translator with all processors on one thread of the host, which keeps
+    /// them in step where the host has fewer than the guest.
+    TcgSingle,
     /// The translator with virtual time counted in instructions: one instruction
     /// is 2^shift nanoseconds. With shift 0 the time stamp counter is the number
     /// of instructions since reset.
@@ -245,6 +248,7 @@ impl Qemu {
         put(&["-smp", &self.smp, "-display", "none", "-monitor", "none"]);
         match self.accel {
             Accel::Tcg => put(&["-accel", "tcg"]),
+            Accel::TcgSingle => put(&["-accel", "tcg,thread=single"]),
             Accel::Icount { shift } => put(&[
                 "-accel",
                 "tcg",

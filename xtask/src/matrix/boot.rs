@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use regex::Regex;
 use tempfile::TempDir;
 
-use super::table::{Cell, End, Step, regex};
+use super::table::{self, Cell, End, Step, regex};
 use super::{artefact, generate};
 use crate::qemu::{Accel, Qemu, Vm};
 use crate::run;
@@ -132,27 +132,32 @@ impl<'a> Boot<'a> {
         let row = &self.cell.row;
         let machine = &self.cell.machine;
         let mut words = Vec::new();
-        let mut accel = Accel::Tcg;
+        let microvm = machine.starts_with("microvm");
+        let accel = match row.accel {
+            Some(table::Accel::Threads) => Accel::Tcg,
+            Some(table::Accel::Single) => Accel::TcgSingle,
+            Some(table::Accel::Icount) => Accel::Icount { shift: 1 },
+            None if microvm && row.linux && row.smp == "1" => Accel::Icount { shift: 1 },
+            None => Accel::Tcg,
+        };
         if row.linux {
             words.push("console=ttyS0 panic=-1".to_owned());
             if row.guest.is_some() || !row.modules.is_empty() {
                 words.push("qboot.run=/guest".to_owned());
             }
-        }
-        if machine.starts_with("microvm") && row.linux {
-            // No keyboard controller to reset by, and nothing but the PIT to measure
-            // the TSC against, which under TCG fails now and then with every firmware.
-            words.push("reboot=t".to_owned());
-            let khz = if row.smp == "1" && row.icount != Some(false) {
-                accel = Accel::Icount { shift: 1 };
-                Some(1_000_000)
-            } else {
-                run::tsc_khz()
-            };
-            words.extend(khz.map(|khz| format!("tsc_early_khz={khz}")));
-        }
-        if row.icount == Some(true) {
-            accel = Accel::Icount { shift: 1 };
+            if microvm {
+                // No keyboard controller to reset by.
+                words.push("reboot=t".to_owned());
+            }
+            if microvm || row.append.contains("acpi=off") {
+                // Nothing but the PIT to measure the TSC against, which under TCG fails
+                // now and then with every firmware: the kernel is told.
+                let khz = match accel {
+                    Accel::Icount { .. } => Some(1_000_000),
+                    _ => run::tsc_khz(),
+                };
+                words.extend(khz.map(|khz| format!("tsc_early_khz={khz}")));
+            }
         }
         if !row.append.is_empty() {
             words.push(row.append.clone());
@@ -258,6 +263,10 @@ impl<'a> Boot<'a> {
                 continue;
             }
             let code = ended.map(|status| status.code());
+            if code == Some(Some(1)) && text.trim().is_empty() && !vm.stderr().is_empty() {
+                // Not the firmware's doing, so not an outcome.
+                bail!("QEMU does not start this machine\n{}", vm.report());
+            }
             let Some(how) = self.judge(code, &text, missing, steps.peek().is_some()) else {
                 return Ok(Outcome::Works);
             };

@@ -11,7 +11,8 @@ use anyhow::{Result, bail};
 /// - `fw_cfg N`: N files under `opt/test/`;
 /// - `strings KIB`: so many KiB of SMBIOS type 11 strings, a KiB each, and
 ///   `io.systemd.credential:last=found` as the last one;
-/// - `disk SIZE NAME`: a file of SIZE MiB as the drive NAME.
+/// - `disk SIZE NAME`: a file of SIZE MiB as the drive NAME;
+/// - `file SIZE NAME`: only the file, `{dir}/NAME`.
 ///
 /// # Errors
 /// It stands for none.
@@ -36,6 +37,10 @@ pub fn options(spec: &str, dir: &Path) -> Result<Vec<String>> {
             file.set_len(mib.parse::<u64>()? << 20)?;
             let drive = format!("file={},if=none,format=raw,id={name}", path.display());
             pairs("-drive", [drive])
+        }
+        ["file", mib, name] => {
+            fs::File::create(dir.join(name))?.set_len(mib.parse::<u64>()? << 20)?;
+            Vec::new()
         }
         _ => bail!("nothing generates {spec:?}"),
     })

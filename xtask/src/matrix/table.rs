@@ -47,8 +47,7 @@ pub struct Row {
     pub memory: Vec<String>,
     #[serde(default = "one")]
     pub smp: String,
-    #[serde(default)]
-    pub icount: Option<bool>,
+    pub accel: Option<Accel>,
     #[serde(default)]
     pub default_devices: bool,
     #[serde(default)]
@@ -116,6 +115,18 @@ pub enum End {
     Seen,
     /// QEMU ends with this status, as isa-debug-exit sets it.
     Status(i32),
+}
+
+/// How translated processors are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accel {
+    /// On a thread each.
+    Threads,
+    /// In turn, on one thread.
+    Single,
+    /// In counted time.
+    Icount,
 }
 
 /// A row on one machine.
