@@ -330,6 +330,9 @@ impl Board {
                 bus.insert(0x00, Function::device(0x29c0_8086, 0x0600));
                 let ich9 = Function::device(0x2918_8086, 0x0601).multi();
                 bus.insert(0xf8, ich9.scratch(0x40, 8).scratch(0x60, 12));
+                // SATA and SMBus, whose interrupts an MP table lists.
+                bus.insert(0xfa, Function::device(0x2922_8086, 0x0106).pin(1));
+                bus.insert(0xfb, Function::device(0x2930_8086, 0x0c05).pin(1));
             }
             Self::Microvm => return Sim::default(),
         }

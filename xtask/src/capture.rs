@@ -32,6 +32,10 @@ pub struct Options {
 /// Items that firmware reads and that are not files, with their sizes: CPUs,
 /// highest number of CPUs, RAM size, IRQ0 override.
 const ITEMS: [(u16, u32); 4] = [(0x05, 2), (0x0f, 2), (0x03, 8), (0x8002, 4)];
+/// Items of a `-kernel` that are four bytes: address, entry point.
+const KERNEL: [u16; 2] = [0x07, 0x10];
+/// Items of a kernel, an initrd, a command line and setup code: size, content.
+const SIZED: [(u16, u16); 4] = [(0x08, 0x11), (0x0b, 0x12), (0x14, 0x15), (0x17, 0x18)];
 const DIRECTORY: u16 = 0x19;
 /// Bytes of a directory entry.
 const ENTRY: usize = 64;
@@ -81,8 +85,8 @@ pub struct Item {
     pub data: Vec<u8>,
 }
 
-/// Starts QEMU with these options and reads all files and the fixed items that
-/// firmware needs.
+/// Starts QEMU with these options and reads all files, the fixed items that
+/// firmware needs, and what it is to boot.
 ///
 /// # Errors
 /// As [`run`].
@@ -103,6 +107,7 @@ pub fn capture(options: &[OsString]) -> Result<Vec<Item>> {
             data: vm.read(selector, size)?,
         });
     }
+    items.extend(vm.kernel()?);
     for (name, selector, size) in vm.directory()? {
         // Option ROMs and device trees are no business of this firmware.
         if name.starts_with("genroms/") || name == "etc/fdt" {
@@ -222,6 +227,33 @@ impl Qtest {
         );
         let bytes = self.command(&format!("read {BUFFER:#x} {len:#x}"))?;
         unhex(&bytes)
+    }
+
+    /// What `-kernel`, `-initrd` and `-append` give, where they are.
+    fn kernel(&mut self) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
+        let mut add = |selector, data| {
+            items.push(Item {
+                name: String::new(),
+                selector,
+                data,
+            });
+        };
+        for (size, content) in SIZED {
+            let data = self.read(size, 4)?;
+            let len = u32::from_le_bytes(data.as_slice().try_into()?);
+            if len != 0 {
+                add(size, data);
+                add(content, self.read(content, len)?);
+            }
+        }
+        for selector in KERNEL {
+            let data = self.read(selector, 4)?;
+            if data != [0; 4] {
+                add(selector, data);
+            }
+        }
+        Ok(items)
     }
 
     /// Name, selector and size of each file.

@@ -1,0 +1,278 @@
+//! What the firmware does to memory: how deep its stack goes, and that the
+//! simulated machine (`src/sim.rs`) is left byte for byte as the real one.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSymbol};
+use qboot::boot::Handoff;
+use qboot::fw_cfg::fake::FakeFwCfg;
+use qboot::layout;
+use qboot::phys::PhysRange;
+use qboot::sim::{Board, Guest};
+use qboot::smbios::RELEASE_DATE;
+use qboot_tests::{Kind, Probe, noise, rom};
+use rstest::rstest;
+use xtask::probe::{self, BzImage, Elf, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
+use xtask::qemu::{Qemu, Vm};
+use xtask::{build, capture};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// No byte of the stack is this, unless by chance.
+const PAINT: u8 = 0xa7;
+/// Bytes of stack that no boot may use more of. The stack has twice as many,
+/// and its guard is looked at before the handoff.
+const DEEPEST: u32 = 8192;
+
+/// Bytes of stack that were used.
+fn depth(vm: &mut Vm) -> Result<u32> {
+    let stack = layout::STACK;
+    let bytes = vm.memory(stack.start().into(), stack.len() as usize)?;
+    // The lowest word is the guard, which the entry code writes.
+    let lowest = bytes.iter().skip(4).position(|byte| *byte != PAINT);
+    let lowest = lowest.context("the stack is as it was painted")?;
+    Ok(stack.len() - 4 - u32::try_from(lowest)?)
+}
+
+/// Boots with a painted stack, until the probe or an error has said something.
+fn painted(qemu: Qemu, probe: &Probe) -> Result<u32> {
+    let paint = probe.file("paint", &vec![PAINT; layout::STACK.len() as usize])?;
+    let loader = format!(
+        "loader,file={},addr={:#x},force-raw=on",
+        paint.display(),
+        layout::STACK.start()
+    );
+    let mut vm = qemu.qmp().args(["-device", &loader]).spawn()?;
+    vm.wait_for("an end", TIMEOUT, |vm| {
+        vm.serial().ends_with('\n') || vm.debugcon(probe::REPORT_PORT).len() >= RECORD_LEN
+    })?;
+    depth(&mut vm)
+}
+
+#[test]
+fn the_stack_stays_shallow() -> Result<()> {
+    let chain = |bridge: &str, bus: &str| -> Vec<String> {
+        let bus = |n| {
+            if n == 0 {
+                bus.to_owned()
+            } else {
+                format!("c{}", n - 1)
+            }
+        };
+        (0..12)
+            .map(|n| {
+                let (bus, chassis) = (bus(n), n + 1);
+                format!("{bridge},id=c{n},bus={bus},addr=9,chassis_nr={chassis}")
+            })
+            .flat_map(|device| ["-device".to_owned(), device])
+            .collect()
+    };
+    let pci = |setup: &str| {
+        [
+            "-fw_cfg".to_owned(),
+            format!("name=opt/org.qboot/pci,string={setup}"),
+        ]
+    };
+    let entry16 = ["-fw_cfg", "name=opt/org.qboot/entry,string=16"].map(str::to_owned);
+    let mut deepest = (0, String::new());
+    for (machine, kind, args) in [
+        ("pc", Kind::BzImage, Vec::new()),
+        ("pc", Kind::Pvh, Vec::new()),
+        ("pc", Kind::Multiboot, Vec::new()),
+        ("pc", Kind::BzImage, entry16.to_vec()),
+        ("pc,acpi=off", Kind::BzImage, chain("pci-bridge", "pci.0")),
+        (
+            "pc",
+            Kind::Pvh,
+            [chain("pci-bridge", "pci.0"), pci("full").to_vec()].concat(),
+        ),
+        ("q35", Kind::BzImage, Vec::new()),
+        ("q35", Kind::Pvh, Vec::new()),
+        (
+            "q35",
+            Kind::Pvh,
+            [chain("pci-bridge", "pcie.0"), pci("full").to_vec()].concat(),
+        ),
+        ("q35,acpi=off", Kind::Pvh, chain("pci-bridge", "pcie.0")),
+        ("microvm", Kind::BzImage, Vec::new()),
+        ("microvm", Kind::Pvh, Vec::new()),
+        ("microvm,acpi=off,pcie=on", Kind::Pvh, pci("full").to_vec()),
+        // Errors: a line is printed from deep down.
+        (
+            "pc",
+            Kind::BzImage,
+            ["-append".to_owned(), "x".repeat(3000)].to_vec(),
+        ),
+        ("q35", Kind::BzImage, pci("much").to_vec()),
+    ] {
+        let probe = Probe::new(kind)?;
+        let qemu = probe.machine(machine)?.args(&args);
+        let depth = painted(qemu, &probe).with_context(|| format!("{machine} {kind:?}"))?;
+        let name = format!("{machine} {kind:?} {}", args.join(" "));
+        println!("{depth:6} bytes of stack: {name:.100}");
+        if depth > deepest.0 {
+            deepest = (depth, name);
+        }
+    }
+    ensure!(
+        deepest.0 <= DEEPEST,
+        "{deepest:?}, at most {DEEPEST} allowed"
+    );
+    Ok(())
+}
+
+/// What the ROM leaves free of the F segment.
+fn f_segment() -> Result<PhysRange> {
+    let elf = std::fs::read(build::rom(&[])?.elf)?;
+    let file = object::File::parse(elf.as_slice())?;
+    let address = |name: &str| -> Result<u32> {
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+        Ok(u32::try_from(
+            symbol.with_context(|| format!("no {name}"))?.address(),
+        )?)
+    };
+    PhysRange::between(
+        address("__f_segment_free")?,
+        address("__f_segment_free_end")?,
+    )
+    .context("a wrong F segment")
+}
+
+/// Options that make the same machine under qtest and with the ROM.
+fn options(machine: &str, probe: &Probe) -> Result<Vec<String>> {
+    let initrd = probe.file("initrd", &noise(100_001, 7))?;
+    let (kernel, initrd) = (probe.path(), initrd);
+    Ok([
+        "-M",
+        machine,
+        "-m",
+        "64M",
+        "-kernel",
+        &kernel.display().to_string(),
+        "-initrd",
+        &initrd.display().to_string(),
+        "-append",
+        "console=ttyS0 root=/dev/vda quiet",
+    ]
+    .map(str::to_owned)
+    .to_vec())
+}
+
+/// The simulated machine after its boot, and the handoff.
+fn simulated(machine: &str, kind: Kind, probe: &Probe, image: &[u8]) -> Result<(Guest, Handoff)> {
+    // The DSDT tells of a serial port.
+    let serial = ["-serial", "null"].map(str::to_owned);
+    let options = options(machine, probe)?.into_iter().chain(serial);
+    let options: Vec<_> = options.map(Into::into).collect();
+    let mut fw_cfg = FakeFwCfg::new();
+    for item in capture::capture(&options)? {
+        match item.name.as_str() {
+            "" => {
+                fw_cfg.item(item.selector, &item.data);
+            }
+            name => {
+                fw_cfg.file(name, &item.data);
+            }
+        }
+    }
+    let board = match machine.split(',').next() {
+        Some("pc") => Board::Pc,
+        Some("q35") => Board::Q35,
+        _ => Board::Microvm,
+    };
+    let mut guest = Guest::new(board, fw_cfg, 64 << 20).with_f_segment(f_segment()?);
+    if kind == Kind::Pvh {
+        let code = &image[0x1000..0x1000 + PAYLOAD_LEN];
+        ensure!(guest.machine.memory.preload(0x10_0000, code), "no room");
+    }
+    let handoff = match guest.run() {
+        Ok(handoff) => handoff,
+        Err(error) => bail!("{error:?}"),
+    };
+    guest.check(Ok(handoff)).map_err(anyhow::Error::msg)?;
+    Ok((guest, handoff))
+}
+
+/// Compares what lies at `range`, but for `except`.
+fn same(vm: &mut Vm, guest: &Guest, range: PhysRange, except: Range<u64>) -> Result<()> {
+    let mut real = vm.memory(range.start().into(), range.len() as usize)?;
+    let mut simulated = guest.machine.memory.peek(range).to_vec();
+    ensure!(real.len() == simulated.len(), "{range:x?} is not all RAM");
+    let start = u64::from(range.start());
+    // SMBIOS has the date of the ROM's commit; the simulation is of none.
+    let date = RELEASE_DATE.as_bytes();
+    let tables = guest.found.f_segment.contains(range);
+    let mut texts = simulated.windows(if tables { date.len() } else { simulated.len() });
+    if let Some(at) = texts.position(|text| text == date) {
+        simulated[at..at + date.len()].copy_from_slice(&real[at..at + date.len()]);
+    }
+    for bytes in [&mut real, &mut simulated] {
+        let at = except.start.checked_sub(start).map(|at| at as usize);
+        let at = at.map(|at| at..at + (except.end - except.start) as usize);
+        if let Some(bytes) = at.and_then(|at| bytes.get_mut(at)) {
+            bytes.fill(0);
+        }
+    }
+    if real == simulated {
+        return Ok(());
+    }
+    if let Some(at) = (0..real.len()).find(|at| real[*at] != simulated[*at]) {
+        let end = real.len().min(at + 32);
+        bail!(
+            "at {:#x} QEMU has {:x?}, the simulation {:x?}",
+            start + at as u64,
+            &real[at..end],
+            &simulated[at..end]
+        );
+    }
+    Ok(())
+}
+
+/// Everything but the firmware's own memory (vectors, stack, `.bss`, scratch,
+/// and the part of the F segment that the image takes) and the record that the
+/// probe writes into its code.
+#[rstest]
+fn the_simulation_leaves_the_same_memory(
+    #[values(
+        "pc",
+        "q35",
+        "microvm",
+        "pc,acpi=off",
+        "q35,acpi=off",
+        "microvm,acpi=off"
+    )]
+    machine: &str,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    let image = match kind {
+        Kind::Pvh => Elf::new(Mode::Halt)?.bytes()?,
+        _ => BzImage::minimal(Mode::Halt)?.bytes(),
+    };
+    let probe = Probe::from_bytes(kind, &image)?;
+    let (guest, handoff) = simulated(machine, kind, &probe, &image)?;
+
+    let qemu = Qemu::new(machine).bios(rom()?).memory_mib(64).qmp();
+    let options = options(machine, &probe)?;
+    let mut vm = probe::ports(qemu).args(&options[4..]).spawn()?;
+    let report = vm.wait_debugcon(probe::REPORT_PORT, RECORD_LEN, TIMEOUT)?;
+    let record = Record::parse(&report)?;
+    let entered = match handoff {
+        Handoff::Linux { entry, boot_params } => (entry, boot_params) == (record.entry, record.esi),
+        Handoff::Pvh { entry, start_info } => (entry, start_info) == (record.entry, record.ebx),
+        _ => false,
+    };
+    ensure!(entered, "{handoff:x?}, but {record:x?}");
+    let own = u64::from(record.entry) + RECORD_OFFSET as u64;
+    let own = own..own + RECORD_LEN as u64;
+    for range in [
+        layout::LOW_FREE,
+        layout::LOW_FREE_TOP,
+        layout::EBDA,
+        guest.found.f_segment,
+        PhysRange::fixed(layout::HIGH_RAM, 64 << 20),
+    ] {
+        same(&mut vm, &guest, range, own.clone())?;
+    }
+    Ok(())
+}
