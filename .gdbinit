@@ -1,0 +1,44 @@
+# For gdb beside a QEMU that was started with -S -s: scripts/gdb.sh starts both.
+# Connects, and knows the places of a boot: to32, torust, tokernel; here16.
+set confirm off
+set pagination off
+set architecture i386
+target remote :1234
+
+# gdb knows no segments: in 16-bit code EIP is an offset from CS's base, which
+# is 0xffff0000 after reset and 16 times CS later.
+define here16
+  set language c
+  set $linear = ($cs == 0xf000 ? 0xffff0000 : $cs * 16) + (unsigned long) $eip
+  # gdb itself would read the bytes as 32-bit code.
+  dump binary memory /tmp/qboot-here16.bin $linear $linear+15
+  eval "shell objdump -D -b binary -m i8086 --adjust-vma=0x%x /tmp/qboot-here16.bin | tail -n +8", $linear
+  set language auto
+end
+document here16
+Shows the next instructions of 16-bit code.
+end
+
+define to32
+  thbreak boot32
+  continue
+end
+document to32
+Runs to the first 32-bit instruction.
+end
+
+define torust
+  thbreak qboot::rust_main
+  continue
+end
+document torust
+Runs to the first Rust code. Software breakpoints in the F segment hold from here on.
+end
+
+define tokernel
+  thbreak qboot::rom::handoff::enter
+  continue
+end
+document tokernel
+Runs to the jump to the kernel; `print handoff` tells where that goes.
+end

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Starts QEMU, stopped at the reset vector, and gdb on it with the ROM's symbols:
+#
+#   scripts/gdb.sh KERNEL [QEMU OPTIONS]       such as bzImage -M q35 -append quiet
+#
+# QBOOT_GDB holds further arguments for gdb, such as -batch -ex torust. The QEMU
+# is qemu-system-i386, with which gdb and the 32-bit ELF file agree; it takes a
+# bzImage, or a 32-bit ELF kernel.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+kernel=${1:?a kernel is needed: scripts/gdb.sh KERNEL [QEMU OPTIONS]}
+shift
+for program in gdb qemu-system-i386; do
+    command -v "$program" >/dev/null || {
+        echo "$program is missing: apt-get install gdb qemu-system-x86" >&2
+        exit 1
+    }
+done
+"$here/build.sh" >&2
+root=$here/..
+qemu-system-i386 -display none -bios "$root/target/qboot.rom" -kernel "$kernel" "$@" -S -s &
+qemu=$!
+trap 'kill "$qemu" 2>/dev/null || true' EXIT
+# Until it listens.
+for _ in $(seq 100); do
+    (: </dev/tcp/127.0.0.1/1234) 2>/dev/null && break
+    sleep 0.05
+done
+read -r -a arguments <<<"${QBOOT_GDB:-}"
+gdb -q -nx -x "$root/.gdbinit" "$root/target/qboot.elf" "${arguments[@]}"

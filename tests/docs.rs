@@ -1,0 +1,268 @@
+//! The documentation in accord with itself and with the source: links resolve,
+//! the book lists every page, and the generated pages are as the source says.
+//! `QBOOT_UPDATE_DOCS=1` writes those anew.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use qboot::layout;
+use qboot::phys::PhysRange;
+use xtask::workspace;
+
+fn docs() -> PathBuf {
+    workspace::root().join("docs")
+}
+
+/// The Markdown files below `dir`, without what is built.
+fn pages(dir: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(pages(&path)?);
+        } else if path.extension().is_some_and(|ext| ext == "md") {
+            found.insert(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Targets of the links in a page that lead to files here.
+fn links(text: &str) -> Vec<&str> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        in_code ^= line.starts_with("```");
+        let targets = line
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        found.extend(targets.filter(|target| !in_code && !target.contains("://")));
+    }
+    found
+}
+
+/// Headings as links name them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let slug = |heading: &str| {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(slug).collect()
+}
+
+#[test]
+fn links_resolve() -> Result<()> {
+    let root = workspace::root();
+    let mut all = pages(&docs())?;
+    for name in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+    ] {
+        all.insert(root.join(name));
+    }
+    let mut count = 0;
+    let mut broken = String::new();
+    for page in &all {
+        let text = fs::read_to_string(page)?;
+        for link in links(&text) {
+            count += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().context("no directory")?.join(file),
+            };
+            let known = target.exists()
+                && (anchor.is_empty() || anchors(&fs::read_to_string(&target)?).contains(anchor));
+            if !known {
+                let _ = writeln!(broken, "{}: {link}", page.display());
+            }
+        }
+    }
+    ensure!(count > 50, "only {count} links found");
+    ensure!(broken.is_empty(), "broken links:\n{broken}");
+    Ok(())
+}
+
+#[test]
+fn the_book_lists_every_page() -> Result<()> {
+    let docs = docs();
+    let summary = fs::read_to_string(docs.join("SUMMARY.md"))?;
+    let listed: BTreeSet<_> = links(&summary).iter().map(|link| docs.join(link)).collect();
+    let mut written = pages(&docs)?;
+    written.remove(&docs.join("SUMMARY.md"));
+    let missing: Vec<_> = written.difference(&listed).collect();
+    ensure!(missing.is_empty(), "not in SUMMARY.md: {missing:?}");
+    Ok(())
+}
+
+/// Compares a generated page with what is there, or writes it.
+fn generated(name: &str, content: &str) -> Result<()> {
+    let path = docs().join(name);
+    if std::env::var_os("QBOOT_UPDATE_DOCS").is_some() {
+        fs::write(&path, content)?;
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    ensure!(
+        found == content,
+        "docs/{name} is not as the source says: \
+         QBOOT_UPDATE_DOCS=1 cargo test --package qboot-tests --test docs"
+    );
+    Ok(())
+}
+
+const COLOURS: [&str; 3] = ["#d9e7f5", "#f5e3d0", "#e8e8e8"];
+
+/// A row for each range, from the top down; heights say nothing about sizes.
+fn memory_map() -> String {
+    const KERNEL: usize = 0;
+    const FIRMWARE: usize = 1;
+    const NO_RAM: usize = 2;
+    let rom = PhysRange::fixed(0xffff_0000, u32::MAX);
+    let high = PhysRange::fixed(layout::HIGH_RAM, layout::Q35_ECAM.start());
+    let rows = [
+        (rom, "the ROM, up to 4 GiB", NO_RAM),
+        (layout::LOCAL_APIC, "local APIC", NO_RAM),
+        (
+            layout::MICROVM_ECAM,
+            "configuration space of microvm,pcie=on",
+            NO_RAM,
+        ),
+        (layout::Q35_ECAM, "configuration space of q35", NO_RAM),
+        (
+            high,
+            "RAM, as much as there is: kernel; initrd and tables at its end",
+            KERNEL,
+        ),
+        (
+            layout::F_SEGMENT,
+            "F segment: code, RSDP, SMBIOS, MP table",
+            FIRMWARE,
+        ),
+        (layout::LEGACY_HOLE, "VGA memory, option ROM space", NO_RAM),
+        (layout::EBDA, "EBDA", FIRMWARE),
+        (
+            layout::LOW_FREE_TOP,
+            "command line, zero page or start_info",
+            KERNEL,
+        ),
+        (layout::SCRATCH, "scratch until the jump", KERNEL),
+        (
+            layout::LOW_FREE,
+            "more for command line and zero page",
+            KERNEL,
+        ),
+        (layout::STATICS, "statics until the jump", KERNEL),
+        (
+            layout::STACK,
+            "stack until the jump, its guard word at the bottom",
+            KERNEL,
+        ),
+        (layout::IVT_BDA, "real-mode vectors, BIOS data area", KERNEL),
+    ];
+    let height = 30 * rows.len() + 60;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" \
+         font-family=\"monospace\" font-size=\"13\">\n\
+         <rect width=\"760\" height=\"{height}\" fill=\"white\"/>\n"
+    );
+    for (index, (range, what, owner)) in rows.into_iter().enumerate() {
+        let (y, colour) = (30 * index + 10, COLOURS[owner]);
+        let _ = writeln!(
+            svg,
+            "<rect x=\"120\" y=\"{y}\" width=\"620\" height=\"30\" fill=\"{colour}\" stroke=\"#555\"/>\n\
+             <text x=\"112\" y=\"{}\" text-anchor=\"end\">{:#010x}</text>\n\
+             <text x=\"130\" y=\"{}\">{what}</text>",
+            y + 29,
+            range.start(),
+            y + 20
+        );
+    }
+    let legend = [
+        "the kernel's from its first instruction on",
+        "reserved in E820",
+        "no RAM",
+    ];
+    for (index, text) in legend.into_iter().enumerate() {
+        let (x, y) = (120 + [0, 350, 510][index], height - 35);
+        let colour = COLOURS[index];
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"14\" height=\"14\" fill=\"{colour}\" stroke=\"#555\"/>\n\
+             <text x=\"{}\" y=\"{}\">{text}</text>",
+            x + 20,
+            y + 12
+        );
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+#[test]
+fn the_memory_map_is_that_of_the_source() -> Result<()> {
+    generated("memory-map.svg", &memory_map())
+}
+
+/// What `src/error.rs` says: for each error its code, name, meaning, message.
+fn errors() -> Result<Vec<(u8, String, String, String)>> {
+    let source = fs::read_to_string(workspace::root().join("src/error.rs"))?;
+    let mut meaning = String::new();
+    let mut found = Vec::new();
+    for line in source.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("/// ") {
+            let gap = if meaning.is_empty() { "" } else { " " };
+            meaning.push_str(&format!("{gap}{text}"));
+            continue;
+        }
+        if let Some((name, code)) = line.trim_end_matches(',').split_once(" = 0x")
+            && let Ok(code) = u8::from_str_radix(code, 16)
+        {
+            let start = format!("Self::{name} => \"");
+            let rest = source.split(&start).nth(1);
+            let message = rest.and_then(|rest| rest.split("\",").next());
+            let message = message.with_context(|| format!("no message of {name}"))?;
+            found.push((code, name.to_owned(), meaning.clone(), message.to_owned()));
+        }
+        meaning.clear();
+    }
+    ensure!(found.len() > 30, "only {} errors found", found.len());
+    Ok(found)
+}
+
+const ERRORS_HEAD: &str = "\
+# Errors
+
+A boot that fails prints one line, on COM1 and on a debug console where one answers (ports 0xe9 and 0x402):
+
+```
+qboot: error 20: no kernel; pass one with -kernel
+```
+
+After the semicolon stands what to do about it; an error about room adds how much was needed and how much there was.
+Then `-device pvpanic` is told, `-device isa-debug-exit,iobase=0xf4,iosize=1` ends QEMU with the status below, and
+the processor halts. With `opt/org.qboot/log=steps` the [log](debugging.md#the-log) shows how far the boot came.
+Codes are hexadecimal and are never reused.
+
+";
+
+#[test]
+fn the_errors_are_those_of_the_source() -> Result<()> {
+    let mut page = ERRORS_HEAD.to_owned();
+    for (code, name, meaning, message) in errors()? {
+        let status = (i32::from(code) << 1 | 1) & 0xff;
+        let _ = writeln!(
+            page,
+            "## {code:02x}: {name}\n\n{meaning}\n\n> {message}\n\nExit status {status}.\n"
+        );
+    }
+    generated("errors.md", &format!("{}\n", page.trim_end()))
+}
