@@ -177,6 +177,23 @@ fn acpi(
     Ok(())
 }
 
+/// Neither MMX nor MTRRs are taken for granted: checksums are right without.
+#[rstest]
+fn old_processors(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values("486", "pentium", "pentium2")] processor: &str,
+) -> Result<()> {
+    let probe = Probe::new(Kind::BzImage)?;
+    let qemu = probe.machine(machine)?.args(["-cpu", processor]);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    handover.check_registers()?;
+    ensure!(!Tables::read(&mut vm, &handover)?.get("DSDT")?.is_empty());
+    if machine != "microvm" {
+        Smbios::read(&mut vm)?.context("no SMBIOS")?.get(0)?;
+    }
+    Ok(())
+}
+
 #[rstest]
 #[case::vmgenid("q35", &["-device", "vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"])]
 #[case::vmgenid("pc", &["-device", "vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"])]
