@@ -1,0 +1,190 @@
+//! Kernels that are entered in real mode, and multiboot's.
+
+use super::{Claimed, Loader};
+use crate::boot::Handoff;
+use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader};
+use crate::e820::Claim;
+use crate::error::{Error, Result};
+use crate::fw_cfg::{FwCfg, item};
+use crate::layout;
+use crate::multiboot;
+use crate::phys::{GuestMemory, PhysRange};
+use crate::pvh::Elf;
+use crate::realmode::{self, LOW_KERNEL, STACK_LEN, SetupLayout};
+
+/// Bytes of a sector, which `setup_sects` counts in.
+pub(super) const SECTOR: u32 = 512;
+/// The longest command line for 16-bit code: what its segment has room for
+/// behind heap and stack.
+const MAX_REAL_MODE_LINE: u32 = 0x1fff;
+
+pub(super) fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
+    let loaded_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
+    SetupLayout::new(header.protocol(), loaded_high)
+}
+
+/// Bytes of boot sector and setup code.
+pub(super) fn real_mode_setup_len(header: &SetupHeader<'_>) -> u32 {
+    u32::from(header.setup_sects())
+        .saturating_add(1)
+        .saturating_mul(SECTOR)
+}
+
+impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
+    /// Claims the memory of a kernel that is entered at its 16-bit code, and
+    /// reads the command line to the end of that code's segment.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn claim_real_mode(&mut self, header: &SetupHeader<'_>) -> Result<Claimed> {
+        let setup = real_mode_layout(header);
+        let len = real_mode_setup_len(header);
+        if len > u32::from(setup.heap_end.saturating_sub(STACK_LEN)) {
+            return Err(Error::Needs16BitEntry);
+        }
+        let limit = header.cmdline_size().min(MAX_REAL_MODE_LINE);
+        let line_len = limit.saturating_add(1);
+        let whole = u32::from(setup.heap_end).saturating_add(line_len);
+        let segment = PhysRange::new(setup.base, whole).and_then(|range| self.map.claim(range));
+        let segment = segment.ok_or(Error::Needs16BitEntry)?.range();
+        let block = segment
+            .part(u32::from(setup.heap_end), line_len)
+            .ok_or(Error::NotOurMemory)?;
+        let line = self.memory.bytes(block)?;
+        self.fw_cfg.read(item::CMDLINE_DATA, line)?;
+        if line.last() != Some(&0) {
+            return Err(Error::CommandLineTooLong);
+        }
+        let image = if setup.is_low {
+            self.claim_low_kernel(header)?
+        } else {
+            self.claim_bzimage(header)?
+        };
+        Ok(Claimed {
+            image: Some(image),
+            block,
+            line_len,
+        })
+    }
+
+    /// Claims high memory for a zImage, which can only move to its place when
+    /// the firmware is done with the memory there, and that place.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn claim_low_kernel(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
+        // Its setup code would jump to where nothing is loaded.
+        if header.code32_start() >= layout::HIGH_RAM {
+            return Err(Error::BadSetupHeader);
+        }
+        for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
+            let start = part.start().max(LOW_KERNEL.start());
+            let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
+            let part = part.and_then(|part| self.map.claim(part));
+            part.ok_or(Error::Needs16BitEntry)?;
+        }
+        let size = self.fw_cfg.read_u32(item::KERNEL_SIZE)?;
+        let high = self.map.high();
+        match self.map.place(size, 16, high) {
+            Some(claim) if size <= LOW_KERNEL.len() => Ok(claim),
+            _ => self.short(Error::KernelTooBig, size, LOW_KERNEL),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn load_real_mode(
+        &mut self,
+        header: &SetupHeader<'_>,
+        claimed: &Claimed,
+    ) -> Result<Handoff> {
+        let setup = real_mode_layout(header);
+        let initrd = match header.ramdisk_size() {
+            0 => None,
+            _ => self.load_initrd(header.initrd_addr_max(), false)?,
+        };
+        let image = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
+        let loaded = image.range();
+        let low_kernel = setup.is_low.then_some(loaded);
+        self.load_item(item::KERNEL_DATA, image)?;
+        self.check_whole(header, loaded)?;
+        let code = PhysRange::new(setup.base, real_mode_setup_len(header));
+        let code = self.memory.bytes(code.ok_or(Error::NotOurMemory)?)?;
+        self.fw_cfg.read(item::SETUP_DATA, code)?;
+        RealModeHeader {
+            base: setup.base,
+            heap_end: setup.heap_end,
+            stack_len: STACK_LEN,
+            line_len: u16::try_from(claimed.line_len).map_err(|_| Error::CommandLineTooLong)?,
+            ramdisk: initrd.map_or((0, 0), |range| (range.start(), range.len())),
+        }
+        .write(header.protocol(), code)?;
+        self.write_ebda()?;
+        Ok(Handoff::RealMode {
+            segment: u16::try_from(setup.base >> 4).map_err(|_| Error::NotOurMemory)?,
+            stack: setup.heap_end,
+            low_kernel,
+        })
+    }
+
+    #[cold]
+    pub(super) fn write_ebda(&mut self) -> Result<()> {
+        realmode::write_ebda(self.memory, self.map.entries())
+    }
+
+    /// Claims the memory of a multiboot kernel and its modules.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn claim_multiboot(&mut self, image: &multiboot::Image) -> Result<Claimed> {
+        let Some(claim) = self.map.claim(image.load) else {
+            return if image.load.start() < layout::HIGH_RAM {
+                Err(Error::KernelOverlapsFirmware)
+            } else {
+                self.short(Error::KernelTooBig, image.load.len(), self.map.high())
+            };
+        };
+        Ok(Claimed {
+            image: Some(claim),
+            // The command line comes with the image.
+            block: PhysRange::fixed(layout::LOW_FREE.start(), layout::LOW_FREE.start()),
+            line_len: 0,
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn load_multiboot(
+        &mut self,
+        image: &multiboot::Image,
+        claimed: &Claimed,
+    ) -> Result<Handoff> {
+        let claim = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
+        let head = self.map.place_low(image.head, 16);
+        let head = head.ok_or(Error::KernelOverlapsFirmware)?.range();
+        let bytes = self.memory.bytes(head)?;
+        self.fw_cfg.read(item::KERNEL_DATA, bytes)?;
+        if image.head != 0 && !Elf::is_elf(bytes) {
+            return Err(Error::KernelOverlapsFirmware);
+        }
+        self.load_next(claim.range(), 0)?;
+        let mut draft = [0; multiboot::INFO_LEN as usize];
+        self.fw_cfg.read(item::INITRD_DATA, &mut draft)?;
+        let bytes = self
+            .memory
+            .bytes(image.load)
+            .map_err(|_| Error::KernelTooBig)?;
+        let draft = multiboot::Draft::check(&draft, image.load, bytes)?;
+        let len = multiboot::Info::block_len(self.map.entries().len());
+        let block = self.map.place_low(len, 16);
+        let info = block.ok_or(Error::KernelOverlapsFirmware)?.range();
+        multiboot::Info {
+            draft,
+            e820: self.map.entries(),
+        }
+        .write(self.memory.bytes(info)?, info.start())?;
+        // It may go back to real mode: Xen does.
+        self.write_ebda()?;
+        Ok(Handoff::Multiboot {
+            entry: image.entry,
+            info: info.start(),
+        })
+    }
+}
