@@ -517,7 +517,9 @@ impl Guest {
         let fw_cfg = &self.machine.fw_cfg;
         let script = fw_cfg.selector("etc/table-loader");
         let commands = script.map_or(0, |s| fw_cfg.data(s).len() / 128);
-        let most = 64 + 6 * commands + self.machine.memory.bytes.len() / 4096;
+        // Each file may be an option, and pieces are a page at the least.
+        let files = fw_cfg.data(item::FILE_DIR).len() / 64;
+        let most = 64 + files + 6 * commands + self.machine.memory.bytes.len() / 4096;
         if fw_cfg.transfers > most {
             return Err(format!("{} transfers, {most} expected", fw_cfg.transfers));
         }
