@@ -1,0 +1,222 @@
+//! Decompressing a bzImage's payload.
+
+use std::fmt;
+use std::io::{Cursor, Read};
+
+use anyhow::{Context, Result, ensure};
+
+use super::MAX_VMLINUX;
+
+/// How a bzImage's payload is compressed: the seven that x86 kernels offer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Compression {
+    Gzip,
+    Bzip2,
+    Lzma,
+    Xz,
+    Lzo,
+    Lz4,
+    Zstd,
+    /// `CONFIG_KERNEL_UNCOMPRESSED` exists on other architectures; some
+    /// tools repack x86 kernels that way.
+    None,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compression::Gzip => "gzip",
+            Compression::Bzip2 => "bzip2",
+            Compression::Lzma => "LZMA",
+            Compression::Xz => "XZ",
+            Compression::Lzo => "LZO",
+            Compression::Lz4 => "LZ4",
+            Compression::Zstd => "ZSTD",
+            Compression::None => "none",
+        })
+    }
+}
+
+/// What `payload` starts with.
+pub(super) fn detect(payload: &[u8]) -> Result<Compression> {
+    const MAGICS: &[(&[u8], Compression)] = &[
+        (b"\x1f\x8b\x08", Compression::Gzip),
+        (b"BZh", Compression::Bzip2),
+        (b"\x5d\0\0", Compression::Lzma),
+        (b"\xfd7zXZ\0", Compression::Xz),
+        (LZOP_MAGIC, Compression::Lzo),
+        (b"\x02\x21\x4c\x18", Compression::Lz4),
+        (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+        (b"\x7fELF", Compression::None),
+    ];
+    MAGICS
+        .iter()
+        .find(|(magic, _)| payload.starts_with(magic))
+        .map(|(_, compression)| *compression)
+        .with_context(|| {
+            let head = &payload[..payload.len().min(8)];
+            format!("unknown payload compression, first bytes {head:02x?}")
+        })
+}
+
+/// What `payload` holds; the kernel's build has appended its size.
+pub(super) fn decompress(compression: Compression, payload: &[u8]) -> Result<Vec<u8>> {
+    if compression == Compression::None {
+        return Ok(payload.to_vec());
+    }
+    // The kernel's build appends the size of the result, 32 bits little
+    // endian. gzip has the same field as its own last one.
+    let (stream, size) = payload
+        .split_last_chunk::<4>()
+        .context("a payload of less than 4 bytes")?;
+    let size = u64::from(u32::from_le_bytes(*size));
+    ensure!(
+        size <= MAX_VMLINUX,
+        "{size} bytes is too large for a kernel"
+    );
+    let mut out = Vec::with_capacity(size as usize);
+    let limit = size + 1;
+    match compression {
+        Compression::Gzip => {
+            flate2::read::GzDecoder::new(payload)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Bzip2 => {
+            bzip2::read::BzDecoder::new(stream)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Lzma => {
+            lzma_rust2::LzmaReader::new_mem_limit(stream, u32::MAX, None)?
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Xz => {
+            lzma_rust2::XzReader::new(stream, false)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Lz4 => {
+            lz4_flex::frame::FrameDecoder::new(stream)
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Zstd => {
+            ruzstd::decoding::StreamingDecoder::new(stream)
+                .context("reading the frame header")?
+                .take(limit)
+                .read_to_end(&mut out)?;
+        }
+        Compression::Lzo => lzop(stream, size, &mut out)?,
+        Compression::None => {}
+    }
+    ensure!(
+        out.len() as u64 == size,
+        "{} bytes came out, the kernel's build recorded {size}",
+        out.len()
+    );
+    Ok(out)
+}
+
+const LZOP_MAGIC: &[u8] = b"\x89LZO\0\r\n\x1a\n";
+
+/// lzop's container: a header, then blocks of LZO1X data until a block of
+/// length 0. Numbers are big endian.
+fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
+    // Header flags that add a checksum to each block, or a field to the header.
+    const ADLER32_PLAIN: u32 = 0x1;
+    const ADLER32_PACKED: u32 = 0x2;
+    const EXTRA_FIELD: u32 = 0x40;
+    const CRC32_PLAIN: u32 = 0x100;
+    const CRC32_PACKED: u32 = 0x200;
+    const FILTER: u32 = 0x800;
+    /// lzop's own largest block.
+    const MAX_BLOCK: u32 = 64 * 1024 * 1024;
+
+    let mut input = Cursor::new(stream);
+    skip(&mut input, LZOP_MAGIC.len() as u32)?;
+    let version = be16(&mut input)?;
+    skip(&mut input, 2)?; // version of the library
+    if version >= 0x940 {
+        skip(&mut input, 2)?; // version needed to extract
+    }
+    skip(&mut input, 1)?; // method: 1 to 3 all decompress as LZO1X
+    if version >= 0x940 {
+        skip(&mut input, 1)?; // level
+    }
+    let flags = be32(&mut input)?;
+    ensure!(flags & FILTER == 0, "lzop filters are not supported");
+    skip(&mut input, 8)?; // mode, low half of the time
+    if version >= 0x940 {
+        skip(&mut input, 4)?; // high half of the time
+    }
+    let name_len = byte(&mut input)?;
+    skip(&mut input, u32::from(name_len) + 4)?; // name, header checksum
+    if flags & EXTRA_FIELD != 0 {
+        let len = be32(&mut input)?;
+        skip(&mut input, len.saturating_add(4))?;
+    }
+    let checksums = |set: u32| (flags & set).count_ones() * 4;
+    loop {
+        let plain_len = be32(&mut input)?;
+        if plain_len == 0 {
+            return Ok(());
+        }
+        let packed_len = be32(&mut input)?;
+        ensure!(
+            packed_len <= plain_len && plain_len <= MAX_BLOCK,
+            "a damaged lzop block header"
+        );
+        ensure!(
+            out.len() as u64 + u64::from(plain_len) <= size,
+            "more data than the kernel's build recorded"
+        );
+        skip(&mut input, checksums(ADLER32_PLAIN | CRC32_PLAIN))?;
+        if packed_len < plain_len {
+            skip(&mut input, checksums(ADLER32_PACKED | CRC32_PACKED))?;
+        }
+        let start = input.position() as usize;
+        let packed = stream
+            .get(start..start + packed_len as usize)
+            .context("the payload ends within an lzop block")?;
+        skip(&mut input, packed_len)?;
+        if packed_len == plain_len {
+            out.extend_from_slice(packed);
+            continue;
+        }
+        let mut plain = vec![0; plain_len as usize];
+        let written = lzokay::decompress::decompress(packed, &mut plain)
+            .map_err(|error| anyhow::anyhow!("LZO: {error:?}"))?;
+        ensure!(written == plain.len(), "an lzop block came out short");
+        out.append(&mut plain);
+    }
+}
+
+fn skip(input: &mut Cursor<&[u8]>, len: u32) -> Result<()> {
+    let end = input.position() + u64::from(len);
+    ensure!(
+        end <= input.get_ref().len() as u64,
+        "the payload ends within the lzop header"
+    );
+    input.set_position(end);
+    Ok(())
+}
+
+fn byte(input: &mut Cursor<&[u8]>) -> Result<u8> {
+    let mut bytes = [0; 1];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes[0])
+}
+
+fn be16(input: &mut Cursor<&[u8]>) -> Result<u16> {
+    let mut bytes = [0; 2];
+    input.read_exact(&mut bytes)?;
+    Ok(u16::from_be_bytes(bytes))
+}
+
+fn be32(input: &mut Cursor<&[u8]>) -> Result<u32> {
+    let mut bytes = [0; 4];
+    input.read_exact(&mut bytes)?;
+    Ok(u32::from_be_bytes(bytes))
+}

@@ -1,0 +1,349 @@
+//! Kernel images around a probe: bzImage, ELF for PVH, multiboot.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Mode, PAYLOAD_LEN, assemble, code};
+
+/// Offsets of the setup header's fields in a bzImage and in the zero page, as
+/// the kernel's `Documentation/arch/x86/boot.rst` names them.
+#[expect(missing_docs, reason = "named as the specification names them")]
+pub mod hdr {
+    pub const SETUP_SECTS: usize = 0x1f1;
+    pub const SYSSIZE: usize = 0x1f4;
+    pub const VID_MODE: usize = 0x1fa;
+    pub const BOOT_FLAG: usize = 0x1fe;
+    pub const JUMP: usize = 0x200;
+    pub const HEADER: usize = 0x202;
+    pub const VERSION: usize = 0x206;
+    pub const START_SYS_SEG: usize = 0x20c;
+    pub const KERNEL_VERSION: usize = 0x20e;
+    pub const TYPE_OF_LOADER: usize = 0x210;
+    pub const LOADFLAGS: usize = 0x211;
+    pub const CODE32_START: usize = 0x214;
+    pub const RAMDISK_IMAGE: usize = 0x218;
+    pub const RAMDISK_SIZE: usize = 0x21c;
+    pub const HEAP_END_PTR: usize = 0x224;
+    pub const EXT_LOADER_VER: usize = 0x226;
+    pub const CMD_LINE_PTR: usize = 0x228;
+    pub const INITRD_ADDR_MAX: usize = 0x22c;
+    pub const KERNEL_ALIGNMENT: usize = 0x230;
+    pub const RELOCATABLE_KERNEL: usize = 0x234;
+    pub const MIN_ALIGNMENT: usize = 0x235;
+    pub const XLOADFLAGS: usize = 0x236;
+    pub const CMDLINE_SIZE: usize = 0x238;
+    pub const HARDWARE_SUBARCH: usize = 0x23c;
+    pub const PAYLOAD_OFFSET: usize = 0x248;
+    pub const PAYLOAD_LENGTH: usize = 0x24c;
+    pub const SETUP_DATA: usize = 0x250;
+    pub const PREF_ADDRESS: usize = 0x258;
+    pub const INIT_SIZE: usize = 0x260;
+    pub const HANDOVER_OFFSET: usize = 0x264;
+}
+
+/// A bzImage: setup sectors, then the 32-bit code.
+#[derive(Clone, Debug)]
+pub struct BzImage {
+    /// Boot sector and setup code, with the header at 0x1f1.
+    pub setup: Vec<u8>,
+    /// The 32-bit code, a probe.
+    pub payload: Vec<u8>,
+}
+
+impl BzImage {
+    /// The probe behind this kernel's own setup header and 16-bit code.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no bzImage.
+    pub fn of(kernel: &Path, mode: Mode) -> Result<Self> {
+        let image =
+            fs::read(kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
+        ensure!(
+            image.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS".as_slice()),
+            "{} is no bzImage",
+            kernel.display()
+        );
+        let sectors = match image[hdr::SETUP_SECTS] {
+            0 => 4,
+            n => usize::from(n),
+        };
+        let setup = image
+            .get(..(sectors + 1) * 512)
+            .context("a bzImage shorter than its setup code")?;
+        Ok(Self {
+            setup: setup.to_vec(),
+            payload: code(mode)?,
+        })
+    }
+
+    /// The probe behind a header of our own: protocol 2.15, relocatable, loaded
+    /// at 1 MiB, with a payload as Linux has one and an `init_size` of 1 MiB.
+    ///
+    /// # Errors
+    /// It does not assemble.
+    pub fn minimal(mode: Mode) -> Result<Self> {
+        let setup = assemble("setup.S", include_str!("setup.S"))?;
+        let mut image = Self {
+            setup,
+            payload: code(mode)?,
+        };
+        image.setup[hdr::SETUP_SECTS] = 1;
+        image
+            .set_u32(hdr::SYSSIZE, u32::try_from(PAYLOAD_LEN / 16)?)
+            .set_u16(hdr::VID_MODE, 0xffff)
+            .set_u16(hdr::BOOT_FLAG, 0xaa55)
+            .set_u32(hdr::HEADER, u32::from_le_bytes(*b"HdrS"))
+            .set_u16(hdr::VERSION, 0x020f)
+            .set_u16(hdr::START_SYS_SEG, 0x1000)
+            .set_u8(hdr::LOADFLAGS, 1)
+            .set_u32(hdr::CODE32_START, 0x10_0000)
+            .set_u32(hdr::INITRD_ADDR_MAX, 0x7fff_ffff)
+            .set_u32(hdr::KERNEL_ALIGNMENT, 0x20_0000)
+            .set_u8(hdr::RELOCATABLE_KERNEL, 1)
+            .set_u8(hdr::MIN_ALIGNMENT, 21)
+            .set_u32(hdr::CMDLINE_SIZE, 2047)
+            .set_u32(hdr::PAYLOAD_OFFSET, 0x1000)
+            .set_u32(hdr::PAYLOAD_LENGTH, 0x8000)
+            .set_u64(hdr::PREF_ADDRESS, 0x10_0000)
+            .set_u32(hdr::INIT_SIZE, 0x10_0000);
+        Ok(image)
+    }
+
+    fn set(&mut self, offset: usize, bytes: &[u8]) -> &mut Self {
+        self.setup[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    /// Overwrites one byte of the setup sectors.
+    pub fn set_u8(&mut self, offset: usize, value: u8) -> &mut Self {
+        self.set(offset, &[value])
+    }
+
+    /// Overwrites two bytes of the setup sectors.
+    pub fn set_u16(&mut self, offset: usize, value: u16) -> &mut Self {
+        self.set(offset, &value.to_le_bytes())
+    }
+
+    /// Overwrites four bytes of the setup sectors.
+    pub fn set_u32(&mut self, offset: usize, value: u32) -> &mut Self {
+        self.set(offset, &value.to_le_bytes())
+    }
+
+    /// Overwrites eight bytes of the setup sectors.
+    pub fn set_u64(&mut self, offset: usize, value: u64) -> &mut Self {
+        self.set(offset, &value.to_le_bytes())
+    }
+
+    /// The image file's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        [self.setup.as_slice(), self.payload.as_slice()].concat()
+    }
+}
+
+/// One loadable segment of an [`Elf`] besides the probe's own.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Physical address.
+    pub addr: u32,
+    /// Bytes in the file.
+    pub data: Vec<u8>,
+    /// Bytes in memory, at least the data's.
+    pub memory_len: u32,
+}
+
+/// A PVH ELF: the probe in one loadable segment, its Xen notes within that
+/// segment and under a PT_NOTE header, as in Linux's vmlinux.
+#[derive(Clone, Debug)]
+pub struct Elf {
+    /// 64-bit ELF structures instead of 32-bit ones.
+    pub elf64: bool,
+    /// Physical address of the probe's segment, entered at its first byte.
+    pub addr: u32,
+    /// Bytes of the probe's segment in memory, at least [`PAYLOAD_LEN`].
+    pub memory_len: u32,
+    /// XEN_ELFNOTE_GUEST_OS, when there is one.
+    pub guest_os: Option<String>,
+    /// Whether there is XEN_ELFNOTE_PHYS32_ENTRY, without which it is no PVH kernel.
+    pub entry_note: bool,
+    /// Further segments.
+    pub segments: Vec<Segment>,
+    /// The 32-bit code.
+    pub payload: Vec<u8>,
+}
+
+/// Offset of the notes in the probe's segment.
+const NOTES_OFFSET: usize = 0x400;
+
+impl Elf {
+    /// A Linux-like PVH probe at 1 MiB.
+    ///
+    /// # Errors
+    /// It does not assemble.
+    pub fn new(mode: Mode) -> Result<Self> {
+        Ok(Self {
+            elf64: false,
+            addr: 0x10_0000,
+            memory_len: u32::try_from(PAYLOAD_LEN)?,
+            guest_os: Some("linux".to_owned()),
+            entry_note: true,
+            segments: Vec::new(),
+            payload: code(mode)?,
+        })
+    }
+
+    fn notes(&self) -> Vec<u8> {
+        let mut notes = Vec::new();
+        let mut note = |kind: u32, descriptor: &[u8]| {
+            for word in [4, descriptor.len() as u32, kind] {
+                notes.extend(u32::to_le_bytes(word));
+            }
+            notes.extend(b"Xen\0");
+            notes.extend(descriptor);
+            notes.resize(notes.len().next_multiple_of(4), 0);
+        };
+        if let Some(name) = &self.guest_os {
+            note(6, &[name.as_bytes(), &[0]].concat());
+        }
+        if self.entry_note {
+            note(18, &self.addr.to_le_bytes());
+        }
+        notes
+    }
+
+    /// The image file's bytes.
+    ///
+    /// # Errors
+    /// The notes do not fit their place.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        const PT_LOAD: u32 = 1;
+        const PT_NOTE: u32 = 4;
+        const FIRST: usize = 0x1000;
+        let mut code = self.payload.clone();
+        let notes = self.notes();
+        ensure!(
+            NOTES_OFFSET + notes.len() <= code.len(),
+            "notes of {} bytes",
+            notes.len()
+        );
+        code[NOTES_OFFSET..NOTES_OFFSET + notes.len()].copy_from_slice(&notes);
+
+        let mut file = vec![0; FIRST];
+        let mut headers = Vec::new();
+        let mut load = |addr: u32, data: &[u8], memory_len: u32| {
+            file.resize(file.len().next_multiple_of(0x1000), 0);
+            headers.push((
+                PT_LOAD,
+                file.len(),
+                addr,
+                data.len(),
+                memory_len as usize,
+                7,
+                0x1000,
+            ));
+            file.extend(data);
+        };
+        load(self.addr, &code, self.memory_len);
+        for segment in &self.segments {
+            load(segment.addr, &segment.data, segment.memory_len);
+        }
+        let notes_addr = self.addr + NOTES_OFFSET as u32;
+        headers.push((
+            PT_NOTE,
+            FIRST + NOTES_OFFSET,
+            notes_addr,
+            notes.len(),
+            notes.len(),
+            4,
+            4,
+        ));
+
+        let (ehsize, phentsize) = if self.elf64 { (64, 56) } else { (52, 32) };
+        let mut head = Vec::<u8>::new();
+        let long = |out: &mut Vec<u8>, value: usize| {
+            let bytes = (value as u64).to_le_bytes();
+            out.extend(&bytes[..if self.elf64 { 8 } else { 4 }]);
+        };
+        head.extend(b"\x7fELF");
+        head.extend([if self.elf64 { 2 } else { 1 }, 1, 1]);
+        head.resize(16, 0);
+        head.extend(2u16.to_le_bytes()); // ET_EXEC
+        head.extend(if self.elf64 { 62u16 } else { 3 }.to_le_bytes());
+        head.extend(1u32.to_le_bytes());
+        long(&mut head, self.addr as usize);
+        long(&mut head, ehsize);
+        long(&mut head, 0);
+        head.extend(0u32.to_le_bytes());
+        for field in [ehsize, phentsize, headers.len(), 0, 0, 0] {
+            head.extend(u16::try_from(field)?.to_le_bytes());
+        }
+        for (kind, offset, addr, file_len, memory_len, flags, align) in headers {
+            head.extend(u32::to_le_bytes(kind));
+            if self.elf64 {
+                head.extend(u32::to_le_bytes(flags));
+            }
+            for value in [offset, addr as usize, addr as usize, file_len, memory_len] {
+                long(&mut head, value);
+            }
+            if !self.elf64 {
+                head.extend(u32::to_le_bytes(flags));
+            }
+            long(&mut head, align);
+        }
+        ensure!(head.len() <= FIRST, "too many segments");
+        file[..head.len()].copy_from_slice(&head);
+        Ok(file)
+    }
+}
+
+/// A multiboot kernel (Multiboot specification 0.6.96): the probe behind a header
+/// that gives its addresses, so that no ELF is needed.
+#[derive(Clone, Debug)]
+pub struct Multiboot {
+    /// Header flags; bit 16 (addresses given) is always added.
+    pub flags: u32,
+    /// Physical address of the 32-bit code.
+    pub addr: u32,
+    /// The 32-bit code.
+    pub payload: Vec<u8>,
+}
+
+impl Multiboot {
+    /// A multiboot probe at 1 MiB that asks for memory information.
+    ///
+    /// # Errors
+    /// It does not assemble.
+    pub fn new(mode: Mode) -> Result<Self> {
+        Ok(Self {
+            flags: 3,
+            addr: 0x10_0000,
+            payload: code(mode)?,
+        })
+    }
+
+    /// The image file's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        const OFFSET: u32 = 0x400;
+        const MAGIC: u32 = 0x1bad_b002;
+        let mut file = self.payload.clone();
+        let flags = self.flags | 1 << 16;
+        let end = self.addr + self.payload.len() as u32;
+        let header = [
+            MAGIC,
+            flags,
+            MAGIC.wrapping_add(flags).wrapping_neg(),
+            self.addr + OFFSET,
+            self.addr,
+            end,
+            end,
+            self.addr,
+        ];
+        for (slot, word) in file[OFFSET as usize..].chunks_exact_mut(4).zip(header) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        file
+    }
+}
