@@ -1,22 +1,19 @@
-//! Kernels other than Linux, as Debian packages them: entered in 16-bit mode or
-//! by multiboot, each to what it says when it has come up.
+//! Kernels other than Linux that need something made for them: GRUB's image is
+//! put together, memdisk gets a disk, multiboot modules are compared byte for
+//! byte. iPXE, memtest86+ and Xen are in `matrix.toml`.
 
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use flate2::read::GzDecoder;
 use qboot_tests::{Kind, Probe, noise, rom};
 use rstest::rstest;
 use xtask::debian::{self, Package};
-use xtask::initramfs::{self, Arch, MARKER};
-use xtask::kernel::{self, Flavour};
 use xtask::probe::{Record, assemble};
-use xtask::qemu::{Accel, Qemu, Vm};
+use xtask::qemu::{Qemu, Vm};
 use xtask::workspace;
 
 /// Longest that a kernel may take, on a loaded machine.
@@ -30,7 +27,6 @@ fn packaged(package: &str, path: &str) -> Result<PathBuf> {
 }
 
 fn machine(name: &str, kernel: &Path) -> Result<Qemu> {
-    // iPXE and GRUB draw no more than they are asked to in this much.
     Ok(Qemu::new(name).bios(rom()?).kernel(kernel).memory_mib(128))
 }
 
@@ -52,48 +48,6 @@ fn says(vm: &mut Vm, words: &str) -> Result<()> {
     vm.wait_for(&format!("{words:?}"), TIMEOUT, |vm| {
         plain(&vm.serial()).contains(words)
     })
-}
-
-/// iPXE configures a network card by DHCP: it needs its memory, the PCI BIOS,
-/// the card's addresses and, for time to go on, the timer's interrupt.
-#[rstest]
-#[case::virtio("pc", &["-device", "virtio-net-pci,netdev=n,romfile="])]
-#[case::e1000("pc", &["-device", "e1000,netdev=n,romfile="])]
-#[case::e1000e("q35", &["-device", "e1000e,netdev=n,romfile="])]
-#[case::behind_a_port("q35", &["-device", "pcie-root-port,id=p,slot=1", "-device", "virtio-net-pci,netdev=n,bus=p,romfile="])]
-fn ipxe(#[case] name: &str, #[case] card: &[&str]) -> Result<()> {
-    let mut vm = machine(name, &packaged("ipxe", "boot/ipxe.lkrn")?)?
-        .append("ifopen net0 && dhcp net0 && echo Address ${net0/ip}")
-        .args(["-netdev", "user,id=n"])
-        .args(card.iter().copied())
-        .spawn()?;
-    says(&mut vm, "Address 10.0.2.15")
-}
-
-/// memtest86+ reports its first test, on the serial console of its own.
-#[rstest]
-#[case("pc", "x64", "auto")]
-#[case("q35", "ia32", "16")]
-fn memtest(#[case] name: &str, #[case] width: &str, #[case] entry: &str) -> Result<()> {
-    let kernel = packaged("memtest86+", &format!("boot/memtest86+{width}.bin"))?;
-    let mut vm = machine(name, &kernel)?
-        .memory_mib(32)
-        .append("console=ttyS0,115200")
-        .args([
-            "-fw_cfg",
-            &format!("name=opt/org.qboot/entry,string={entry}"),
-        ])
-        .spawn()?;
-    says(&mut vm, "#0  [Address test")?;
-    let serial = plain(&vm.serial());
-    // It knows its machine from SMBIOS.
-    let product = if name == "pc" {
-        "i440FX + PIIX"
-    } else {
-        "Q35 + ICH9"
-    };
-    ensure!(serial.contains(product), "{}", vm.report());
-    Ok(())
 }
 
 /// GRUB behind the wrapper that makes it look like Linux, with a configuration
@@ -165,64 +119,6 @@ fn memdisk(#[values("pc", "q35", "isapc")] name: &str) -> Result<()> {
         vm.report()
     );
     Ok(())
-}
-
-/// Xen, by multiboot, starts Linux as its first domain with an initial RAM disk,
-/// both modules, to user space.
-#[rstest]
-#[case("pc", 1)]
-#[case("q35", 2)]
-fn xen(#[case] name: &str, #[case] cpus: u32) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let packed = fs::File::open(packaged(
-        "xen-hypervisor-4.17-amd64",
-        "boot/xen-4.17-amd64.gz",
-    )?)?;
-    let mut bytes = Vec::new();
-    GzDecoder::new(packed).read_to_end(&mut bytes)?;
-    let xen = dir.path().join("xen");
-    fs::write(&xen, bytes)?;
-    let linux = kernel::debian(Flavour::CloudAmd64)?.bzimage;
-    let initrd = initramfs::standard(Arch::Amd64)?;
-    let mut vm = machine(name, &xen)?
-        .memory_mib(768)
-        .smp(cpus)
-        .append("console=com1 com1=115200,8n1 dom0_mem=384M noreboot")
-        // QEMU's module list: a comma between modules (two for one that is none),
-        // a space before words.
-        .initrd(format!(
-            // Debian's cloud kernel has Xen's console only for its own messages.
-            "{} earlyprintk=xen,,keep panic=-1,{}",
-            linux.display(),
-            initrd.display()
-        ))
-        .spawn()?;
-    vm.wait_serial("Run /init as init process", TIMEOUT * 2)?;
-    let serial = vm.serial();
-    for words in [
-        format!("Brought up {cpus} CPU"),
-        format!("Dom0 has maximum {cpus} VCPU"),
-        "Init. ramdisk:".to_owned(),
-    ] {
-        ensure!(serial.contains(&words), "no {words:?}\n{}", vm.report());
-    }
-    Ok(())
-}
-
-/// Debian's kernel by its 16-bit code, as old loaders enter it.
-#[rstest]
-fn linux_by_its_16_bit_code(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
-    let linux = kernel::debian(Flavour::CloudAmd64)?.bzimage;
-    let mut vm = machine(name, &linux)?
-        .memory_mib(512)
-        .initrd(initramfs::standard(Arch::Amd64)?)
-        // Time that is counted, so that a busy host does not fail the kernel's
-        // own tests of its timers, which it does with every firmware.
-        .append("console=ttyS0 panic=-1 quiet tsc_early_khz=1000000 qboot.do=poweroff")
-        .accel(Accel::Icount { shift: 1 })
-        .args(["-fw_cfg", "name=opt/org.qboot/entry,string=16"])
-        .spawn()?;
-    vm.wait_serial(MARKER, TIMEOUT)
 }
 
 /// The information block's words (Multiboot specification 0.6.96, section 3.3).
