@@ -20,53 +20,44 @@ pub struct Finding {
     pub optional: bool,
 }
 
-/// Looks for everything that the commands use.
-pub fn findings() -> Vec<Finding> {
-    let needed = |what, state, fix| Finding {
+const SETUP: &str = "scripts/setup.sh";
+
+fn needed(what: &'static str, state: Result<String, String>, fix: &'static str) -> Finding {
+    Finding {
         what,
         state,
         fix,
         optional: false,
-    };
-    let optional = |what, state, fix| Finding {
-        what,
-        state,
-        fix,
+    }
+}
+
+fn optional(what: &'static str, state: Result<String, String>, fix: &'static str) -> Finding {
+    Finding {
         optional: true,
-    };
-    const SETUP: &str = "scripts/setup.sh";
-    // An installed program boots with the ROM installed beside it.
-    let installed = workspace::source().is_none();
-    let source = |what, state, fix| Finding {
-        what,
-        state,
-        fix,
-        optional: installed,
-    };
+        ..needed(what, state, fix)
+    }
+}
+
+/// Looks for everything that the commands use; an installed program builds nothing.
+pub fn findings() -> Vec<Finding> {
+    let mut findings = for_booting();
+    if workspace::source().is_some() {
+        findings.extend(for_building());
+    }
+    findings
+}
+
+fn for_booting() -> Vec<Finding> {
     vec![
         needed(
             "ROM",
             rom(),
             "scripts/install.sh, or name one with --firmware",
         ),
-        source("Rust", first_line("rustc", &["--version"]), SETUP),
-        source("Rust for the ROM", rom_target(), SETUP),
         needed(
             "QEMU",
             first_line("qemu-system-x86_64", &["--version"]),
-            if installed {
-                "apt-get install qemu-system-x86, or what your system calls it"
-            } else {
-                SETUP
-            },
-        ),
-        source("C compiler", first_line("cc", &["--version"]), SETUP),
-        source("linker", first_line("ld.bfd", &["--version"]), SETUP),
-        source("objcopy", first_line("objcopy", &["--version"]), SETUP),
-        optional(
-            "32-bit libraries, for tests",
-            library_32_bit(),
-            "scripts/setup.sh test",
+            "scripts/setup.sh, or apt-get install qemu-system-x86",
         ),
         optional(
             "apt, for kernels",
@@ -81,6 +72,36 @@ pub fn findings() -> Vec<Finding> {
             "fetched by itself where there is apt",
         ),
         optional("KVM", kvm(), "QEMU's TCG is used instead"),
+    ]
+}
+
+fn for_building() -> Vec<Finding> {
+    vec![
+        needed("Rust", first_line("rustc", &["--version"]), SETUP),
+        needed("Rust for the ROM", rom_target(), SETUP),
+        needed("C compiler", first_line("cc", &["--version"]), SETUP),
+        needed("linker", first_line("ld.bfd", &["--version"]), SETUP),
+        needed("objcopy", first_line("objcopy", &["--version"]), SETUP),
+        optional(
+            "32-bit libraries, for tests",
+            library_32_bit(),
+            "scripts/setup.sh test",
+        ),
+        optional(
+            "git, for the ROM's build id",
+            first_line("git", &["--version"]),
+            "apt-get install git; without it the ROM says \"unknown\"",
+        ),
+        optional(
+            "gdb, for scripts/gdb.sh",
+            first_line("gdb", &["--version"]),
+            "apt-get install gdb",
+        ),
+        optional(
+            "mdBook, for the book",
+            first_line("mdbook", &["--version"]),
+            "cargo install --locked mdbook",
+        ),
     ]
 }
 
