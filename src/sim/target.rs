@@ -11,7 +11,7 @@ use crate::fw_cfg::fake::FakeFwCfg;
 use crate::fw_cfg::{Directory, file_name, item};
 use crate::io::PortIo as _;
 use crate::layout;
-use crate::pci::sim::{Bar, Bus, Function, Port, Reserve, Sim};
+use crate::pci::sim::{Bar, Bus, Function, Mapping, Port, Reserve, Sim};
 use crate::pci::{self, Apertures, Routing};
 use crate::phys::{GuestMemory as _, PhysRange, align_up};
 use crate::smbios;
@@ -630,8 +630,9 @@ fn elf_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     Ok(())
 }
 
-/// PCI functions, bridges among them.
-fn bus(u: &mut Unstructured<'_>, depth: u8, budget: &mut u32) -> Arbitrary<Bus> {
+/// PCI functions, bridges among them; where they need not be `sane`, registers
+/// may hold anything.
+fn bus(u: &mut Unstructured<'_>, depth: u8, budget: &mut u32, sane: bool) -> Arbitrary<Bus> {
     let mut bus = Bus::new();
     for _ in 0..u.int_in_range(0..=6)? {
         if u.is_empty() || *budget == 0 {
@@ -644,13 +645,13 @@ fn bus(u: &mut Unstructured<'_>, depth: u8, budget: &mut u32) -> Arbitrary<Bus> 
         };
         let mut function = match u.int_in_range(0..=9)? {
             0..=1 if depth < 12 => {
-                let behind = self::bus(u, depth + 1, budget)?;
+                let behind = self::bus(u, depth + 1, budget, sane)?;
                 Function::bridge(0x0001_1b36, behind)
             }
             2..=3 if depth < 12 => {
                 let port =
                     *u.choose(&[Port::Root, Port::Upstream, Port::Downstream, Port::ToPci])?;
-                let behind = self::bus(u, depth + 1, budget)?;
+                let behind = self::bus(u, depth + 1, budget, sane)?;
                 Function::port(port, behind)
             }
             _ => Function::device(0x1000_1af4, u.arbitrary()?),
@@ -690,7 +691,7 @@ fn bus(u: &mut Unstructured<'_>, depth: u8, budget: &mut u32) -> Arbitrary<Bus> 
         if u.ratio(1, 8)? {
             function = function.multi();
         }
-        if u.ratio(1, 16)? {
+        if !sane && u.ratio(1, 16)? {
             // Any register holds anything.
             let (at, bytes) = (u.arbitrary::<u8>()?, u.arbitrary::<[u8; 2]>()?);
             if at < 254 {
@@ -711,10 +712,11 @@ pub fn pci_tree(data: &[u8]) {
 fn pci_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     let mut budget = *u.choose(&[8, 8, 8, 8, 8, 30, 200])?;
     let extra: u8 = *u.choose(&[0, 0, 0, 0, 0, 0, 1, 3])?;
-    let mut sim = Sim::new(bus(u, 0, &mut budget)?);
+    let sane = u.arbitrary()?;
+    let mut sim = Sim::new(bus(u, 0, &mut budget, sane)?);
     for _ in 0..u.int_in_range(0..=2)? {
         let number = u.arbitrary()?;
-        sim = sim.root(number, bus(u, 0, &mut budget)?);
+        sim = sim.root(number, bus(u, 0, &mut budget, sane)?);
     }
     let routing = *u.choose(&[Routing::Piix, Routing::Ich9, Routing::Gpex(16)])?;
     let low = u.choose(&[0x1000_0000_u32, 0xb000_0000, 0xc000_0000])?;
@@ -732,6 +734,13 @@ fn pci_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     if let (Ok(first), Ok(second)) = (first, second) {
         assert_eq!(first.last_bus, second.last_bus);
         assert_eq!(first.functions, second.functions);
+        let mut mappings = again.mappings();
+        mappings.retain(|mapping| sane && mapping.reachable);
+        for (n, one) in mappings.iter().enumerate() {
+            let meets = |other: &&Mapping| one.io == other.io && one.span.overlaps(other.span);
+            let other = mappings.iter().skip(n + 1).find(meets);
+            assert!(other.is_none(), "{one:x?} meets {other:x?}");
+        }
     }
     Ok(())
 }
@@ -891,7 +900,7 @@ fn likely_guest(u: &mut Unstructured<'_>) -> Arbitrary<Guest> {
     guest.machine.memory.max_written = MAX_WRITTEN;
     if board != Board::Microvm && u.arbitrary()? {
         let mut budget = 60;
-        let more = bus(u, 0, &mut budget)?;
+        let more = bus(u, 0, &mut budget, false)?;
         let roots = &mut guest.machine.io.pci.roots;
         for (devfn, function) in more {
             roots.entry(0).or_default().entry(devfn).or_insert(function);
