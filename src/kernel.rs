@@ -87,6 +87,10 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// Why nothing of it can be booted.
     #[inline(never)]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one decision after the other, each on what the last one read"
+    )]
     pub fn identify<F: FwCfg, M: GuestMemory>(
         fw_cfg: &mut F,
         memory: &mut M,

@@ -276,6 +276,10 @@ fn subtract_sum(bytes: &mut [u8], offset: usize) -> Option<()> {
 }
 
 /// Writes all entries, in the order of their types (4.3).
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of entries, in the specification's order"
+)]
 fn push_entries(
     table: &mut Table<'_>,
     apic_ids: impl IntoIterator<Item = u32>,

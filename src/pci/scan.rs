@@ -143,6 +143,10 @@ pub(super) const fn present(id: u32) -> bool {
 }
 
 #[cold]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one loop, whose state is the walk: levels instead of recursion"
+)]
 fn walk_root<C: Config>(
     config: &mut C,
     root: u8,

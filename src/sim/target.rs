@@ -525,6 +525,7 @@ fn header_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
 }
 
 /// An ELF file with likely headers and notes, and its entry.
+#[expect(clippy::too_many_lines, reason = "a list of choices")]
 pub fn elf_image(u: &mut Unstructured<'_>) -> Arbitrary<(Vec<u8>, u32)> {
     let long: bool = u.arbitrary()?;
     let entry = near(u, 0x10_0000)?;
@@ -632,6 +633,7 @@ fn elf_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
 
 /// PCI functions, bridges among them; where they need not be `sane`, registers
 /// may hold anything.
+#[expect(clippy::too_many_lines, reason = "a list of choices")]
 fn bus(u: &mut Unstructured<'_>, depth: u8, budget: &mut u32, sane: bool) -> Arbitrary<Bus> {
     let mut bus = Bus::new();
     for _ in 0..u.int_in_range(0..=6)? {
@@ -850,6 +852,7 @@ fn raw_guest(data: &[u8]) -> Option<Guest> {
 }
 
 /// A likely machine with likely tables, a likely kernel, and lies.
+#[expect(clippy::too_many_lines, reason = "a list of choices")]
 fn likely_guest(u: &mut Unstructured<'_>) -> Arbitrary<Guest> {
     let ram = ram(u)?;
     let mut fw_cfg = device(u)?;

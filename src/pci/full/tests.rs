@@ -247,6 +247,10 @@ fn hot_plug_slots_get_room() {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one machine, looked at from all sides"
+)]
 fn reservations_are_honoured() {
     let port = |reserve| SimFunction::port(Port::Root, Bus::new()).reserve(reserve);
     let inner = port(Reserve {

@@ -1,0 +1,130 @@
+//! What is asked for: BARs and bridge windows.
+
+use super::mask;
+use crate::pci::Bdf;
+use zerocopy::byteorder::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// What a demand is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ports.
+    Io,
+    /// Memory that has to be below 4 GiB.
+    Mem,
+    /// Memory that may be anywhere, behind bridges too.
+    High,
+}
+
+/// A BAR as sizing finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sized {
+    /// What it decodes.
+    pub kind: Kind,
+    /// Its size as a power of two.
+    pub order: u8,
+    /// Whether it has two registers.
+    pub wide: bool,
+}
+
+/// Whose a demand is, as the number that its [`Demand`] carries.
+pub mod slot {
+    /// The expansion ROM of a device; below are the BARs.
+    pub const ROM: u8 = 6;
+    /// The expansion ROM of a bridge.
+    pub const BRIDGE_ROM: u8 = 7;
+    /// A bridge's I/O window.
+    pub const IO_WINDOW: u8 = 8;
+    /// A bridge's memory window.
+    pub const MEM_WINDOW: u8 = 9;
+    // A bridge's prefetchable window is the last, 10.
+}
+
+/// Marks the end of a list; never an index.
+pub(super) const NONE: u16 = u16::MAX;
+/// The address of what has none.
+pub(super) const UNPLACED: u32 = u32::MAX;
+/// The alignment of a BAR that can never be placed.
+pub(super) const NEVER: u8 = u8::MAX;
+/// A tag's bits above the slot: the kind; for a BAR that it has a second
+/// register, for a window that it is to go above 4 GiB; that it is there.
+pub(super) const TAG_KIND: u8 = 4;
+pub(super) const TAG_WIDE: u8 = 1 << 6;
+pub(super) const TAG_PUSH: u8 = 1 << 6;
+pub(super) const TAG_HIGH: u8 = 1 << 7;
+
+/// One BAR or window. Without alignment, so it can lie anywhere in scratch.
+///
+/// Memory is counted in pages: 32 bits are then enough, and each BAR can be
+/// mapped on its own. Ports are counted singly.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Demand {
+    /// 0 for a window that nothing needs.
+    pub(super) size: U32,
+    /// Relative to the window around it until addresses are handed down.
+    pub(super) addr: U32,
+    pub(super) bdf: U16,
+    /// The next in the list of its window.
+    pub(super) next: U16,
+    /// Index of the bus that it is on.
+    pub(super) bus: u8,
+    /// Alignment as a power of two.
+    pub(super) order: u8,
+    pub(super) tag: u8,
+    pub(super) command: u8,
+}
+
+impl Demand {
+    /// Whose.
+    #[must_use]
+    pub fn bdf(&self) -> Bdf {
+        Bdf::from_bits(self.bdf.get())
+    }
+
+    /// Which of [`slot`], or the BAR.
+    #[must_use]
+    pub const fn slot(&self) -> u8 {
+        self.tag & 15
+    }
+
+    /// Whether it is a BAR of two registers.
+    #[must_use]
+    pub const fn is_wide(&self) -> bool {
+        self.tag & TAG_WIDE != 0
+    }
+
+    /// What it decodes.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self.tag >> TAG_KIND & 3 {
+            0 => Kind::Io,
+            1 => Kind::Mem,
+            _ => Kind::High,
+        }
+    }
+
+    /// What its function's COMMAND register is to hold besides.
+    #[must_use]
+    pub const fn command(&self) -> u8 {
+        self.command
+    }
+
+    /// Whether it is to decode.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        self.addr.get() != UNPLACED && self.size.get() != 0
+    }
+
+    pub(super) const fn is_bar(&self) -> bool {
+        self.slot() <= slot::BRIDGE_ROM
+    }
+
+    /// Puts it at `cursor` or after it, aligned; gives its end.
+    pub(super) fn put(&mut self, cursor: u32) -> Option<u32> {
+        let mask = mask(self.order);
+        let addr = cursor.checked_add(mask)? & !mask;
+        self.addr = U32::new(addr);
+        addr.checked_add(self.size.get())
+    }
+}
