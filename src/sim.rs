@@ -133,6 +133,8 @@ pub struct Memory {
     bytes: Vec<u8>,
     f_segment: PhysRange,
     high: PhysRange,
+    /// The PCI BIOS of a ROM, for machines without ACPI.
+    pub pci_bios: &'static [u8],
     /// What was handed out, in order.
     pub touched: Vec<PhysRange>,
     /// What was asked for and refused.
@@ -160,6 +162,7 @@ impl Memory {
             bytes: pooled.unwrap_or_else(|| std::vec![0; len]),
             f_segment: F_SEGMENT_FREE,
             high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
+            pci_bios: &[],
             touched: Vec::new(),
             refused: Vec::new(),
             loaded: Vec::new(),
@@ -235,6 +238,10 @@ impl Drop for Memory {
 }
 
 impl GuestMemory for Memory {
+    fn pci_bios(&self) -> &'static [u8] {
+        self.pci_bios
+    }
+
     fn open(&mut self, ram: PhysRange) {
         if ram.start() >= layout::HIGH_RAM {
             self.high = ram;
