@@ -9,7 +9,7 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
-use crate::fw_cfg::{Directory, File, FwCfg, item};
+use crate::fw_cfg::{Directory, File, FwCfg, file, item};
 use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
@@ -183,7 +183,9 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let script = dir.table_loader();
         let has_acpi = script.is_some();
         let is_linux = kernel.is_linux();
-        let setup = policy::pci_setup(options.pci, is_linux, has_acpi, line);
+        let has_expanders =
+            || chipset != Chipset::None && dir.find(&file::EXTRA_PCI_ROOTS).is_some();
+        let setup = policy::pci_setup(options.pci, is_linux, has_acpi, line, has_expanders);
         let summary = match setup {
             PciSetup::None => None,
             _ => Some(self.set_up_pci(chipset, setup, dir, &mut watch, scratch)?),

@@ -192,8 +192,9 @@ impl MemoryMap {
                 .ok_or(Error::BadE820)?;
             self.set(other.base(), end, other.kind())?;
         }
-        let high = self
-            .entries
+        // The first is the RAM below 1 MiB.
+        let (_, above) = self.entries.split_first().ok_or(Error::BadE820)?;
+        let high = above
             .iter()
             .find(|e| e.kind() == Kind::RAM && e.base() == high);
         if let Some(high) = high {

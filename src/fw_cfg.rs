@@ -182,6 +182,8 @@ pub mod file {
     pub const RSDP: FileName = file_name("etc/acpi/rsdp");
     /// ACPI's tables.
     pub const TABLES: FileName = file_name("etc/acpi/tables");
+    /// The number of PCI expander buses, `u64`.
+    pub const EXTRA_PCI_ROOTS: FileName = file_name("etc/extra-pci-roots");
     /// SMBIOS's entry point.
     pub const SMBIOS_ANCHOR: FileName = file_name("etc/smbios/smbios-anchor");
     /// SMBIOS's structures.

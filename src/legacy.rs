@@ -7,7 +7,7 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::{Cpuid, Topology, phys_bits};
 use crate::e820::MemoryMap;
 use crate::error::{Error, Result};
-use crate::fw_cfg::{Directory, FwCfg, file_name, item};
+use crate::fw_cfg::{Directory, FileName, FwCfg, file, file_name, item};
 use crate::io::{Mmio, PortIo};
 use crate::layout;
 use crate::mptable::{self, PciInterrupt, Wiring};
@@ -50,12 +50,14 @@ pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
     scratch: &mut [u8],
 ) -> Result<Summary> {
     chipset::set_up_legacy(&mut machine.io, chipset);
-    let extra_roots = read_number(machine, dir, "etc/extra-pci-roots")?.min(MAX_EXTRA_ROOTS);
+    let extra_roots = read_number(machine, dir, &file::EXTRA_PCI_ROOTS)?.min(MAX_EXTRA_ROOTS);
     let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
     let low_end = map.high().end();
-    let high_end = map
-        .ram_end()
-        .max(read_number(machine, dir, "etc/reserved-memory-end")?);
+    let high_end = map.ram_end().max(read_number(
+        machine,
+        dir,
+        &file_name("etc/reserved-memory-end"),
+    )?);
     let bits = if setup == PciSetup::Full {
         phys_bits(cpuid)
     } else {
@@ -109,9 +111,9 @@ fn has_second_io_apic<I: Mmio>(io: &mut I) -> bool {
 fn read_number<I, F: FwCfg, M>(
     machine: &mut Machine<I, F, M>,
     dir: &Directory<'_>,
-    name: &'static str,
+    name: &FileName,
 ) -> Result<u64> {
-    let Some(file) = dir.find(&file_name(name)) else {
+    let Some(file) = dir.find(name) else {
         return Ok(0);
     };
     let mut bytes = [0; 8];

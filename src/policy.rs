@@ -247,15 +247,26 @@ pub struct PciDecision {
     pub line: CommandLine,
 }
 
-/// Decides about PCI.
+/// Decides about PCI. `has_expanders` tells, where that decides, whether there
+/// are expander buses: QEMU announces for them only what has been programmed.
 #[must_use]
-pub fn pci_setup(option: PciOption, is_linux: bool, has_acpi: bool, line: CommandLine) -> PciSetup {
+pub fn pci_setup(
+    option: PciOption,
+    is_linux: bool,
+    has_acpi: bool,
+    line: CommandLine,
+    has_expanders: impl FnOnce() -> bool,
+) -> PciSetup {
     match option {
         PciOption::None => PciSetup::None,
         PciOption::Scan => PciSetup::Scan,
         PciOption::Full => PciSetup::Full,
         PciOption::Auto if is_linux && has_acpi && !line.acpi_off && !line.pci_without_acpi => {
-            PciSetup::None
+            if has_expanders() {
+                PciSetup::Full
+            } else {
+                PciSetup::None
+            }
         }
         // Linux assigns addresses itself, with ACPI or without.
         PciOption::Auto if is_linux => PciSetup::Scan,
@@ -292,12 +303,13 @@ mod tests {
             acpi_off: true,
             ..line
         };
-        assert_eq!(pci_setup(Auto, true, true, line), PciSetup::None);
-        assert_eq!(pci_setup(Auto, true, false, line), PciSetup::Scan);
-        assert_eq!(pci_setup(Auto, true, true, off), PciSetup::Scan);
-        assert_eq!(pci_setup(Auto, false, true, line), PciSetup::Full);
+        assert_eq!(pci_setup(Auto, true, true, line, || false), PciSetup::None);
+        assert_eq!(pci_setup(Auto, true, false, line, || true), PciSetup::Scan);
+        assert_eq!(pci_setup(Auto, true, true, off, || true), PciSetup::Scan);
+        assert_eq!(pci_setup(Auto, true, true, line, || true), PciSetup::Full);
+        assert_eq!(pci_setup(Auto, false, true, line, || false), PciSetup::Full);
         assert_eq!(
-            pci_setup(PciOption::None, false, false, off),
+            pci_setup(PciOption::None, false, false, off, || true),
             PciSetup::None
         );
     }
