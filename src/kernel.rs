@@ -103,7 +103,7 @@ impl<'a> Kernel<'a> {
         fw_cfg.read(item::SETUP_DATA, first)?;
         let is_elf = Elf::is_elf(first);
         if is_elf {
-            if Elf::parse(first).is_none() {
+            if !Elf::has_headers(first) {
                 fw_cfg.read(item::SETUP_DATA, header)?;
             }
         } else if SetupHeader::find(first).is_some() {

@@ -118,29 +118,43 @@ impl<'a> Elf<'a> {
         u32_at(image, 0) == Some(ELF_MAGIC)
     }
 
+    /// Whether all program headers of a longer file lie in `image`, its start.
+    #[must_use]
+    pub fn has_headers(image: &[u8]) -> bool {
+        let Some((_, phoff, phentsize, phnum)) = Self::table(image) else {
+            return false;
+        };
+        // Both factors have 16 bits.
+        let len = u32::from(phentsize).wrapping_mul(phnum.into());
+        phoff
+            .checked_add(len)
+            .is_some_and(|end| end as usize <= image.len())
+    }
+
+    /// Whether the file is one of 64 bits, and its program headers' offset,
+    /// size and number.
+    #[inline(always)]
+    fn table(image: &[u8]) -> Option<(bool, u32, u16, u16)> {
+        match image.get(4)? {
+            1 => Some((
+                false,
+                u32_at(image, 0x1c)?,
+                u16_at(image, 0x2a)?,
+                u16_at(image, 0x2c)?,
+            )),
+            2 => {
+                let phoff = u32::try_from(u64_at(image, 0x20)?).ok()?;
+                Some((true, phoff, u16_at(image, 0x36)?, u16_at(image, 0x38)?))
+            }
+            _ => None,
+        }
+    }
+
     /// The headers of `image`; `None` when they do not all lie in it, or say
     /// nothing of memory below 4 GiB.
     #[must_use]
     pub fn parse(image: &'a [u8]) -> Option<Self> {
-        let is_64 = match image.get(4)? {
-            1 => false,
-            2 => true,
-            _ => return None,
-        };
-        let (phoff, phentsize, phnum) = if is_64 {
-            let phoff = u64_at(image, 0x20)?;
-            (
-                u32::try_from(phoff).ok()?,
-                u16_at(image, 0x36)?,
-                u16_at(image, 0x38)?,
-            )
-        } else {
-            (
-                u32_at(image, 0x1c)?,
-                u16_at(image, 0x2a)?,
-                u16_at(image, 0x2c)?,
-            )
-        };
+        let (is_64, phoff, phentsize, phnum) = Self::table(image)?;
         let (headers, count) = (image.get(phoff as usize..)?, usize::from(phnum));
         let mut sum = Sum {
             start: u32::MAX,
@@ -260,45 +274,49 @@ pub fn is_linux_by_remains<M: GuestMemory>(
     false
 }
 
-/// Reads the Xen notes among `bytes`: name size, descriptor size, type, then
-/// both padded to four bytes.
+/// `Elf32_Nhdr`, which is `Elf64_Nhdr` too; name and descriptor follow, each
+/// padded to four bytes.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct NoteHeader {
+    name_len: U32,
+    desc_len: U32,
+    kind: U32,
+}
+
+/// Reads the Xen notes among `bytes`, at most [`MAX_NOTES`].
 fn read_notes(bytes: &[u8], found: &mut Notes) {
     let mut rest = bytes;
-    while let Some((note, next)) = split_note(rest) {
-        if note.name == b"Xen\0" {
-            match note.kind {
-                NOTE_PHYS32_ENTRY => found.entry = u32_at(note.desc, 0),
-                NOTE_GUEST_OS => found.is_linux = note.desc.starts_with(b"linux"),
-                _ => {}
-            }
-        }
-        if found.is_linux && found.entry.is_some() {
+    while let Ok((header, behind)) = NoteHeader::ref_from_prefix(rest) {
+        let (name_len, desc_len) = (header.name_len.get(), header.desc_len.get());
+        if name_len > MAX_NOTES || desc_len > MAX_NOTES {
             return;
         }
+        let (name, desc) = (padded(name_len), padded(desc_len));
+        let Some(desc_on) = behind.get(name..) else {
+            return;
+        };
+        let desc_bytes = desc_on.get(..desc_len as usize);
+        if let (4, [b'X', b'e', b'n', 0, ..], Some(desc)) = (name_len, behind, desc_bytes) {
+            match header.kind.get() {
+                NOTE_PHYS32_ENTRY => found.entry = u32_at(desc, 0),
+                NOTE_GUEST_OS => found.is_linux = desc.starts_with(b"linux"),
+                _ => {}
+            }
+            if found.is_linux && found.entry.is_some() {
+                return;
+            }
+        }
+        let Some(next) = desc_on.get(desc..) else {
+            return;
+        };
         rest = next;
     }
 }
 
-struct Note<'a> {
-    kind: u32,
-    name: &'a [u8],
-    desc: &'a [u8],
-}
-
-fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
-    let name_len = usize::try_from(u32_at(bytes, 0)?).ok()?;
-    let desc_len = usize::try_from(u32_at(bytes, 4)?).ok()?;
-    let kind = u32_at(bytes, 8)?;
-    let rest = bytes.get(12..)?;
-    let (name, rest) = (
-        rest.get(..name_len)?,
-        rest.get(name_len.checked_next_multiple_of(4)?..)?,
-    );
-    let desc = rest.get(..desc_len)?;
-    let next = desc_len
-        .checked_next_multiple_of(4)
-        .and_then(|len| rest.get(len..));
-    Some((Note { kind, name, desc }, next.unwrap_or(&[])))
+/// `len` and its padding to four bytes; `len` is small.
+const fn padded(len: u32) -> usize {
+    (len.wrapping_add(3) & !3) as usize
 }
 
 /// A 64-bit field that holds less than 4 GiB.
