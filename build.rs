@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the ROM is made of: a change of these makes it another build.
-const SOURCE: [&str; 10] = [
+const SOURCE: [&str; 11] = [
     "src",
     "boot16.S",
     "code16.S",
+    "bios32.S",
     "linker.ld",
     "build.rs",
     "Cargo.toml",

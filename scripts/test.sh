@@ -17,6 +17,7 @@ step() {
 }
 
 step format cargo fmt --all --check
+step "unsafe code" scripts/unsafe.sh
 step lints cargo clippy --workspace --all-targets -- -D warnings
 step "lints of the ROM" cargo clippy --profile rom --features rom --target $target --bin qboot -- -D warnings
 step "ROM" scripts/build.sh
