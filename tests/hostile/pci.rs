@@ -50,7 +50,7 @@ fn many_functions_and_deep_trees() -> Result<()> {
     use End::{Either, Entered};
     let mut cases = Vec::new();
     let root = ["pci.0".to_owned()];
-    // Twelve bridges of 30 slots with eight functions each: 1,100 in all.
+    // Four bridges of 30 slots with eight functions each: 960 in all.
     let mut thousand: Vec<String> = (0..4)
         .map(|n| {
             format!(
