@@ -229,6 +229,19 @@ mod tests {
     }
 
     #[test]
+    fn every_error_says_something_of_its_own() {
+        for (n, error) in ALL.iter().enumerate() {
+            let message = error.message();
+            assert!(message.len() > 10 && !message.ends_with('.'), "{message:?}");
+            let others = ALL.iter().skip(n + 1);
+            assert!(!others.map(|other| other.message()).any(|m| m == message));
+            // What is wrong, and what to do about it or what that means.
+            let says = [";", "fw_cfg", "etc/", ","].map(|part| message.contains(part));
+            assert!(says.contains(&true), "{message:?}");
+        }
+    }
+
+    #[test]
     fn the_readme_lists_every_error() {
         let rows = |line: &&str| {
             let row = line

@@ -6,6 +6,10 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+// Fakes and simulations have a heap; nothing of the firmware does.
+#[cfg(any(test, feature = "sim"))]
+extern crate std;
+
 pub mod acpi;
 pub mod boot;
 pub mod bzimage;

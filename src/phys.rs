@@ -207,7 +207,6 @@ pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 /// opened may be reached.
 #[cfg(any(test, feature = "sim"))]
 pub mod fake {
-    extern crate std;
     use super::{GuestMemory, PhysRange};
     use crate::error::{Error, Result};
     use std::vec;

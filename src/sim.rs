@@ -14,25 +14,28 @@
     reason = "host code: a wrong offset has to stop the test"
 )]
 
-extern crate std;
-
+mod board;
 mod elf;
+mod io;
 mod judge;
+mod memory;
 pub mod target;
 #[cfg(test)]
 mod tests;
+
+pub use board::Board;
+pub use io::Io;
+pub use memory::Memory;
 
 use crate::boot::{Found, Handoff, Machine, boot};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::fw_cfg::{file_name, item};
-use crate::io::{Mmio, PortIo, Terminal};
+use crate::io::Terminal;
 use crate::layout;
-use crate::pci::sim::{Bus, Function, Sim};
-use crate::phys::{GuestMemory, PhysRange, byte_sum, u16_at, u32_at, u64_at};
+use crate::phys::{PhysRange, byte_sum, u16_at, u32_at, u64_at};
 use elf::segments;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -43,229 +46,6 @@ pub const F_SEGMENT_FREE: PhysRange = PhysRange::fixed(0xf_6000, 0xf_fd00);
 
 /// Where RAM below 4 GiB ends at the latest on `pc` and `q35`.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
-
-/// Ports and memory-mapped registers: PCI, and everything else counted.
-#[derive(Clone, Debug, Default)]
-pub struct Io {
-    /// Configuration space.
-    pub pci: Sim,
-    /// Accesses so far.
-    pub accesses: u64,
-    /// Writes that are none to PCI's ports or ECAM.
-    pub writes: Vec<(u32, u32)>,
-}
-
-impl Io {
-    fn port(&mut self, port: u16, value: u32) {
-        self.accesses += 1;
-        if !(0xcf8..=0xcff).contains(&port) {
-            self.writes.push((port.into(), value));
-        }
-    }
-
-    fn register(&mut self, addr: u32, value: u32) {
-        self.accesses += 1;
-        let ecam = self.pci.ecam;
-        if ecam.is_none_or(|base| addr.wrapping_sub(base) >= 1 << 28) {
-            self.writes.push((addr, value));
-        }
-    }
-}
-
-impl PortIo for Io {
-    fn in8(&mut self, port: u16) -> u8 {
-        self.accesses += 1;
-        self.pci.in8(port)
-    }
-    fn in16(&mut self, port: u16) -> u16 {
-        self.accesses += 1;
-        self.pci.in16(port)
-    }
-    fn in32(&mut self, port: u16) -> u32 {
-        self.accesses += 1;
-        self.pci.in32(port)
-    }
-    fn out8(&mut self, port: u16, value: u8) {
-        self.port(port, value.into());
-        self.pci.out8(port, value);
-    }
-    fn out16(&mut self, port: u16, value: u16) {
-        self.port(port, value.into());
-        self.pci.out16(port, value);
-    }
-    fn out32(&mut self, port: u16, value: u32) {
-        self.port(port, value);
-        self.pci.out32(port, value);
-    }
-}
-
-impl Mmio for Io {
-    fn read8(&mut self, addr: u32) -> u8 {
-        self.accesses += 1;
-        self.pci.read8(addr)
-    }
-    fn read16(&mut self, addr: u32) -> u16 {
-        self.accesses += 1;
-        self.pci.read16(addr)
-    }
-    fn read32(&mut self, addr: u32) -> u32 {
-        self.accesses += 1;
-        Mmio::read32(&mut self.pci, addr)
-    }
-    fn write8(&mut self, addr: u32, value: u8) {
-        self.register(addr, value.into());
-        Mmio::write8(&mut self.pci, addr, value);
-    }
-    fn write16(&mut self, addr: u32, value: u16) {
-        self.register(addr, value.into());
-        Mmio::write16(&mut self.pci, addr, value);
-    }
-    fn write32(&mut self, addr: u32, value: u32) {
-        self.register(addr, value);
-        Mmio::write32(&mut self.pci, addr, value);
-    }
-}
-
-/// Guest memory, all zero at first.
-#[derive(Debug)]
-pub struct Memory {
-    /// From address 0 to the end of RAM below 4 GiB.
-    bytes: Vec<u8>,
-    f_segment: PhysRange,
-    high: PhysRange,
-    /// The PCI BIOS of a ROM, for machines without ACPI.
-    pub pci_bios: &'static [u8],
-    /// What was handed out, in order.
-    pub touched: Vec<PhysRange>,
-    /// What was asked for and refused.
-    pub refused: Vec<PhysRange>,
-    /// What QEMU has loaded before the firmware ran.
-    pub loaded: Vec<(u32, Vec<u8>)>,
-    /// Bytes at the start of a range handed out that can have been written,
-    /// by the items' sizes.
-    pub max_written: usize,
-}
-
-std::thread_local! {
-    // Gigabytes of zeroes cost nothing until touched, but a fuzzer would pay
-    // for mapping them in every run.
-    static POOL: RefCell<BTreeMap<usize, Vec<Vec<u8>>>> = const { RefCell::new(BTreeMap::new()) };
-}
-
-impl Memory {
-    /// RAM up to `end`, at least 1 MiB.
-    #[must_use]
-    pub fn new(end: u32) -> Self {
-        let len = end.max(layout::HIGH_RAM) as usize;
-        let pooled = POOL.with_borrow_mut(|pool| pool.entry(len).or_default().pop());
-        Self {
-            bytes: pooled.unwrap_or_else(|| std::vec![0; len]),
-            f_segment: F_SEGMENT_FREE,
-            high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
-            pci_bios: &[],
-            touched: Vec::new(),
-            refused: Vec::new(),
-            loaded: Vec::new(),
-            max_written: usize::MAX,
-        }
-    }
-
-    /// What lies at `range`, zeroes where there is no RAM.
-    #[must_use]
-    pub fn peek(&self, range: PhysRange) -> &[u8] {
-        self.bytes
-            .get(range.start() as usize..range.end() as usize)
-            .unwrap_or(&[])
-    }
-
-    /// Puts `bytes` where QEMU would load them; gives whether there is RAM.
-    pub fn preload(&mut self, addr: u32, bytes: &[u8]) -> bool {
-        let start = addr as usize;
-        let slot = start
-            .checked_add(bytes.len())
-            .and_then(|end| self.bytes.get_mut(start..end));
-        match slot {
-            Some(slot) => {
-                slot.copy_from_slice(bytes);
-                self.loaded.push((addr, bytes.to_vec()));
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Takes out what [`Memory::preload`] has put in.
-    pub fn unload(&mut self) {
-        for (addr, bytes) in std::mem::take(&mut self.loaded) {
-            let start = addr as usize;
-            if let Some(slot) = self.bytes.get_mut(start..start + bytes.len()) {
-                slot.fill(0);
-            }
-        }
-    }
-
-    /// Whether the firmware was refused RAM that the host had claimed there
-    /// is: a lie that no machine tells its firmware.
-    fn was_lied_to(&self) -> bool {
-        let absent = |range: &&PhysRange| range.end() as usize > self.bytes.len();
-        self.refused.iter().find(absent).is_some() || self.high.end() as usize > self.bytes.len()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.unload();
-        let most = self.max_written;
-        let touched = self.touched.iter();
-        let touched = touched.map(|r| (r.start() as usize, (r.len() as usize).min(most)));
-        for (start, len) in touched {
-            if let Some(bytes) = self.bytes.get_mut(start..start + len) {
-                bytes.fill(0);
-            }
-        }
-        let bytes = std::mem::take(&mut self.bytes);
-        // Address space is short there, and sizes are many.
-        if usize::BITS < 64 {
-            return;
-        }
-        // Fails while the thread ends: then nobody needs it.
-        let _ = POOL.try_with(|pool| {
-            if let Ok(mut pool) = pool.try_borrow_mut() {
-                pool.entry(bytes.len()).or_default().push(bytes);
-            }
-        });
-    }
-}
-
-impl GuestMemory for Memory {
-    fn pci_bios(&self) -> &'static [u8] {
-        self.pci_bios
-    }
-
-    fn open(&mut self, ram: PhysRange) {
-        if ram.start() >= layout::HIGH_RAM {
-            self.high = ram;
-        }
-    }
-
-    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
-        let ours = self.high.contains(range)
-            || layout::LOW_FREE_TOP.contains(range)
-            || layout::LOW_FREE.contains(range)
-            || layout::EBDA.contains(range)
-            || self.f_segment.contains(range);
-        let whole = range.start() as usize..range.end() as usize;
-        if !ours || whole.end > self.bytes.len() {
-            self.refused.push(range);
-            return Err(Error::NotOurMemory);
-        }
-        // Sums and patches come back to what was handed out already.
-        if !self.touched.iter().rev().take(8).any(|t| t.contains(range)) {
-            self.touched.push(range);
-        }
-        self.bytes.get_mut(whole).ok_or(Error::NotOurMemory)
-    }
-}
 
 /// QEMU's `qemu64` with one processor.
 fn cpuid(leaf: u32, _subleaf: u32) -> [u32; 4] {
@@ -303,55 +83,6 @@ pub struct Guest {
     pub printed: String,
     /// Whether the tables are QEMU's own, so that their checksums count.
     pub genuine: bool,
-}
-
-/// Host bridges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Board {
-    /// i440FX.
-    Pc,
-    /// Q35.
-    Q35,
-    /// No PCI.
-    Microvm,
-}
-
-impl Board {
-    const fn host_bridge(self) -> u32 {
-        match self {
-            Self::Pc => 0x1237_8086,
-            Self::Q35 => 0x29c0_8086,
-            Self::Microvm => u32::MAX,
-        }
-    }
-
-    fn pci(self) -> Sim {
-        let mut bus = Bus::new();
-        match self {
-            Self::Pc => {
-                bus.insert(0x00, Function::device(0x1237_8086, 0x0600));
-                let piix3 = Function::device(0x7000_8086, 0x0601).scratch(0x60, 4);
-                bus.insert(0x08, piix3.multi());
-                let piix4 = Function::device(0x7113_8086, 0x0680);
-                let piix4 = piix4.scratch(0x40, 4).scratch(0x80, 4).scratch(0x90, 4);
-                bus.insert(0x0b, piix4.scratch(0xd0, 4));
-            }
-            Self::Q35 => {
-                bus.insert(0x00, Function::device(0x29c0_8086, 0x0600));
-                let ich9 = Function::device(0x2918_8086, 0x0601).multi();
-                bus.insert(0xf8, ich9.scratch(0x40, 8).scratch(0x60, 12));
-                // SATA and SMBus, whose interrupts an MP table lists.
-                bus.insert(0xfa, Function::device(0x2922_8086, 0x0106).pin(1));
-                bus.insert(0xfb, Function::device(0x2930_8086, 0x0c05).pin(1));
-            }
-            Self::Microvm => return Sim::default(),
-        }
-        let mut sim = Sim::new(bus);
-        if self == Self::Q35 {
-            sim.ecam = Some(layout::Q35_ECAM.start());
-        }
-        sim
-    }
 }
 
 /// An `etc/e820` entry: base, length, type.

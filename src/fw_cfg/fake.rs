@@ -1,4 +1,3 @@
-extern crate std;
 use super::{DmaControl, FwCfg, Result};
 use crate::error::Error;
 use std::collections::BTreeMap;

@@ -1,4 +1,3 @@
-extern crate std;
 use super::fake::FakeFwCfg;
 use super::*;
 use std::{format, vec};

@@ -72,7 +72,6 @@ fn device_pins<C: Config>(config: &mut C, bus: u8, device: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
     use super::*;
     use crate::pci::sim::{Bus, Function, Port, Sim};
     use std::vec::Vec;

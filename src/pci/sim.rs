@@ -11,8 +11,6 @@
     reason = "fixed offsets into fixed arrays; never part of the ROM"
 )]
 
-extern crate std;
-
 use super::{Bdf, Config};
 use crate::io::{Mmio, PortIo};
 use std::boxed::Box;

@@ -1,7 +1,5 @@
 //! Program headers, read apart from the library's own reader.
 
-extern crate std;
-
 use crate::phys::{u16_at, u32_at, u64_at};
 use std::vec::Vec;
 

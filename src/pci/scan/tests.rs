@@ -1,4 +1,3 @@
-extern crate std;
 use super::*;
 use crate::pci::Access;
 use crate::pci::sim::{Bar, Bus, Function as Sim1, Port, Reserve, Sim};

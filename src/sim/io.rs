@@ -1,0 +1,87 @@
+//! Ports and registers: PCI configuration space, everything else counted.
+
+use crate::io::{Mmio, PortIo};
+use crate::pci::sim::Sim;
+use std::vec::Vec;
+
+/// Ports and memory-mapped registers: PCI, and everything else counted.
+#[derive(Clone, Debug, Default)]
+pub struct Io {
+    /// Configuration space.
+    pub pci: Sim,
+    /// Accesses so far.
+    pub accesses: u64,
+    /// Writes that are none to PCI's ports or ECAM.
+    pub writes: Vec<(u32, u32)>,
+}
+
+impl Io {
+    fn port(&mut self, port: u16, value: u32) {
+        self.accesses += 1;
+        if !(0xcf8..=0xcff).contains(&port) {
+            self.writes.push((port.into(), value));
+        }
+    }
+
+    fn register(&mut self, addr: u32, value: u32) {
+        self.accesses += 1;
+        let ecam = self.pci.ecam;
+        if ecam.is_none_or(|base| addr.wrapping_sub(base) >= 1 << 28) {
+            self.writes.push((addr, value));
+        }
+    }
+}
+
+impl PortIo for Io {
+    fn in8(&mut self, port: u16) -> u8 {
+        self.accesses += 1;
+        self.pci.in8(port)
+    }
+    fn in16(&mut self, port: u16) -> u16 {
+        self.accesses += 1;
+        self.pci.in16(port)
+    }
+    fn in32(&mut self, port: u16) -> u32 {
+        self.accesses += 1;
+        self.pci.in32(port)
+    }
+    fn out8(&mut self, port: u16, value: u8) {
+        self.port(port, value.into());
+        self.pci.out8(port, value);
+    }
+    fn out16(&mut self, port: u16, value: u16) {
+        self.port(port, value.into());
+        self.pci.out16(port, value);
+    }
+    fn out32(&mut self, port: u16, value: u32) {
+        self.port(port, value);
+        self.pci.out32(port, value);
+    }
+}
+
+impl Mmio for Io {
+    fn read8(&mut self, addr: u32) -> u8 {
+        self.accesses += 1;
+        self.pci.read8(addr)
+    }
+    fn read16(&mut self, addr: u32) -> u16 {
+        self.accesses += 1;
+        self.pci.read16(addr)
+    }
+    fn read32(&mut self, addr: u32) -> u32 {
+        self.accesses += 1;
+        Mmio::read32(&mut self.pci, addr)
+    }
+    fn write8(&mut self, addr: u32, value: u8) {
+        self.register(addr, value.into());
+        Mmio::write8(&mut self.pci, addr, value);
+    }
+    fn write16(&mut self, addr: u32, value: u16) {
+        self.register(addr, value.into());
+        Mmio::write16(&mut self.pci, addr, value);
+    }
+    fn write32(&mut self, addr: u32, value: u32) {
+        self.register(addr, value);
+        Mmio::write32(&mut self.pci, addr, value);
+    }
+}

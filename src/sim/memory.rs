@@ -1,0 +1,150 @@
+//! Guest memory: hands out what the firmware may touch, and keeps a record.
+
+use super::F_SEGMENT_FREE;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::phys::{GuestMemory, PhysRange};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+/// Guest memory, all zero at first.
+#[derive(Debug)]
+pub struct Memory {
+    /// From address 0 to the end of RAM below 4 GiB.
+    pub(super) bytes: Vec<u8>,
+    pub(super) f_segment: PhysRange,
+    high: PhysRange,
+    /// The PCI BIOS of a ROM, for machines without ACPI.
+    pub pci_bios: &'static [u8],
+    /// What was handed out, in order.
+    pub touched: Vec<PhysRange>,
+    /// What was asked for and refused.
+    pub refused: Vec<PhysRange>,
+    /// What QEMU has loaded before the firmware ran.
+    pub loaded: Vec<(u32, Vec<u8>)>,
+    /// Bytes at the start of a range handed out that can have been written,
+    /// by the items' sizes.
+    pub max_written: usize,
+}
+
+std::thread_local! {
+    // Gigabytes of zeroes cost nothing until touched, but a fuzzer would pay
+    // for mapping them in every run.
+    static POOL: RefCell<BTreeMap<usize, Vec<Vec<u8>>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+impl Memory {
+    /// RAM up to `end`, at least 1 MiB.
+    #[must_use]
+    pub fn new(end: u32) -> Self {
+        let len = end.max(layout::HIGH_RAM) as usize;
+        let pooled = POOL.with_borrow_mut(|pool| pool.entry(len).or_default().pop());
+        Self {
+            bytes: pooled.unwrap_or_else(|| std::vec![0; len]),
+            f_segment: F_SEGMENT_FREE,
+            high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
+            pci_bios: &[],
+            touched: Vec::new(),
+            refused: Vec::new(),
+            loaded: Vec::new(),
+            max_written: usize::MAX,
+        }
+    }
+
+    /// What lies at `range`, zeroes where there is no RAM.
+    #[must_use]
+    pub fn peek(&self, range: PhysRange) -> &[u8] {
+        self.bytes
+            .get(range.start() as usize..range.end() as usize)
+            .unwrap_or(&[])
+    }
+
+    /// Puts `bytes` where QEMU would load them; gives whether there is RAM.
+    pub fn preload(&mut self, addr: u32, bytes: &[u8]) -> bool {
+        let start = addr as usize;
+        let slot = start
+            .checked_add(bytes.len())
+            .and_then(|end| self.bytes.get_mut(start..end));
+        match slot {
+            Some(slot) => {
+                slot.copy_from_slice(bytes);
+                self.loaded.push((addr, bytes.to_vec()));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes out what [`Memory::preload`] has put in.
+    pub fn unload(&mut self) {
+        for (addr, bytes) in std::mem::take(&mut self.loaded) {
+            let start = addr as usize;
+            if let Some(slot) = self.bytes.get_mut(start..start + bytes.len()) {
+                slot.fill(0);
+            }
+        }
+    }
+
+    /// Whether the firmware was refused RAM that the host had claimed there
+    /// is: a lie that no machine tells its firmware.
+    pub(super) fn was_lied_to(&self) -> bool {
+        let absent = |range: &&PhysRange| range.end() as usize > self.bytes.len();
+        self.refused.iter().find(absent).is_some() || self.high.end() as usize > self.bytes.len()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.unload();
+        let most = self.max_written;
+        let touched = self.touched.iter();
+        let touched = touched.map(|r| (r.start() as usize, (r.len() as usize).min(most)));
+        for (start, len) in touched {
+            if let Some(bytes) = self.bytes.get_mut(start..start + len) {
+                bytes.fill(0);
+            }
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        // Address space is short there, and sizes are many.
+        if usize::BITS < 64 {
+            return;
+        }
+        // Fails while the thread ends: then nobody needs it.
+        let _ = POOL.try_with(|pool| {
+            if let Ok(mut pool) = pool.try_borrow_mut() {
+                pool.entry(bytes.len()).or_default().push(bytes);
+            }
+        });
+    }
+}
+
+impl GuestMemory for Memory {
+    fn pci_bios(&self) -> &'static [u8] {
+        self.pci_bios
+    }
+
+    fn open(&mut self, ram: PhysRange) {
+        if ram.start() >= layout::HIGH_RAM {
+            self.high = ram;
+        }
+    }
+
+    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+        let ours = self.high.contains(range)
+            || layout::LOW_FREE_TOP.contains(range)
+            || layout::LOW_FREE.contains(range)
+            || layout::EBDA.contains(range)
+            || self.f_segment.contains(range);
+        let whole = range.start() as usize..range.end() as usize;
+        if !ours || whole.end > self.bytes.len() {
+            self.refused.push(range);
+            return Err(Error::NotOurMemory);
+        }
+        // Sums and patches come back to what was handed out already.
+        if !self.touched.iter().rev().take(8).any(|t| t.contains(range)) {
+            self.touched.push(range);
+        }
+        self.bytes.get_mut(whole).ok_or(Error::NotOurMemory)
+    }
+}

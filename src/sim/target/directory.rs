@@ -1,0 +1,32 @@
+//! The file directory.
+
+use super::FakeFwCfg;
+use crate::error::Error;
+use crate::fw_cfg::{Directory, file_name, item};
+use std::vec;
+
+/// The file directory.
+pub fn directory(data: &[u8]) {
+    let (Some((size, data)), mut fw_cfg) = (data.split_first(), FakeFwCfg::new()) else {
+        return;
+    };
+    fw_cfg.item(item::FILE_DIR, data);
+    let mut scratch = vec![0xa5; usize::from(*size) << 8 | 0xff];
+    let len = scratch.len();
+    match Directory::read(&mut fw_cfg, &mut scratch) {
+        Ok((dir, rest)) => {
+            let mut count = [0; 4];
+            let given = data.len().min(4);
+            count[..given].copy_from_slice(&data[..given]);
+            let count = u32::from_be_bytes(count) as usize;
+            assert_eq!(dir.entries().len(), count);
+            assert!(count * 64 + 4 + rest.len() <= len);
+            for entry in dir.entries() {
+                assert!(dir.find(entry.name()).is_some(), "an entry is not found");
+            }
+            let _ = dir.find(&file_name("etc/e820"));
+        }
+        Err(error) => assert_eq!(error, Error::TooManyFiles),
+    }
+    assert!(fw_cfg.transfers <= 2);
+}
