@@ -21,7 +21,7 @@ fn main() -> Result<()> {
 
 /// A cell has to do what is recorded of it.
 fn run(cell: &Cell) -> Result<()> {
-    let (program, version) = xtask::matrix::program(cell, None)?;
+    let (program, version) = xtask::matrix::program::program(cell, None)?;
     let record = Results::read()?;
     let recorded = record.get(&version, &cell.id(), "ours").unwrap_or(WORKS);
     match boot::cell(cell, &rom()?, &program).context("preparing the cell")? {

@@ -98,6 +98,65 @@ pub fn unpack(package: &Package) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Unpacks `package` with everything that it depends on into one directory, for
+/// a program that is to run with its own libraries.
+///
+/// # Errors
+/// When apt does not know the package or cannot download one of them.
+pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
+    let dir = workspace::target()
+        .join("debian")
+        .join(format!("{}-whole", key(package)));
+    let _lock = workspace::lock(&format!("debian-{}-whole", key(package)))?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    require_apt(&package.name, "name a program that is installed")?;
+    let step = progress::step(format!(
+        "fetching Debian package {} and what it depends on",
+        package.name
+    ));
+    let partial = dir.with_extension("part");
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    let (root, debs) = (partial.join("root"), partial.join("debs"));
+    fs::create_dir_all(&root)?;
+    fs::create_dir_all(debs.join("partial"))?;
+    // For a system on which nothing is installed, apt names every dependency.
+    let status = partial.join("status");
+    fs::write(&status, "")?;
+    let fetch = |refresh: bool| -> Result<()> {
+        let mut command = Command::new("apt-get");
+        command.args(prepare(&package.lists, refresh)?);
+        for (name, path) in [("State::status", &status), ("Cache::Archives", &debs)] {
+            command.arg(format!("-oDir::{name}={}", path.display()));
+        }
+        command.args([
+            "-q",
+            "-y",
+            "-oAPT::Sandbox::User=",
+            "--no-install-recommends",
+        ]);
+        run(command.args(["--download-only", "install", &package.name]))
+    };
+    fetch(false).or_else(|first| {
+        fetch(true).map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
+    })?;
+    let mut count = 0;
+    for entry in fs::read_dir(&debs)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ext| ext == "deb") {
+            run(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&root))?;
+            count += 1;
+        }
+    }
+    fs::rename(&root, &dir).with_context(|| format!("moving to {}", dir.display()))?;
+    fs::remove_dir_all(&partial)?;
+    step.done(&format!("{count} packages, unpacked to {}", relative(&dir)));
+    Ok(dir)
+}
+
 /// The package that a meta-package stands for: the first dependency of
 /// `package` whose name begins with `prefix`.
 ///

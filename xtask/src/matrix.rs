@@ -3,21 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bench, build, debian, qemu, workspace};
+use crate::{bench, build, workspace};
 
 pub mod artefact;
 pub mod boot;
 mod generate;
+pub mod program;
 pub mod results;
 pub mod table;
 
 use boot::Outcome;
+use program::Program;
 use results::{Results, WORKS};
 use table::Cell;
 
@@ -33,7 +34,7 @@ pub struct Options {
     /// ours, qboot, seabios or an image; several with commas [default: ours, with --update all three]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub firmware: Vec<String>,
-    /// QEMU to start, or "backports" for the newest of Debian's, fetched without installing it
+    /// QEMU to start, or "backports" or "sid" for that of Debian's suite, fetched without installing it
     #[arg(long, value_name = "PROGRAM")]
     pub qemu: Option<String>,
     /// Record the outcomes in tests/matrix-results.toml and write the pages
@@ -81,7 +82,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut jobs = Vec::new();
     for cell in &cells {
         for firmware in &firmwares {
-            let programs = program(cell, options.qemu.as_deref())?;
+            let programs = program::program(cell, options.qemu.as_deref())?;
             let known = before.get(&programs.1, &cell.id(), firmware).is_some();
             let left_out = cell.row.only.as_ref();
             if left_out.is_none_or(|only| only.contains(firmware)) && !(options.missing && known) {
@@ -139,88 +140,6 @@ fn ours() -> Result<PathBuf> {
         return Ok(image.clone());
     }
     Ok(built.insert(build::rom(&[])?.image).clone())
-}
-
-/// A QEMU and its version, `7.2`.
-type Program = (PathBuf, String);
-
-/// The QEMU for a cell: the one asked for, or the usual one, or that of the
-/// backports where the usual one is too old.
-///
-/// # Errors
-/// It does not start, or cannot be had.
-pub fn program(cell: &Cell, asked: Option<&str>) -> Result<Program> {
-    static USUAL: OnceLock<Program> = OnceLock::new();
-    static NEWER: OnceLock<Program> = OnceLock::new();
-    let newer = || -> Result<Program> {
-        if let Some(known) = NEWER.get() {
-            return Ok(known.clone());
-        }
-        let path = backports()?;
-        let version = version(&path)?;
-        Ok(NEWER.get_or_init(|| (path, version)).clone())
-    };
-    let usual = || -> Result<Program> {
-        if let Some(known) = USUAL.get() {
-            return Ok(known.clone());
-        }
-        let path = asked.map_or_else(|| qemu::binary().into(), PathBuf::from);
-        let version = version(&path)?;
-        Ok(USUAL.get_or_init(|| (path, version)).clone())
-    };
-    if asked == Some("backports") {
-        return newer();
-    }
-    let found = usual()?;
-    let major = found.1.split('.').next().unwrap_or_default();
-    if major.parse::<u32>()? >= cell.row.qemu {
-        return Ok(found);
-    }
-    newer()
-}
-
-fn version(program: &Path) -> Result<String> {
-    let output = Command::new(program).arg("--version").output();
-    let output = output.with_context(|| format!("starting {}", program.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let words = text.split_whitespace();
-    let number = words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    let number = number.take(1).next().context("QEMU names no version")?;
-    Ok(number.split('.').take(2).collect::<Vec<_>>().join("."))
-}
-
-/// QEMU from bookworm-backports, unpacked beside the installed one: a program
-/// that starts it with its own libraries and data.
-///
-/// # Errors
-/// A package cannot be had.
-pub fn backports() -> Result<PathBuf> {
-    let mut roots = Vec::new();
-    for name in ["qemu-system-x86", "qemu-system-common", "qemu-system-data"] {
-        let lists = debian::Lists::Suite {
-            suite: "bookworm-backports".to_owned(),
-            arch: "amd64".to_owned(),
-        };
-        let name = name.to_owned();
-        roots.push(debian::unpack(&debian::Package { name, lists })?);
-    }
-    let [programs, common, data] = roots.as_slice() else {
-        bail!("not three packages");
-    };
-    let script = format!(
-        "#!/bin/sh\nexport QEMU_MODULE_DIR={}/usr/lib/x86_64-linux-gnu/qemu\n\
-         exec {}/usr/bin/qemu-system-x86_64 -L {}/usr/share/qemu -L /usr/share/seabios \"$@\"\n",
-        common.display(),
-        programs.display(),
-        data.display()
-    );
-    let path = artefact::directory()?.join("qemu-backports");
-    if std::fs::read(&path).ok().as_deref() != Some(script.as_bytes()) {
-        use std::os::unix::fs::PermissionsExt;
-        workspace::write_atomically(&path, script.as_bytes())?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(path)
 }
 
 /// A run's outcome: QEMU's version, cell, firmware, what came of it, seconds.
