@@ -41,14 +41,30 @@ fn is_moved(bytes: &[u8], offset: u32) -> bool {
         .any(|at| is_compressed(bytes.get(at as usize..).unwrap_or(&[])))
 }
 
+/// Whether 32-bit code is Linux's own, or what is left of it: close to its
+/// entry it makes the zero page's `scratch` its stack and asks where it runs
+/// (`arch/x86/boot/compressed/head_{32,64}.S`).
+#[cold]
+#[inline(never)]
+fn is_linux_entry(code: &[u8]) -> bool {
+    /// `leal 0x1e8(%esi), %esp` and `call` to the next instruction.
+    const LINUX: [u8; 11] = [0x8d, 0xa6, 0xe8, 1, 0, 0, 0xe8, 0, 0, 0, 0];
+    let starts = |at| match code.get(at..) {
+        None | Some([]) => false,
+        Some(rest) => rest.iter().zip(&LINUX).all(|(byte, linux)| byte == linux),
+    };
+    code.len() < 3 || (1..64).any(starts)
+}
+
 impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     /// Whether what was loaded is what the header describes.
     ///
     /// QEMU splits the file where `setup_sects` says. Where that is wrong, the
     /// entry is in the middle of something, and the compressed kernel is not
     /// at its place but whole sectors away. An image that is shorter than its
-    /// header says is cut short if it holds the start of a compressed kernel.
-    /// Without one, the code is somebody's own behind another kernel's header.
+    /// header says is cut short if it holds the start of a compressed kernel or
+    /// Linux's code before it. Otherwise the code is somebody's own behind
+    /// another kernel's header.
     // Not so cold, but small: so the compiler keeps it out of everyone's way.
     #[cold]
     #[inline(never)]
@@ -72,6 +88,10 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
                 0 => Ok(()),
                 _ => Err(Error::KernelTruncated),
             };
+        }
+        // CLD: of other code nothing more is looked at.
+        if missing != 0 && bytes.first() == Some(&0xfc) && is_linux_entry(bytes) {
+            return Err(Error::KernelTruncated);
         }
         if missing > MAX_MOVE {
             return Ok(());

@@ -1,6 +1,7 @@
 //! Kernel images that lie about themselves.
 
 use super::*;
+use xtask::kernel::{self, Flavour};
 use xtask::probe::{BzImage, Elf, Mode, Multiboot, PAYLOAD_LEN, Segment, hdr};
 
 /// A bzImage as Linux's: a compressed payload in its code.
@@ -201,6 +202,48 @@ fn bzimages_cut_and_grown() -> Result<()> {
     {
         let end = End::Fails(Error::UnknownKernel);
         cases.push(case(name, MACHINES[n], &image, end)?);
+    }
+    run(&cases)
+}
+
+/// Debian's own kernels, cut anywhere: without all of their payload, or with
+/// nothing of it.
+#[test]
+fn linux_cut() -> Result<()> {
+    let mut cases = Vec::new();
+    for flavour in [Flavour::CloudAmd64, Flavour::I686Pae] {
+        let whole = std::fs::read(kernel::debian(flavour)?.bzimage)?;
+        let setup_len = (usize::from(whole[hdr::SETUP_SECTS]) + 1) * 512;
+        let code_len = whole.len() - setup_len;
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| whole[at + i])) as usize;
+        let payload = word(hdr::PAYLOAD_OFFSET);
+        for (n, len) in [
+            1,
+            3,
+            13,
+            64,
+            payload / 2,
+            payload - 1,
+            payload,
+            payload + 1,
+            payload + 4,
+            4096,
+            code_len / 2,
+            payload + word(hdr::PAYLOAD_LENGTH) - 1,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let name = format!("{len:#x} bytes of {flavour:?}");
+            let end = End::Fails(Error::KernelTruncated);
+            let image = &whole[..setup_len + len];
+            cases.push(case(&name, MACHINES[n % 3], image, end)?.with(|qemu| qemu.memory_mib(256)));
+            if n % 4 == 0 {
+                let entry16 = ["-fw_cfg", "name=opt/org.qboot/entry,string=16"];
+                let case = case(name + ", 16 bits", "pc", image, end)?;
+                cases.push(case.with(|qemu| qemu.memory_mib(256).args(entry16)));
+            }
+        }
     }
     run(&cases)
 }

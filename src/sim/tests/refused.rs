@@ -51,6 +51,44 @@ fn a_payload_that_is_cut_short_is_refused() {
     }
 }
 
+#[test]
+fn linux_that_ends_before_its_payload_is_refused() {
+    // The first instructions of Linux 6.1, with 64 bits and with 32, and of
+    // 4.19, which looks at `loadflags` first.
+    let entries: [&[u8]; 3] = [
+        &[
+            0xfc, 0xfa, 0x8d, 0xa6, 0xe8, 1, 0, 0, 0xe8, 0, 0, 0, 0, 0x5d, 0x83, 0xed, 0x0d,
+        ],
+        &[
+            0xfc, 0xfa, 0x8d, 0xa6, 0xe8, 1, 0, 0, 0xe8, 0, 0, 0, 0, 0x5a, 0x81, 0xc2, 0xf3,
+        ],
+        &[
+            0xfc, 0xf6, 0x86, 0x11, 2, 0, 0, 0x40, 0x75, 0x0f, 0xfa, 0xb8, 0x18, 0, 0, 0, 0x8e,
+            0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0x8d, 0xa6, 0xe8, 1, 0, 0, 0xe8, 0, 0, 0, 0, 0x5d, 0x83,
+        ],
+    ];
+    let cut = |image: &[u8], len: usize| outcome(small_guest(&image[..1024 + len]));
+    for entry in entries {
+        let mut image = small_bzimage();
+        image[0x248..0x24c].copy_from_slice(&0x2cc_u32.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&0x3000_u32.to_le_bytes());
+        image[0x400..0x400 + entry.len()].copy_from_slice(entry);
+        assert!(outcome(small_guest(&image)).is_ok(), "{entry:x?}");
+        // Where its stack begins; before that nothing says it is Linux's.
+        let told = entry.iter().position(|byte| *byte == 0x8d).unwrap() + 1;
+        for len in [1, 2].into_iter().chain(told..0x2d0) {
+            let refused = cut(&image, len);
+            assert_eq!(refused, Err(Error::KernelTruncated), "{len} of {entry:x?}");
+        }
+        // Somebody's own code behind that header, which clears the flag too.
+        image[0x401..0x408].fill(0x90);
+        image[0x408..0x430].fill(0xf4);
+        for len in [3, 64, 0x1000] {
+            assert!(cut(&image, len).is_ok(), "{len}");
+        }
+    }
+}
+
 /// A kernel of 40 setup sectors and 256 KiB of code: a compressed payload at
 /// 0x2cc, a signature behind what `syssize` counts.
 fn signed_bzimage(magic: &[u8]) -> Vec<u8> {
