@@ -11,6 +11,8 @@ use zerocopy::IntoBytes;
 
 /// Offset of the setup header in the image and in the zero page.
 const HEADER: usize = 0x1f1;
+/// Offset of `setup_data`.
+pub const SETUP_DATA: usize = 0x250;
 /// Bytes of a zero page.
 pub const ZERO_PAGE_LEN: u32 = 4096;
 /// Bytes of the image that are read to see its header: the longest header
@@ -209,7 +211,7 @@ impl<'a> SetupHeader<'a> {
         if self.protocol < 0x209 {
             0
         } else {
-            u64_at(self.bytes, 0x250).unwrap_or(0)
+            u64_at(self.bytes, SETUP_DATA).unwrap_or(0)
         }
     }
 }
@@ -286,13 +288,14 @@ pub struct ZeroPage<'a> {
 const TYPE_OF_LOADER: u8 = 0xb0;
 
 impl ZeroPage<'_> {
-    /// Writes `boot_params` into `page`, which holds [`ZERO_PAGE_LEN`] zeroes.
+    /// Writes `boot_params` into `page`, which holds [`ZERO_PAGE_LEN`] zeroes,
+    /// and gives the lower half of `setup_data`.
     ///
     /// # Errors
     /// [`Error::TooManyE820Entries`], [`Error::BadSetupHeader`] when the
     /// header is longer than the page has room for.
     #[inline(always)]
-    pub fn write(&self, page: &mut [u8]) -> Result<()> {
+    pub fn write(&self, page: &mut [u8]) -> Result<u32> {
         let header = self
             .header
             .bytes
@@ -320,6 +323,7 @@ impl ZeroPage<'_> {
         put(0x228, self.cmd_line_ptr)?;
         put(0x070, self.acpi_rsdp_addr)?;
         copy_at(page, 0x1e8, &[count])?;
-        copy_at(page, 0x210, &[TYPE_OF_LOADER])
+        copy_at(page, 0x210, &[TYPE_OF_LOADER])?;
+        Ok(u32_at(page, SETUP_DATA).unwrap_or(0))
     }
 }

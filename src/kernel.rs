@@ -295,7 +295,7 @@ impl<'a> Kernel<'a> {
                     .block
                     .part(claimed.line_len, ZERO_PAGE_LEN)
                     .ok_or(Error::NotOurMemory)?;
-                ZeroPage {
+                let setup_data = ZeroPage {
                     header: *header,
                     code32_start: entry,
                     cmd_line_ptr: line,
@@ -306,6 +306,9 @@ impl<'a> Kernel<'a> {
                     high_ram_end: loader.map.high().end(),
                 }
                 .write(loader.memory.bytes(page)?)?;
+                if setup_data != 0 {
+                    loader.correct_setup_data(header, loaded, page)?;
+                }
                 Ok(Handoff::Linux {
                     entry,
                     boot_params: page.start(),

@@ -106,8 +106,9 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let low_kernel = setup.is_low.then_some(loaded);
         self.load_item(item::KERNEL_DATA, image)?;
         self.check_whole(header, loaded)?;
-        let code = PhysRange::new(setup.base, real_mode_setup_len(header));
-        let code = self.memory.bytes(code.ok_or(Error::NotOurMemory)?)?;
+        let code_range = PhysRange::new(setup.base, real_mode_setup_len(header));
+        let code_range = code_range.ok_or(Error::NotOurMemory)?;
+        let code = self.memory.bytes(code_range)?;
         self.fw_cfg.read(item::SETUP_DATA, code)?;
         RealModeHeader {
             base: setup.base,
@@ -117,6 +118,9 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             ramdisk: initrd.map_or((0, 0), |range| (range.start(), range.len())),
         }
         .write(header.protocol(), code)?;
+        if header.setup_data() != 0 {
+            self.correct_setup_data(header, loaded, code_range)?;
+        }
         self.write_ebda()?;
         Ok(Handoff::RealMode {
             segment: u16::try_from(setup.base >> 4).map_err(|_| Error::NotOurMemory)?,

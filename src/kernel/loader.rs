@@ -2,15 +2,18 @@
 
 use super::Loader;
 use super::legacy::{SECTOR, real_mode_setup_len};
-use crate::bzimage::SetupHeader;
+use crate::bzimage::{SETUP_DATA, SetupHeader};
 use crate::e820::Claim;
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
-use crate::phys::{GuestMemory, PhysRange, align_up, kib};
+use crate::phys::{GuestMemory, PhysRange, align_up, copy_at, kib, u32_at, u64_at};
 
 /// No wrong `setup_sects` moves the code by more bytes.
 const MAX_MOVE: u32 = 255 * SECTOR;
+/// Bytes of a `setup_data` node before its data: address of the next one,
+/// type, length.
+const SETUP_DATA_HEAD: u32 = 16;
 /// Slices are at most `isize::MAX` bytes; longer loads go in pieces.
 const PIECE: u32 = 1 << 30;
 
@@ -121,6 +124,38 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             return Err(Error::BadSetupHeader);
         }
         self.fw_cfg.read(item::KERNEL_DATA, bytes)
+    }
+
+    /// Corrects `setup_data` in a copy of the header, where QEMU from 10.0 on
+    /// has it wrong: it counts the offset of what it has appended from the
+    /// start of the file, not of the code. Nothing is there, but for what an
+    /// earlier boot has left, and Linux follows it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn correct_setup_data(
+        &mut self,
+        header: &SetupHeader<'_>,
+        loaded: PhysRange,
+        copy: PhysRange,
+    ) -> Result<()> {
+        let setup_len = u64::from(real_mode_setup_len(header));
+        let addr = header.setup_data().saturating_sub(setup_len);
+        let Ok(addr) = u32::try_from(addr) else {
+            return Ok(());
+        };
+        let offset = addr.checked_sub(loaded.start());
+        let node = offset.and_then(|offset| loaded.part(offset, SETUP_DATA_HEAD));
+        let Some(node) = node else {
+            return Ok(());
+        };
+        // What QEMU has appended is one node, and ends where the item does.
+        let rest = loaded.end().saturating_sub(node.end());
+        let head = self.memory.bytes(node)?;
+        if u64_at(head, 0) == Some(0) && u32_at(head, 12) == Some(rest) {
+            let copy = self.memory.bytes(copy)?;
+            copy_at(copy, SETUP_DATA, &u64::from(addr).to_le_bytes())?;
+        }
+        Ok(())
     }
 
     /// Claims the memory of a bzImage: where it is loaded, and where it runs

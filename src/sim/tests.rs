@@ -3,6 +3,7 @@
 mod corpus;
 mod placement;
 mod refused;
+mod setup_data;
 
 use super::*;
 use crate::capture;
