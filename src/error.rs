@@ -102,7 +102,7 @@ impl Error {
             Self::NoKernel => "no kernel; pass one with -kernel",
             Self::KernelIsPe => "the kernel is a PE/EFI image (UKI?), which needs UEFI firmware; pass a bzImage or a PVH vmlinux",
             Self::UnknownKernel => "unknown kernel format; pass a bzImage, an ELF with a PVH note or a multiboot kernel",
-            Self::ElfWithoutPvh => "the ELF kernel has no PVH entry note; build it with CONFIG_PVH=y or pass its bzImage",
+            Self::ElfWithoutPvh => "the ELF kernel has no PVH entry note, or the machine type is older than 4.0; build it with CONFIG_PVH=y or pass its bzImage",
             Self::BadSetupHeader => "the bzImage's setup header is malformed; is the file whole?",
             Self::KernelTooBig => "the kernel does not fit into memory; give the guest more with -m",
             Self::KernelOverlapsFirmware => "the kernel's segments overlap the firmware's memory below 1 MiB; link it at 1 MiB or higher",
