@@ -241,6 +241,33 @@ fn pvpanic() -> Result<()> {
     Ok(())
 }
 
+/// A kernel's own early exception is not called the firmware's, and resets.
+#[rstest]
+#[case::without_error_code(&[0x0f, 0x0b], "exception 06")]
+#[case::with_error_code(&[0xb8, 0xf8, 0, 0, 0, 0x8e, 0xd8], "exception 0d")]
+fn an_exception_of_the_kernel(
+    #[values("pc", "q35", "microvm")] name: &str,
+    #[case] code: &[u8],
+    #[case] vector: &str,
+) -> Result<()> {
+    let mut elf = Elf::new(Mode::Halt)?;
+    elf.payload[..code.len()].copy_from_slice(code);
+    let (qemu, _probe) = with_kernel(name, &elf.bytes()?)?;
+    let debug_exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"];
+    let mut vm = qemu.args(debug_exit).spawn()?;
+    let status = vm.wait_exit(TIMEOUT)?;
+    let serial = vm.serial();
+    ensure!(
+        serial.starts_with(&format!("qboot: {vector} at "))
+            && serial.trim_end().ends_with("the machine resets")
+            && serial.lines().count() == 1,
+        "{serial:?}"
+    );
+    // With -no-reboot the reset ends QEMU.
+    ensure!(status.code() == Some(0), "QEMU ended with {status}");
+    Ok(())
+}
+
 /// Without any of those devices the machine says its line and halts.
 #[test]
 fn a_halt() -> Result<()> {
