@@ -423,9 +423,20 @@ const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
     ])
 };
 
-/// Entry point, its padding and structures in one piece.
-const MINIMAL: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()] =
-    joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]);
+/// Our own entry point and structures, as the image holds them: 8 bytes behind
+/// a paragraph, where nobody looks for an entry point. On microvm and isapc the
+/// F segment is this image, and this one is valid but for its address.
+#[repr(C, align(16))]
+struct Template {
+    off: [u8; 8],
+    /// Entry point, its padding and structures in one piece.
+    bytes: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()],
+}
+
+static MINIMAL: Template = Template {
+    off: [0; 8],
+    bytes: joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]),
+};
 
 /// The lower half, little endian.
 const fn le16(value: u32) -> [u8; 2] {
@@ -457,10 +468,14 @@ const fn negated_sum(parts: &[&[u8]]) -> u8 {
 #[inline(always)]
 pub fn build_minimal<M: GuestMemory, A: Allocator>(memory: &mut M, alloc: &mut A) -> Result<u32> {
     let room = alloc
-        .alloc(Zone::Fseg, const { narrow(MINIMAL.len()) }, ALIGN)
+        .alloc(
+            Zone::Fseg,
+            const { narrow(size_of_val(&MINIMAL.bytes)) },
+            ALIGN,
+        )
         .map_err(|_| Error::SmbiosTooBig)?;
     let bytes = memory.bytes(room)?;
-    copy_into(bytes, &MINIMAL)?;
+    copy_into(bytes, &MINIMAL.bytes)?;
     let (anchor, _) = EntryPoint21::mut_from_prefix(bytes).map_err(|_| Error::SmbiosTooBig)?;
     let tables = room.start().wrapping_add(ANCHOR_ROOM);
     anchor.table_address = tables.into();

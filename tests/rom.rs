@@ -62,6 +62,46 @@ fn symbol_names(elf: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Nothing in the image passes for a table that kernels look for in the F
+/// segment, which is the image itself on microvm and isapc.
+#[test]
+fn no_table_is_found_in_the_image() -> Result<()> {
+    let image = fs::read(build::rom(&[])?.image)?;
+    // The length's place and unit.
+    let signatures: [(&[u8], usize, usize); 7] = [
+        (b"_SM_", 5, 1),
+        (b"_DMI_", 0, 15),
+        (b"_SM3_", 6, 1),
+        (b"RSD PTR ", 0, 20),
+        (b"_32_", 9, 16),
+        (b"_MP_", 8, 16),
+        (b"$PIR", 6, 1),
+    ];
+    for paragraph in (0..image.len()).step_by(16) {
+        let found = &image[paragraph..];
+        for (signature, at, unit) in signatures {
+            if !found.starts_with(signature) {
+                continue;
+            }
+            let len = if at == 0 {
+                unit
+            } else {
+                usize::from(found[at]) * unit
+            };
+            let sum = found
+                .iter()
+                .take(len)
+                .fold(0, |sum: u8, b| sum.wrapping_add(*b));
+            ensure!(
+                len == 0 || sum != 0,
+                "{} at {paragraph:#x}",
+                String::from_utf8_lossy(signature)
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The image names the commit and its date, and so does SMBIOS.
 #[rstest]
 fn the_rom_says_which_build_it_is(#[values("pc", "microvm")] machine: &str) -> Result<()> {
