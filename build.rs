@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the ROM is made of: a change of these makes it another build.
-const SOURCE: [&str; 11] = [
+const SOURCE: [&str; 12] = [
     "src",
     "boot16.S",
     "code16.S",
+    "code16",
     "bios32.S",
     "linker.ld",
     "build.rs",
@@ -20,7 +21,7 @@ const SOURCE: [&str; 11] = [
 ];
 
 fn main() {
-    for file in ["linker.ld", "boot16.S", "code16.S", "build.rs"] {
+    for file in ["linker.ld", "build.rs"] {
         println!("cargo:rerun-if-changed={file}");
     }
     // Host programs do not depend on the commit: each would be compiled anew

@@ -40,6 +40,10 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
+/// The part of the F segment that tables get here; in the ROM it depends on
+/// the image's size.
+pub const F_SEGMENT_FREE: PhysRange = PhysRange::fixed(0xf_6000, 0xf_fd00);
+
 /// Where RAM below 4 GiB ends at the latest on `pc` and `q35`.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 
@@ -117,7 +121,7 @@ impl Guest {
             },
             found: Found {
                 host_bridge: board.host_bridge(),
-                f_segment: layout::F_TABLES,
+                f_segment: F_SEGMENT_FREE,
                 cpuid,
                 enable_x2apic: || (),
             },
@@ -125,6 +129,14 @@ impl Guest {
             printed: String::new(),
             genuine: false,
         }
+    }
+
+    /// With tables in this part of the F segment.
+    #[must_use]
+    pub fn with_f_segment(mut self, free: PhysRange) -> Self {
+        self.found.f_segment = free;
+        self.machine.memory.f_segment = free;
+        self
     }
 
     /// Gives it a bzImage as QEMU's `-kernel` does: split behind its setup
@@ -183,22 +195,6 @@ impl Guest {
             .item(item::KERNEL_SIZE, &((high - low) as u32).to_le_bytes())
             .item(item::KERNEL_ENTRY, &entry.to_le_bytes());
         fits
-    }
-
-    /// Gives it a multiboot kernel as QEMU's `-kernel` does: `image` with its
-    /// modules, to be loaded at `addr`, and the draft of the information block.
-    pub fn multiboot(&mut self, image: &[u8], addr: u32, entry: u32, draft: &[u8]) {
-        self.machine
-            .fw_cfg
-            .item(item::SETUP_SIZE, &[])
-            .item(item::SETUP_DATA, &[])
-            .item(item::CMDLINE_DATA, &[])
-            .item(item::KERNEL_ADDR, &addr.to_le_bytes())
-            .item(item::KERNEL_SIZE, &(image.len() as u32).to_le_bytes())
-            .item(item::KERNEL_ENTRY, &entry.to_le_bytes())
-            .item(item::KERNEL_DATA, image)
-            .item(item::INITRD_SIZE, &(draft.len() as u32).to_le_bytes())
-            .item(item::INITRD_DATA, draft);
     }
 
     /// Gives it an initrd; before the kernel, whose header names its size.

@@ -122,14 +122,36 @@ fn generated(name: &str, content: &str) -> Result<()> {
 
 const COLOURS: [&str; 3] = ["#d9e7f5", "#f5e3d0", "#e8e8e8"];
 
-/// A row for each range, from the top down; heights say nothing about sizes.
-fn memory_map() -> String {
-    const KERNEL: usize = 0;
-    const FIRMWARE: usize = 1;
-    const NO_RAM: usize = 2;
+/// What the colours mean, in a line at `y`.
+fn legend(svg: &mut String, y: usize) {
+    let legend = [
+        "the kernel's from its first instruction on",
+        "reserved in E820",
+        "no RAM",
+    ];
+    let mut x = 120;
+    for (text, colour) in legend.into_iter().zip(COLOURS) {
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"14\" height=\"14\" fill=\"{colour}\" stroke=\"#555\"/>\n\
+             <text x=\"{}\" y=\"{}\">{text}</text>",
+            x + 20,
+            y + 12
+        );
+        // A letter is 8 wide.
+        x += 20 + 8 * text.len() + 16;
+    }
+}
+
+const KERNEL: usize = 0;
+const FIRMWARE: usize = 1;
+const NO_RAM: usize = 2;
+
+/// What lies where, from the top down, and who owns it once the kernel runs.
+fn ranges() -> [(PhysRange, &'static str, usize); 14] {
     let rom = PhysRange::fixed(0xffff_0000, u32::MAX);
     let high = PhysRange::fixed(layout::HIGH_RAM, layout::Q35_ECAM.start());
-    let rows = [
+    [
         (rom, "the ROM, up to 4 GiB", NO_RAM),
         (layout::LOCAL_APIC, "local APIC", NO_RAM),
         (
@@ -168,7 +190,12 @@ fn memory_map() -> String {
             KERNEL,
         ),
         (layout::IVT_BDA, "real-mode vectors, BIOS data area", KERNEL),
-    ];
+    ]
+}
+
+/// A row for each range; heights say nothing about sizes.
+fn memory_map() -> String {
+    let rows = ranges();
     let height = 30 * rows.len() + 60;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" \
@@ -187,22 +214,7 @@ fn memory_map() -> String {
             y + 20
         );
     }
-    let legend = [
-        "the kernel's from its first instruction on",
-        "reserved in E820",
-        "no RAM",
-    ];
-    for (index, text) in legend.into_iter().enumerate() {
-        let (x, y) = (120 + [0, 350, 510][index], height - 35);
-        let colour = COLOURS[index];
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"14\" height=\"14\" fill=\"{colour}\" stroke=\"#555\"/>\n\
-             <text x=\"{}\" y=\"{}\">{text}</text>",
-            x + 20,
-            y + 12
-        );
-    }
+    legend(&mut svg, height - 35);
     svg.push_str("</svg>\n");
     svg
 }

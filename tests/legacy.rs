@@ -138,6 +138,32 @@ fn text(vm: &mut Vm, addr: u32) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
+/// First and last address of RAM, by the map.
+fn ram(vm: &mut Vm, info: &Information) -> Result<Vec<(u32, u32)>> {
+    let map = Information(vm.memory(info.word(48).into(), info.word(44) as usize)?);
+    let mut at = 0;
+    let mut ram = Vec::new();
+    while at < map.0.len() {
+        ensure!(map.word(at) == 20, "an entry of {} bytes", map.word(at));
+        if map.word(at + 20) == 1 {
+            ram.push((map.word(at + 4), map.word(at + 4) + map.word(at + 12)));
+        }
+        at += 24;
+    }
+    Ok(ram)
+}
+
+/// Each range is in one part of RAM.
+fn check_inside(ram: &[(u32, u32)], ranges: &[(u32, u32)]) -> Result<()> {
+    for (start, end) in ranges {
+        ensure!(
+            ram.iter().any(|part| part.0 <= *start && *end <= part.1),
+            "{start:x} to {end:x} is not in {ram:x?}"
+        );
+    }
+    Ok(())
+}
+
 /// A multiboot kernel of our own, with no module or three.
 #[rstest]
 fn multiboot(
@@ -197,27 +223,13 @@ fn multiboot(
         taken.push((start, end));
     }
 
-    let map = Information(vm.memory(info.word(48).into(), info.word(44) as usize)?);
-    let mut at = 0;
-    let mut ram = Vec::new();
-    while at < map.0.len() {
-        ensure!(map.word(at) == 20, "an entry of {} bytes", map.word(at));
-        if map.word(at + 20) == 1 {
-            ram.push((map.word(at + 4), map.word(at + 4) + map.word(at + 12)));
-        }
-        at += 24;
-    }
+    let ram = ram(&mut vm, &info)?;
     ensure!(ram.contains(&(0, 0x9_fc00)), "{ram:x?}");
     ensure!(
         ram.contains(&(1 << 20, (1 << 20) + (upper << 10))),
         "{ram:x?}"
     );
-    for (start, end) in taken {
-        ensure!(
-            ram.iter().any(|part| part.0 <= start && end <= part.1),
-            "{start:x} to {end:x} is not in {ram:x?}"
-        );
-    }
+    check_inside(&ram, &taken)?;
     // What a BIOS leaves, which Xen looks at.
     let bda = Information(vm.memory(0x400, 0x18)?);
     ensure!(bda.word(0x0e) & 0xffff == 0x9fc0 && bda.word(0x13) & 0xffff == 639);

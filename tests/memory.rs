@@ -50,24 +50,21 @@ fn painted(qemu: Qemu, probe: &Probe) -> Result<u32> {
     depth(&mut vm)
 }
 
+/// Twelve bridges, each behind the one before, the first on `root`.
+fn chain(bridge: &str, root: &str) -> Vec<String> {
+    let mut bus = root.to_owned();
+    let mut args = Vec::new();
+    for n in 0..12 {
+        let chassis = n + 1;
+        let device = format!("{bridge},id=c{n},bus={bus},addr=9,chassis_nr={chassis}");
+        args.extend(["-device".to_owned(), device]);
+        bus = format!("c{n}");
+    }
+    args
+}
+
 #[test]
 fn the_stack_stays_shallow() -> Result<()> {
-    let chain = |bridge: &str, bus: &str| -> Vec<String> {
-        let bus = |n| {
-            if n == 0 {
-                bus.to_owned()
-            } else {
-                format!("c{}", n - 1)
-            }
-        };
-        (0..12)
-            .map(|n| {
-                let (bus, chassis) = (bus(n), n + 1);
-                format!("{bridge},id=c{n},bus={bus},addr=9,chassis_nr={chassis}")
-            })
-            .flat_map(|device| ["-device".to_owned(), device])
-            .collect()
-    };
     let pci = |setup: &str| {
         [
             "-fw_cfg".to_owned(),
@@ -122,8 +119,8 @@ fn the_stack_stays_shallow() -> Result<()> {
     Ok(())
 }
 
-/// The ROM's PCI BIOS.
-fn pci_bios() -> Result<&'static [u8]> {
+/// What the ROM leaves free of the F segment, and its PCI BIOS.
+fn parts() -> Result<(PhysRange, &'static [u8])> {
     let rom = build::rom(&[])?;
     let elf = std::fs::read(rom.elf)?;
     let file = object::File::parse(elf.as_slice())?;
@@ -132,10 +129,12 @@ fn pci_bios() -> Result<&'static [u8]> {
         let symbol = symbol.with_context(|| format!("no {name}"))?;
         Ok(u32::try_from(symbol.address())?)
     };
+    let free = address("__f_segment_free")?;
+    let free = PhysRange::between(free, address("__f_segment_free_end")?);
     let offset = |name| -> Result<usize> { Ok((address(name)? & 0xffff) as usize) };
     let code = offset("bios32_start")?..offset("bios32_end")?;
     let code = std::fs::read(rom.image)?[code].to_vec();
-    Ok(code.leak())
+    Ok((free.context("a wrong F segment")?, code.leak()))
 }
 
 /// Options that make the same machine under qtest and with the ROM.
@@ -180,8 +179,9 @@ fn simulated(machine: &str, kind: Kind, probe: &Probe, image: &[u8]) -> Result<(
         Some("q35") => Board::Q35,
         _ => Board::Microvm,
     };
-    let mut guest = Guest::new(board, fw_cfg, 64 << 20);
-    guest.machine.memory.pci_bios = pci_bios()?;
+    let (free, pci_bios) = parts()?;
+    let mut guest = Guest::new(board, fw_cfg, 64 << 20).with_f_segment(free);
+    guest.machine.memory.pci_bios = pci_bios;
     if kind == Kind::Pvh {
         let code = &image[0x1000..0x1000 + PAYLOAD_LEN];
         ensure!(guest.machine.memory.preload(0x10_0000, code), "no room");

@@ -10,6 +10,11 @@ use qboot::realmode::{BDA, BDA_LEN, EBDA_SEGMENT, LOW_KERNEL, bda, ebda, ticks};
 
 global_asm!(
     include_str!("../../code16.S"),
+    include_str!("../../code16/video.S"),
+    include_str!("../../code16/memory.S"),
+    include_str!("../../code16/time.S"),
+    include_str!("../../code16/pci.S"),
+    include_str!("../../code16/tables.S"),
     ebda_segment = const EBDA_SEGMENT,
     e801_low = const ebda::E801_LOW,
     e801_high = const ebda::E801_HIGH,

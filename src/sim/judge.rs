@@ -1,6 +1,5 @@
 //! What a run has to have done: judges the machine that it leaves.
 
-mod legacy;
 mod tables;
 mod view;
 
@@ -56,19 +55,12 @@ impl Guest {
         let mut view = match handoff {
             Handoff::Linux { entry, boot_params } => self.view_linux(entry, boot_params)?,
             Handoff::Pvh { entry, start_info } => self.view_pvh(entry, start_info)?,
-            Handoff::Multiboot { entry, info } => self.view_multiboot(entry, info)?,
-            Handoff::RealMode {
-                segment,
-                stack,
-                low_kernel,
-            } => self.view_real_mode((segment, stack), low_kernel)?,
+            #[allow(unreachable_patterns, reason = "handoffs that are not judged here")]
+            _ => return Ok(()),
         };
         check_map(&view.e820)?;
-        // QEMU gives a multiboot kernel's modules and line with its image.
-        if !matches!(handoff, Handoff::Multiboot { .. }) {
-            view.check_initrd(self)?;
-            view.check_line(self)?;
-        }
+        view.check_initrd(self)?;
+        view.check_line(self)?;
         // What the kernel is handed is RAM, is nobody else's, and is off the
         // memory that firmware tables and the EBDA occupy.
         for (at, part) in view.parts.iter().enumerate() {
@@ -115,7 +107,6 @@ impl Guest {
     fn is_accounted_for(&self, view: &View, range: PhysRange) -> bool {
         range.is_empty()
             || self.found.f_segment.contains(range)
-            || layout::OWN_SMBIOS.contains(range)
             // The firmware's own, told to be reserved.
             || layout::EBDA.contains(range)
             || view.parts.iter().any(|part| part.range.contains(range))

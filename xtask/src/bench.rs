@@ -135,35 +135,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.timeline {
         return timeline::run(options.donor.as_deref(), options.docs);
     }
-    let (image, used) = match std::env::var_os("QBOOT_ROM") {
-        Some(image) => (PathBuf::from(image), 0),
-        None => {
-            let rom = build::rom(&[])?;
-            (rom.image, rom.used)
-        }
-    };
-    let mut firmware = vec![Firmware {
-        name: "qboot".to_owned(),
-        image,
-        microvm: None,
-    }];
-    firmware.extend(peers());
-    for path in &options.rom {
-        firmware.push(Firmware {
-            name: path.display().to_string(),
-            image: path.clone(),
-            microvm: None,
-        });
-    }
-    let mut skipped = Vec::new();
-    firmware.retain(|one| {
-        let there = one.image.is_file();
-        if !there {
-            skipped.push(format!("{}: no {}", one.name, one.image.display()));
-        }
-        there
-    });
-
+    let (firmware, used, skipped) = firmware(options)?;
     let mut cells = if options.bare {
         measure::core_cells()
     } else {
@@ -192,8 +164,59 @@ pub fn run(options: &Options) -> Result<()> {
         time(&kit, &firmware, &cells, options.runs, &mut results)?;
     }
 
-    println!("{}", table(&results));
-    println!("{}, {} bytes of the ROM used", results.qemu, grouped(used));
+    report(&results, options.docs)?;
+    let missed: Vec<_> = results
+        .results
+        .iter()
+        .filter(|(_, by)| by.get("qboot").is_none_or(|one| one.counts.is_none()))
+        .map(|(cell, _)| cell.as_str())
+        .collect();
+    ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
+    Ok(())
+}
+
+/// Ours, its peers and those named, without what is not there; with the bytes of
+/// ours that are used, and what is left out.
+fn firmware(options: &Options) -> Result<(Vec<Firmware>, u64, Vec<String>)> {
+    let (image, used) = match std::env::var_os("QBOOT_ROM") {
+        Some(image) => (PathBuf::from(image), 0),
+        None => {
+            let rom = build::rom(&[])?;
+            (rom.image, rom.used)
+        }
+    };
+    let mut firmware = vec![Firmware {
+        name: "qboot".to_owned(),
+        image,
+        microvm: None,
+    }];
+    firmware.extend(peers());
+    for path in &options.rom {
+        firmware.push(Firmware {
+            name: path.display().to_string(),
+            image: path.clone(),
+            microvm: None,
+        });
+    }
+    let mut skipped = Vec::new();
+    firmware.retain(|one| {
+        let there = one.image.is_file();
+        if !there {
+            skipped.push(format!("{}: no {}", one.name, one.image.display()));
+        }
+        there
+    });
+    Ok((firmware, used, skipped))
+}
+
+/// Prints the results and writes them down; `docs` keeps the chart.
+fn report(results: &Results, docs: bool) -> Result<()> {
+    println!("{}", table(results));
+    println!(
+        "{}, {} bytes of the ROM used",
+        results.qemu,
+        grouped(results.rom_used_bytes)
+    );
     println!("Each count is from reset to the kernel's first 32-bit instruction.");
     println!("{} skipped", results.skipped.len());
     for reason in &results.skipped {
@@ -202,24 +225,17 @@ pub fn run(options: &Options) -> Result<()> {
     let dir = workspace::target().join("bench");
     fs::create_dir_all(&dir)?;
     let json = dir.join("results.json");
-    fs::write(&json, serde_json::to_string_pretty(&results)? + "\n")
+    fs::write(&json, serde_json::to_string_pretty(results)? + "\n")
         .with_context(|| format!("writing {}", json.display()))?;
     let svg = dir.join("results.svg");
-    chart::draw(&results, &svg)?;
-    if options.docs {
+    chart::draw(results, &svg)?;
+    if docs {
         keep(&svg, "benchmark.svg")?;
     }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         println!("wrote {}", file.display());
     }
-    let missed: Vec<_> = results
-        .results
-        .iter()
-        .filter(|(_, by)| by.get("qboot").is_none_or(|one| one.counts.is_none()))
-        .map(|(cell, _)| cell.as_str())
-        .collect();
-    ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! Compiling the firmware and laying it out as a ROM image.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::process::run;
 use crate::{inspect, progress, workspace};
 
 /// Size of the image: the ROM region that ends at 4 GiB.
@@ -54,21 +55,7 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
         [] => "building the ROM".to_owned(),
         _ => format!("building the ROM with {}", features.join(", ")),
     });
-    let mut all_features = vec!["rom"];
-    all_features.extend_from_slice(features);
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(workspace::root())
-        .args(["build", "--package", "qboot", "--bin", "qboot"])
-        .args(["--profile", PROFILE, "--target", TARGET])
-        .args(["--features", &all_features.join(",")])
-        .arg("--target-dir")
-        .arg(&target_dir)
-        // Would replace the ROM's own flags, and the image would differ from
-        // one person's machine to the next.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    run(cargo)?;
+    compile(features, &target_dir)?;
 
     let built = target_dir.join(TARGET).join(PROFILE).join("qboot");
     let rom = Rom {
@@ -79,8 +66,7 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
     };
     let flat = target_dir.join(TARGET).join(PROFILE).join("qboot.bin");
     let mut objcopy = Command::new("objcopy");
-    objcopy.args(["-O", "binary"]).arg(&built).arg(&flat);
-    run(objcopy)?;
+    run(objcopy.args(["-O", "binary"]).arg(&built).arg(&flat))?;
 
     let image = fs::read(&flat).with_context(|| format!("reading {}", flat.display()))?;
     ensure!(
@@ -110,18 +96,21 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
     })
 }
 
-fn run(mut command: Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("starting {program}"))?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!(
-            "{program} failed ({})\n{}",
-            output.status,
-            stderr.trim_end()
-        );
-    }
-    Ok(())
+/// Compiles the firmware for this source tree, in `target_dir`.
+fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
+    let mut all_features = vec!["rom"];
+    all_features.extend_from_slice(features);
+    run(
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(workspace::root())
+            .args(["build", "--package", "qboot", "--bin", "qboot"])
+            .args(["--profile", PROFILE, "--target", TARGET])
+            .args(["--features", &all_features.join(",")])
+            .arg("--target-dir")
+            .arg(target_dir)
+            // Would replace the ROM's own flags, and the image would differ from
+            // one person's machine to the next.
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+    )
 }

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use anyhow::Result;
 
 use crate::bench::{Outcome, Results, grouped};
+use crate::canvas::{Canvas, HPos, RGBColor};
 
-const WIDTH: u32 = 1120;
+const WIDTH: i32 = 1120;
 const LABELS: i32 = 190;
 const BAR: i32 = 13;
 const GAP: i32 = 12;
@@ -23,101 +22,111 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(90, 150, 90),
     RGBColor(150, 110, 170),
 ];
-const INK: RGBColor = RGBColor(40, 40, 40);
 
 type Value = fn(&Outcome) -> Option<f64>;
+
+const QUANTITIES: [(&str, Value); 3] = [
+    ("device accesses (exits)", |one| {
+        Some(one.counts.as_ref()?.accesses as f64)
+    }),
+    ("instructions", |one| {
+        Some(one.counts.as_ref()?.instructions as f64)
+    }),
+    ("milliseconds under KVM", |one| {
+        Some(one.kvm.as_ref()?.ms.median)
+    }),
+];
+
+/// The cells that are drawn, and one quantity of theirs.
+struct Panel<'r> {
+    title: &'static str,
+    get: Value,
+    most: f64,
+    results: &'r Results,
+    cells: &'r [&'r String],
+}
+
+impl Panel<'_> {
+    fn value(&self, cell: &str, firmware: &str) -> Option<f64> {
+        (self.get)(self.results.results.get(cell)?.get(firmware)?)
+    }
+
+    /// The largest value, 0 where nothing was measured.
+    fn largest(&self) -> f64 {
+        let firmware = &self.results.firmware;
+        let all = self
+            .cells
+            .iter()
+            .flat_map(|cell| firmware.iter().filter_map(|name| self.value(cell, name)));
+        all.fold(0.0, f64::max)
+    }
+
+    fn draw(&self, canvas: &Canvas<'_>, left: i32, width: i32) -> Result<()> {
+        canvas.text(self.title, (left, 70), 14, HPos::Left)?;
+        let whole = f64::from(width - NUMBER);
+        for (n, cell) in self.cells.iter().enumerate() {
+            for (f, name) in self.results.firmware.iter().enumerate() {
+                let Some(value) = self.value(cell, name) else {
+                    continue;
+                };
+                let y = TOP + row(self.results) * n as i32 + BAR * f as i32;
+                // One more than the value: the logarithm then starts at nothing.
+                let len = (whole * (value + 1.0).ln() / (self.most + 1.0).ln()) as i32;
+                let corners = [(left, y + 1), (left + len, y + BAR - 1)];
+                canvas.bar(corners, COLOURS[f % COLOURS.len()])?;
+                let number = if value < 100.0 && value.fract() != 0.0 {
+                    format!("{value:.1}")
+                } else {
+                    grouped(value.round() as u64)
+                };
+                canvas.text(&number, (left + len + 5, y + BAR / 2), 11, HPos::Left)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Height of a cell's bars and the gap below them.
+fn row(results: &Results) -> i32 {
+    BAR * results.firmware.len() as i32 + GAP
+}
 
 /// Draws the bare cells of `results` to an SVG file.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn draw(results: &Results, path: &Path) -> Result<()> {
-    let cells: Vec<&String> = results
-        .cells
-        .iter()
-        .filter(|cell| !cell.contains("server") && !cell.contains("initrd"))
-        .collect();
-    let panels: [(&str, Value); 3] = [
-        ("device accesses (exits)", |one| {
-            Some(one.counts.as_ref()?.accesses as f64)
-        }),
-        ("instructions", |one| {
-            Some(one.counts.as_ref()?.instructions as f64)
-        }),
-        ("milliseconds under KVM", |one| {
-            Some(one.kvm.as_ref()?.ms.median)
-        }),
-    ];
-    let value =
-        |cell: &str, firmware: &str, get: Value| get(results.results.get(cell)?.get(firmware)?);
+    let bare = |cell: &&String| !cell.contains("server") && !cell.contains("initrd");
+    let cells: Vec<&String> = results.cells.iter().filter(bare).collect();
+    let panels = QUANTITIES.map(|(title, get)| Panel {
+        title,
+        get,
+        most: 0.0,
+        results,
+        cells: &cells,
+    });
     let panels: Vec<_> = panels
         .into_iter()
-        .filter_map(|(title, get)| {
-            let most = cells
-                .iter()
-                .flat_map(|cell| results.firmware.iter().map(move |name| (cell, name)))
-                .filter_map(|(cell, name)| value(cell, name, get))
-                .fold(0.0, f64::max);
-            (most > 0.0).then_some((title, get, most))
+        .map(|panel| Panel {
+            most: panel.largest(),
+            ..panel
         })
+        .filter(|panel| panel.most > 0.0)
         .collect();
 
-    let row = BAR * results.firmware.len() as i32 + GAP;
-    let height = TOP + row * cells.len() as i32 + 16;
-    let area = SVGBackend::new(path, (WIDTH, height as u32)).into_drawing_area();
-    let failed = |error| anyhow!("drawing {}: {error:?}", path.display());
-    area.fill(&WHITE).map_err(failed)?;
-    let style = |size: i32, h: HPos| {
-        ("sans-serif", size)
-            .into_font()
-            .color(&INK)
-            .pos(Pos::new(h, VPos::Center))
-    };
-    let text = |text: String, at: (i32, i32), size: i32, h: HPos| {
-        area.draw(&Text::new(text, at, style(size, h)))
-            .map_err(failed)
-    };
-
+    let row = row(results);
+    let canvas = Canvas::new(path, WIDTH, TOP + row * cells.len() as i32 + 16)?;
     let title = "From reset to the kernel's first instruction (logarithmic)";
-    text(title.to_owned(), (16, 22), 18, HPos::Left)?;
-    let mut x = 16;
-    for (n, name) in results.firmware.iter().enumerate() {
-        let colour = COLOURS[n % COLOURS.len()];
-        let swatch = Rectangle::new([(x, 38), (x + 12, 50)], colour.filled());
-        area.draw(&swatch).map_err(failed)?;
-        text(name.clone(), (x + 18, 45), 13, HPos::Left)?;
-        x += 40 + 8 * name.len() as i32;
-    }
+    canvas.text(title, (16, 22), 18, HPos::Left)?;
+    let names: Vec<&str> = results.firmware.iter().map(String::as_str).collect();
+    canvas.legend(44, &names, &COLOURS)?;
     for (n, cell) in cells.iter().enumerate() {
         let y = TOP + row * n as i32 + (row - GAP) / 2;
-        text((*cell).clone(), (LABELS - 10, y), 13, HPos::Right)?;
+        canvas.text(cell, (LABELS - 10, y), 13, HPos::Right)?;
     }
-    let width = (WIDTH as i32 - LABELS) / panels.len().max(1) as i32;
-    for (p, (title, get, most)) in panels.iter().enumerate() {
-        let left = LABELS + width * p as i32;
-        text((*title).to_owned(), (left, 70), 14, HPos::Left)?;
-        let whole = f64::from(width - NUMBER);
-        for (n, cell) in cells.iter().enumerate() {
-            for (f, name) in results.firmware.iter().enumerate() {
-                let Some(value) = value(cell, name, *get) else {
-                    continue;
-                };
-                let y = TOP + row * n as i32 + BAR * f as i32;
-                // One more than the value: the logarithm then starts at nothing.
-                let len = (whole * (value + 1.0).ln() / (most + 1.0).ln()) as i32;
-                let bar = Rectangle::new(
-                    [(left, y + 1), (left + len, y + BAR - 1)],
-                    COLOURS[f % COLOURS.len()].filled(),
-                );
-                area.draw(&bar).map_err(failed)?;
-                let number = if value < 100.0 && value.fract() != 0.0 {
-                    format!("{value:.1}")
-                } else {
-                    grouped(value.round() as u64)
-                };
-                text(number, (left + len + 5, y + BAR / 2), 11, HPos::Left)?;
-            }
-        }
+    let width = (WIDTH - LABELS) / panels.len().max(1) as i32;
+    for (p, panel) in panels.iter().enumerate() {
+        panel.draw(&canvas, LABELS + width * p as i32, width)?;
     }
-    area.present().map_err(failed)
+    canvas.write()
 }

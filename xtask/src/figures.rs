@@ -38,16 +38,7 @@ fn replaced(page: &str, section: &str) -> Option<String> {
 /// The table, and every cell in which C qboot is the cheaper one.
 #[must_use]
 pub fn section(results: &Results) -> String {
-    let mut text = format!(
-        "Accesses / instructions, {}:\n\n| machine and kernel |",
-        results.qemu
-    );
-    for name in &results.firmware {
-        let _ = write!(text, " {name} |");
-    }
-    text.push('\n');
-    text.push_str(&"|---".repeat(results.firmware.len() + 1));
-    text.push_str("|\n");
+    let mut text = heading(results);
     let mut dearer = Vec::new();
     let mut pages = Vec::new();
     let mut ratios = Vec::new();
@@ -98,6 +89,21 @@ pub fn section(results: &Results) -> String {
             "\nTime under KVM, as a share of {REFERENCE}'s in the same run: {least:.2} to {most:.2}."
         );
     }
+    text
+}
+
+/// What is counted, and the columns.
+fn heading(results: &Results) -> String {
+    let mut text = format!(
+        "Accesses / instructions, {}:\n\n| machine and kernel |",
+        results.qemu
+    );
+    for name in &results.firmware {
+        let _ = write!(text, " {name} |");
+    }
+    text.push('\n');
+    text.push_str(&"|---".repeat(results.firmware.len() + 1));
+    text.push_str("|\n");
     text
 }
 

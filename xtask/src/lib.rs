@@ -21,6 +21,8 @@ pub mod bench;
 #[cfg(feature = "measure")]
 pub mod budget;
 pub mod build;
+#[cfg(feature = "measure")]
+mod canvas;
 pub mod capture;
 #[cfg(feature = "measure")]
 pub mod chart;
@@ -39,6 +41,7 @@ pub mod measure;
 pub mod package;
 #[cfg(feature = "measure")]
 pub mod probe;
+mod process;
 pub mod progress;
 #[cfg(feature = "measure")]
 pub mod qemu;

@@ -9,9 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
 use crate::inspect::Identity;
+use crate::process::said;
 use crate::{build, progress, workspace};
 
 /// Name of the Debian package and of the archive's directory.
@@ -232,20 +233,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
     Ok(())
-}
-
-/// What a command prints.
-pub(crate) fn said(command: &mut Command) -> Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("starting {program}"))?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!("{program} failed ({}): {}", output.status, stderr.trim());
-    }
-    ensure!(output.stdout.len() < 1 << 24, "{program} says too much");
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 #[cfg(test)]

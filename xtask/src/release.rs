@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::inspect::Identity;
-use crate::package::{self, NAME, VERSION, said};
+use crate::package::{self, NAME, VERSION};
 use crate::probe::{self, BzImage, Elf, Mode};
+use crate::process::said;
 use crate::qemu::Qemu;
 use crate::{build, progress, sbom, workspace};
 

@@ -1,21 +1,22 @@
 //! Booting a kernel under QEMU with this firmware.
 
-use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+mod accel;
+mod guest;
+
+pub use accel::Accel;
+
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::extract::Format;
 use crate::initramfs::Arch;
 use crate::{build, extract, initramfs, kernel, workspace};
+use guest::{report, serial_log, shell};
 
 /// What to boot and how; the command line of `run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -98,56 +99,6 @@ pub enum Outcome {
     EndedBadly,
 }
 
-/// The accelerator that a boot uses, and why.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Accel {
-    /// As QEMU's `-accel` takes it.
-    pub name: String,
-    pub reason: String,
-}
-
-impl fmt::Display for Accel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.reason)
-    }
-}
-
-impl Accel {
-    /// KVM where it is of use, TCG elsewhere.
-    ///
-    /// `/dev/kvm` alone says too little: without the processor's own
-    /// virtualization behind it, KVM emulates protected mode instruction by
-    /// instruction, and a kernel takes for ever.
-    pub fn detect() -> Self {
-        let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        Self::choose(opened.err().as_ref(), &cpuinfo)
-    }
-
-    fn choose(kvm_error: Option<&io::Error>, cpuinfo: &str) -> Self {
-        let flag = cpuinfo
-            .lines()
-            .filter(|line| line.starts_with("flags"))
-            .flat_map(str::split_whitespace)
-            .find(|flag| matches!(*flag, "vmx" | "svm"));
-        let (name, reason) = match (kvm_error, flag) {
-            (None, Some(flag)) => (
-                "kvm",
-                format!("/dev/kvm opens and the processor has {flag}"),
-            ),
-            (None, None) => (
-                "tcg",
-                "/dev/kvm opens, but the processor shows neither vmx nor svm".to_owned(),
-            ),
-            (Some(error), _) => ("tcg", format!("/dev/kvm does not open: {error}")),
-        };
-        Accel {
-            name: name.to_owned(),
-            reason,
-        }
-    }
-}
-
 /// Boots as `options` say.
 ///
 /// # Errors
@@ -203,12 +154,15 @@ pub fn default_rom() -> Result<PathBuf> {
     workspace::installed_rom().context("no ROM is installed beside this program: name one")
 }
 
-fn plan(options: &Options) -> Result<Plan> {
-    let shell = match options.mode {
-        Mode::Shell => true,
-        Mode::Report => false,
-        Mode::Auto => io::stdin().is_terminal() && io::stdout().is_terminal(),
-    };
+/// What QEMU is to load.
+struct Files {
+    firmware: PathBuf,
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+/// The files that were named, and those that are made where none was.
+fn files(options: &Options) -> Result<Files> {
     let firmware = match &options.firmware {
         Some(path) => readable(path)?,
         None => default_rom()?,
@@ -228,6 +182,20 @@ fn plan(options: &Options) -> Result<Plan> {
     } else {
         vmlinux_inside(kernel)?
     };
+    Ok(Files {
+        firmware,
+        kernel,
+        initrd,
+    })
+}
+
+fn plan(options: &Options) -> Result<Plan> {
+    let shell = match options.mode {
+        Mode::Shell => true,
+        Mode::Report => false,
+        Mode::Auto => io::stdin().is_terminal() && io::stdout().is_terminal(),
+    };
+    let files = files(options)?;
     let accel = match options.accel.as_str() {
         "auto" => Accel::detect(),
         name => Accel {
@@ -249,9 +217,9 @@ fn plan(options: &Options) -> Result<Plan> {
     add("-m", &options.memory);
     add("-smp", &options.cpus);
     add("-display", "none");
-    add("-bios", &firmware.to_string_lossy());
-    add("-kernel", &kernel.to_string_lossy());
-    add("-initrd", &initrd.to_string_lossy());
+    add("-bios", &files.firmware.to_string_lossy());
+    add("-kernel", &files.kernel.to_string_lossy());
+    add("-initrd", &files.initrd.to_string_lossy());
     add("-append", &parameters(options, &accel, shell));
     if shell {
         let log = serial_log();
@@ -287,9 +255,6 @@ fn plan(options: &Options) -> Result<Plan> {
 
 /// Ends QEMU when the firmware gives up, so that nobody waits for a timeout.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
-
-/// Begins the line that the firmware prints when it gives up.
-const FIRMWARE_ERROR: &str = "qboot: error ";
 
 fn readable(path: &Path) -> Result<PathBuf> {
     fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
@@ -361,197 +326,4 @@ pub fn tsc_khz() -> Option<u64> {
         return None;
     }
     u64::try_from(khz).ok()
-}
-
-fn serial_log() -> PathBuf {
-    workspace::target().join("run").join("serial.log")
-}
-
-/// Whether the console's output shows that a first process ran.
-///
-/// Our own `/init` says so. Of any other the kernel tells: that it starts it, which
-/// `quiet` hides, and that it was asked to power off or restart, which is always
-/// shown and which only a process asks for (a panic restarts without these words).
-fn shows_user_space(output: &str) -> bool {
-    const ASKED_FOR: [&str; 3] = [
-        "reboot: Power down",
-        "reboot: Restarting system",
-        "reboot: System halted",
-    ];
-    output.lines().any(|line| {
-        line.contains(initramfs::MARKER)
-            || (line.contains("Run /") && line.trim_end().ends_with(" as init process"))
-            || ASKED_FOR.iter().any(|words| line.contains(words))
-    })
-}
-
-fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
-    let log = serial_log();
-    workspace::write_atomically(&log, b"")?;
-    eprintln!("to leave: exit (or Ctrl-D) in the guest's shell; Ctrl-A X ends QEMU at once");
-    let mut child = spawn(plan, Stdio::inherit(), Stdio::inherit())?;
-    let stop = stop_on_signal()?;
-    // Somebody at a terminal may take as long as they like; a script may not.
-    let timeout = Duration::from_secs(options.timeout);
-    let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
-    let ended = wait(&mut child, timeout, &stop)?;
-    let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-    Ok(judge(&ended, &output, options))
-}
-
-fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
-    let mut child = spawn(plan, Stdio::null(), Stdio::piped())?;
-    let stop = stop_on_signal()?;
-    let stdout = child.stdout.take().context("QEMU has no output")?;
-    let reader = thread::spawn(move || forward(stdout));
-    let timeout = Duration::from_secs(options.timeout);
-    let ended = wait(&mut child, Some(timeout), &stop)?;
-    let output = reader
-        .join()
-        .map_err(|_| anyhow::anyhow!("the console's reader died"))?;
-    Ok(judge(&ended, &output, options))
-}
-
-fn spawn(plan: &Plan, stdin: Stdio, stdout: Stdio) -> Result<Child> {
-    Command::new(&plan.program)
-        .args(&plan.arguments)
-        .stdin(stdin)
-        .stdout(stdout)
-        .spawn()
-        .with_context(|| {
-            format!(
-                "starting {} (scripts/setup.sh installs QEMU)",
-                plan.program.display()
-            )
-        })
-}
-
-/// Copies the console to standard output as it comes, and keeps it.
-fn forward(mut console: impl Read) -> String {
-    let mut kept = Vec::new();
-    let mut buffer = [0; 4096];
-    let mut stdout = io::stdout();
-    while let Ok(count) = console.read(&mut buffer) {
-        if count == 0 {
-            break;
-        }
-        let text: Vec<u8> = buffer[..count]
-            .iter()
-            .copied()
-            .filter(|byte| *byte != b'\r')
-            .collect();
-        // Nobody may be listening any more; the boot is judged all the same.
-        let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
-        kept.extend_from_slice(&text);
-    }
-    if kept.last().is_some_and(|last| *last != b'\n') {
-        // The guest's last message has its line end after it, not before.
-        let _ = stdout.write_all(b"\n");
-    }
-    String::from_utf8_lossy(&kept).into_owned()
-}
-
-enum Ended {
-    Itself(std::process::ExitStatus),
-    TimedOut,
-    Stopped,
-}
-
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .context("watching for signals")?;
-    Ok(stop)
-}
-
-fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Result<Ended> {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Ended::Itself(status));
-        }
-        if stop.load(Ordering::Relaxed) {
-            terminate(child)?;
-            return Ok(Ended::Stopped);
-        }
-        if timeout.is_some_and(|timeout| started.elapsed() > timeout) {
-            terminate(child)?;
-            return Ok(Ended::TimedOut);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Asks QEMU to end, which puts the terminal back as it was, and insists after
-/// two seconds.
-fn terminate(child: &mut Child) -> Result<()> {
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    for _ in 0..100 {
-        if child.try_wait()?.is_some() {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    child.kill()?;
-    child.wait()?;
-    Ok(())
-}
-
-fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
-    let reached = shows_user_space(output);
-    let how = match ended {
-        Ended::Itself(status) if status.success() && reached => return Outcome::Reached,
-        Ended::Itself(_) if output.lines().any(|line| line.contains(FIRMWARE_ERROR)) => {
-            "the firmware gave up, see its message above".to_owned()
-        }
-        Ended::Itself(status) => format!("QEMU ended with {status}"),
-        Ended::TimedOut => format!("QEMU was ended after {} s", options.timeout),
-        Ended::Stopped => "QEMU was ended by a signal".to_owned(),
-    };
-    if reached {
-        eprintln!("user space was reached, but {how}");
-        Outcome::EndedBadly
-    } else {
-        eprintln!("user space was not reached: {how}");
-        Outcome::NotReached
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FLAGS: &str = "processor\t: 0\nflags\t\t: fpu vme";
-
-    #[test]
-    fn kvm_needs_the_device_and_the_processor() {
-        let with_vmx = format!("{FLAGS} vmx\n");
-        let with_svm = format!("{FLAGS} svm\n");
-        // A flag that only contains the name, and the name outside the flags.
-        let neither = format!("vmx\t: no\n{FLAGS} vmxnet\n");
-        assert_eq!(Accel::choose(None, &with_vmx).name, "kvm");
-        assert_eq!(Accel::choose(None, &with_svm).name, "kvm");
-        assert_eq!(Accel::choose(None, &neither).name, "tcg");
-        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
-        let accel = Accel::choose(Some(&denied), &with_vmx);
-        assert_eq!(accel.name, "tcg");
-        assert!(accel.reason.contains("permission denied"));
-    }
-
-    #[test]
-    fn user_space_is_told_by_our_init_or_by_the_kernel() {
-        let marker = format!("{} kernel=6.1 cpus=1", initramfs::MARKER);
-        assert!(shows_user_space(&format!("one\n{marker}\nthree")));
-        assert!(shows_user_space(
-            "[    0.6] Run /sbin/init as init process\r\n"
-        ));
-        assert!(shows_user_space("[    1.9] reboot: Power down"));
-        assert!(!shows_user_space(
-            "[    0.6] Kernel panic - not syncing: No working init found."
-        ));
-        assert!(!shows_user_space(""));
-    }
 }

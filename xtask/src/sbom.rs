@@ -17,7 +17,8 @@ use cyclonedx_bom::models::metadata::Metadata;
 use cyclonedx_bom::validation::Validate;
 use serde::Deserialize;
 
-use crate::package::{NAME, VERSION, said};
+use crate::package::{NAME, VERSION};
+use crate::process::said;
 use crate::{build, workspace};
 
 /// The firmware and the host program, as the bill refers to them.

@@ -10,13 +10,12 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 
+use crate::canvas::{Canvas, HPos, RGBColor};
 use crate::initramfs::{self, Arch, MARKER};
 use crate::measure::{self, Access};
 use crate::progress;
@@ -253,6 +252,8 @@ impl Events {
 const WIDTH: i32 = 1120;
 const LEFT: i32 = 120;
 const RIGHT: i32 = 100;
+/// Room for the note on the enlarged bar.
+const NOTE: i32 = 300;
 const ROW: i32 = 92;
 const TOP: i32 = 90;
 const COLOURS: [RGBColor; 7] = [
@@ -264,62 +265,59 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(70, 110, 160),
     RGBColor(90, 150, 90),
 ];
-const INK: RGBColor = RGBColor(40, 40, 40);
-
 /// Draws one bar a boot, and under it the firmware's part again, enlarged.
 fn draw(timelines: &[Timeline], path: &Path) -> Result<()> {
-    let failed = |error| anyhow!("drawing {}: {error:?}", path.display());
     let height = TOP + ROW * timelines.len() as i32 + 10;
-    let area = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
-    area.fill(&WHITE).map_err(failed)?;
-    let text = |text: String, at: (i32, i32), size: i32, h: HPos| {
-        let style = ("sans-serif", size)
-            .into_font()
-            .color(&INK)
-            .pos(Pos::new(h, VPos::Center));
-        area.draw(&Text::new(text, at, style)).map_err(failed)
-    };
+    let canvas = Canvas::new(path, WIDTH, height)?;
     let title = format!("From QEMU's start to user space, {MACHINE} under TCG");
-    text(title, (16, 22), 18, HPos::Left)?;
-    let mut x = 16;
+    canvas.text(&title, (16, 22), 18, HPos::Left)?;
     let stages = timelines.first().map_or(&[][..], |one| &one.stages);
-    for (stage, colour) in stages.iter().zip(COLOURS) {
-        let swatch = Rectangle::new([(x, 44), (x + 12, 56)], colour.filled());
-        area.draw(&swatch).map_err(failed)?;
-        text(stage.name.to_owned(), (x + 18, 51), 13, HPos::Left)?;
-        x += 44 + 7 * stage.name.len() as i32;
-    }
+    let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
+    canvas.legend(51, &names, &COLOURS)?;
     let most = timelines.iter().map(Timeline::total).fold(1.0, f64::max);
-    let whole = f64::from(WIDTH - LEFT - RIGHT);
+    let scale = f64::from(WIDTH - LEFT - RIGHT) / most;
     for (n, one) in timelines.iter().enumerate() {
         let y = TOP + ROW * n as i32;
-        text(one.kernel.to_owned(), (LEFT - 12, y + 16), 13, HPos::Right)?;
-        let bar = |stages: &[Stage], colours: &[RGBColor], scale: f64, y: i32, height: i32| {
-            let mut at = 0.0;
-            for (stage, colour) in stages.iter().zip(colours) {
-                let x = |ms: f64| LEFT + (ms * scale) as i32;
-                let shape = [(x(at), y), (x(at + stage.ms).max(x(at) + 1), y + height)];
-                area.draw(&Rectangle::new(shape, colour.filled()))
-                    .map_err(failed)?;
-                at += stage.ms;
-            }
-            Ok::<f64, anyhow::Error>(at * scale)
-        };
-        let scale = whole / most;
-        let end = bar(&one.stages, &COLOURS, scale, y, 32)?;
-        let x = LEFT + end as i32 + 6;
+        canvas.text(one.kernel, (LEFT - 12, y + 16), 13, HPos::Right)?;
+        let end = bar(&canvas, &one.stages, &COLOURS, scale, (y, 32))?;
         let total = format!("{:.0} ms", one.total());
-        text(total, (x, y + 16), 12, HPos::Left)?;
-        // The firmware's three stages, a hundred times as large.
+        canvas.text(&total, (end + 6, y + 16), 12, HPos::Left)?;
+        // The firmware's three stages again, as large as there is room for.
         if let (Some(stages), Some(colours)) = (one.stages.get(1..4), COLOURS.get(1..4)) {
-            let end = bar(stages, colours, scale * 100.0, y + 42, 16)?;
             let ms: f64 = stages.iter().map(|stage| stage.ms).sum();
-            let note = format!("firmware, 100 times enlarged: {ms:.2} ms");
-            let x = LEFT + end as i32 + 8;
-            text(note, (x, y + 50), 12, HPos::Left)?;
+            let times = enlargement(ms * scale);
+            let end = bar(&canvas, stages, colours, scale * times, (y + 42, 16))?;
+            let note = format!("firmware, {times} times enlarged: {ms:.2} ms");
+            canvas.text(&note, (end + 8, y + 50), 12, HPos::Left)?;
         }
     }
-    area.present().map_err(failed)
+    canvas.write()
+}
+
+/// The largest power of ten that leaves room for a note behind `pixels`.
+fn enlargement(pixels: f64) -> f64 {
+    let room = f64::from(WIDTH - LEFT - NOTE);
+    let fits = |times: &f64| pixels * times <= room;
+    [1000.0, 100.0, 10.0].into_iter().find(fits).unwrap_or(1.0)
+}
+
+/// Draws the stages one after the other, from `y` on and `height` high; gives
+/// where the last one ends.
+fn bar(
+    canvas: &Canvas<'_>,
+    stages: &[Stage],
+    colours: &[RGBColor],
+    scale: f64,
+    (y, height): (i32, i32),
+) -> Result<i32> {
+    let x = |ms: f64| LEFT + (ms * scale) as i32;
+    let mut at = 0.0;
+    for (stage, colour) in stages.iter().zip(colours) {
+        let end = x(at + stage.ms).max(x(at) + 1);
+        canvas.bar([(x(at), y), (end, y + height)], *colour)?;
+        at += stage.ms;
+    }
+    Ok(x(at))
 }
 
 #[cfg(test)]

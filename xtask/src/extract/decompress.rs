@@ -121,42 +121,21 @@ pub(super) fn decompress(compression: Compression, payload: &[u8]) -> Result<Vec
 
 const LZOP_MAGIC: &[u8] = b"\x89LZO\0\r\n\x1a\n";
 
+// Header flags that add a checksum to each block, or a field to the header.
+const ADLER32_PLAIN: u32 = 0x1;
+const ADLER32_PACKED: u32 = 0x2;
+const EXTRA_FIELD: u32 = 0x40;
+const CRC32_PLAIN: u32 = 0x100;
+const CRC32_PACKED: u32 = 0x200;
+const FILTER: u32 = 0x800;
+/// lzop's own largest block.
+const MAX_BLOCK: u32 = 64 * 1024 * 1024;
+
 /// lzop's container: a header, then blocks of LZO1X data until a block of
 /// length 0. Numbers are big endian.
 fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
-    // Header flags that add a checksum to each block, or a field to the header.
-    const ADLER32_PLAIN: u32 = 0x1;
-    const ADLER32_PACKED: u32 = 0x2;
-    const EXTRA_FIELD: u32 = 0x40;
-    const CRC32_PLAIN: u32 = 0x100;
-    const CRC32_PACKED: u32 = 0x200;
-    const FILTER: u32 = 0x800;
-    /// lzop's own largest block.
-    const MAX_BLOCK: u32 = 64 * 1024 * 1024;
-
     let mut input = Cursor::new(stream);
-    skip(&mut input, LZOP_MAGIC.len() as u32)?;
-    let version = be16(&mut input)?;
-    skip(&mut input, 2)?; // version of the library
-    if version >= 0x940 {
-        skip(&mut input, 2)?; // version needed to extract
-    }
-    skip(&mut input, 1)?; // method: 1 to 3 all decompress as LZO1X
-    if version >= 0x940 {
-        skip(&mut input, 1)?; // level
-    }
-    let flags = be32(&mut input)?;
-    ensure!(flags & FILTER == 0, "lzop filters are not supported");
-    skip(&mut input, 8)?; // mode, low half of the time
-    if version >= 0x940 {
-        skip(&mut input, 4)?; // high half of the time
-    }
-    let name_len = byte(&mut input)?;
-    skip(&mut input, u32::from(name_len) + 4)?; // name, header checksum
-    if flags & EXTRA_FIELD != 0 {
-        let len = be32(&mut input)?;
-        skip(&mut input, len.saturating_add(4))?;
-    }
+    let flags = lzop_header(&mut input)?;
     let checksums = |set: u32| (flags & set).count_ones() * 4;
     loop {
         let plain_len = be32(&mut input)?;
@@ -191,6 +170,33 @@ fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
         ensure!(written == plain.len(), "an lzop block came out short");
         out.append(&mut plain);
     }
+}
+
+/// Passes over the header; gives its flags.
+fn lzop_header(input: &mut Cursor<&[u8]>) -> Result<u32> {
+    skip(input, LZOP_MAGIC.len() as u32)?;
+    let version = be16(input)?;
+    skip(input, 2)?; // version of the library
+    if version >= 0x940 {
+        skip(input, 2)?; // version needed to extract
+    }
+    skip(input, 1)?; // method: 1 to 3 all decompress as LZO1X
+    if version >= 0x940 {
+        skip(input, 1)?; // level
+    }
+    let flags = be32(input)?;
+    ensure!(flags & FILTER == 0, "lzop filters are not supported");
+    skip(input, 8)?; // mode, low half of the time
+    if version >= 0x940 {
+        skip(input, 4)?; // high half of the time
+    }
+    let name_len = byte(input)?;
+    skip(input, u32::from(name_len) + 4)?; // name, header checksum
+    if flags & EXTRA_FIELD != 0 {
+        let len = be32(input)?;
+        skip(input, len.saturating_add(4))?;
+    }
+    Ok(flags)
 }
 
 fn skip(input: &mut Cursor<&[u8]>, len: u32) -> Result<()> {

@@ -128,18 +128,26 @@ impl<'a> Boot<'a> {
         })
     }
 
-    fn qemu(&self, rom: &Path, program: &Path) -> Result<Qemu> {
+    fn is_microvm(&self) -> bool {
+        self.cell.machine.starts_with("microvm")
+    }
+
+    fn accel(&self) -> Accel {
         let row = &self.cell.row;
-        let machine = &self.cell.machine;
-        let mut words = Vec::new();
-        let microvm = machine.starts_with("microvm");
-        let accel = match row.accel {
+        match row.accel {
             Some(table::Accel::Threads) => Accel::Tcg,
             Some(table::Accel::Single) => Accel::TcgSingle,
             Some(table::Accel::Icount) => Accel::Icount { shift: 1 },
-            None if microvm && row.linux && row.smp == "1" => Accel::Icount { shift: 1 },
+            None if self.is_microvm() && row.linux && row.smp == "1" => Accel::Icount { shift: 1 },
             None => Accel::Tcg,
-        };
+        }
+    }
+
+    /// What the kernel is told, word by word.
+    fn parameters(&self, accel: Accel) -> Vec<String> {
+        let row = &self.cell.row;
+        let microvm = self.is_microvm();
+        let mut words = Vec::new();
         if row.linux {
             words.push("console=ttyS0 panic=-1".to_owned());
             if row.guest.is_some() || !row.modules.is_empty() {
@@ -162,6 +170,14 @@ impl<'a> Boot<'a> {
         if !row.append.is_empty() {
             words.push(row.append.clone());
         }
+        words
+    }
+
+    fn qemu(&self, rom: &Path, program: &Path) -> Result<Qemu> {
+        let row = &self.cell.row;
+        let machine = &self.cell.machine;
+        let accel = self.accel();
+        let words = self.parameters(accel);
         let mut qemu = Qemu::new(machine)
             .program(program)
             .bios(rom)

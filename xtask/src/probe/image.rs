@@ -218,8 +218,6 @@ impl Elf {
     /// # Errors
     /// The notes do not fit their place.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        const PT_LOAD: u32 = 1;
-        const PT_NOTE: u32 = 4;
         const FIRST: usize = 0x1000;
         let mut code = self.payload.clone();
         let notes = self.notes();
@@ -234,32 +232,38 @@ impl Elf {
         let mut headers = Vec::new();
         let mut load = |addr: u32, data: &[u8], memory_len: u32| {
             file.resize(file.len().next_multiple_of(0x1000), 0);
-            headers.push((
-                PT_LOAD,
-                file.len(),
-                addr,
-                data.len(),
-                memory_len as usize,
-                7,
-                0x1000,
-            ));
+            headers.push(ProgramHeader {
+                kind: PT_LOAD,
+                offset: file.len(),
+                addr: addr as usize,
+                file_len: data.len(),
+                memory_len: memory_len as usize,
+                flags: 7,
+                align: 0x1000,
+            });
             file.extend(data);
         };
         load(self.addr, &code, self.memory_len);
         for segment in &self.segments {
             load(segment.addr, &segment.data, segment.memory_len);
         }
-        let notes_addr = self.addr + NOTES_OFFSET as u32;
-        headers.push((
-            PT_NOTE,
-            FIRST + NOTES_OFFSET,
-            notes_addr,
-            notes.len(),
-            notes.len(),
-            4,
-            4,
-        ));
+        headers.push(ProgramHeader {
+            kind: PT_NOTE,
+            offset: FIRST + NOTES_OFFSET,
+            addr: self.addr as usize + NOTES_OFFSET,
+            file_len: notes.len(),
+            memory_len: notes.len(),
+            flags: 4,
+            align: 4,
+        });
+        let head = self.headers(&headers)?;
+        ensure!(head.len() <= FIRST, "too many segments");
+        file[..head.len()].copy_from_slice(&head);
+        Ok(file)
+    }
 
+    /// The ELF header and these program headers.
+    fn headers(&self, headers: &[ProgramHeader]) -> Result<Vec<u8>> {
         let (ehsize, phentsize) = if self.elf64 { (64, 56) } else { (52, 32) };
         let mut head = Vec::<u8>::new();
         let long = |out: &mut Vec<u8>, value: usize| {
@@ -279,23 +283,35 @@ impl Elf {
         for field in [ehsize, phentsize, headers.len(), 0, 0, 0] {
             head.extend(u16::try_from(field)?.to_le_bytes());
         }
-        for (kind, offset, addr, file_len, memory_len, flags, align) in headers {
-            head.extend(u32::to_le_bytes(kind));
+        for one in headers {
+            head.extend(one.kind.to_le_bytes());
             if self.elf64 {
-                head.extend(u32::to_le_bytes(flags));
+                head.extend(one.flags.to_le_bytes());
             }
-            for value in [offset, addr as usize, addr as usize, file_len, memory_len] {
+            for value in [one.offset, one.addr, one.addr, one.file_len, one.memory_len] {
                 long(&mut head, value);
             }
             if !self.elf64 {
-                head.extend(u32::to_le_bytes(flags));
+                head.extend(one.flags.to_le_bytes());
             }
-            long(&mut head, align);
+            long(&mut head, one.align);
         }
-        ensure!(head.len() <= FIRST, "too many segments");
-        file[..head.len()].copy_from_slice(&head);
-        Ok(file)
+        Ok(head)
     }
+}
+
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+
+/// What a program header says; `addr` is virtual and physical.
+struct ProgramHeader {
+    kind: u32,
+    offset: usize,
+    addr: usize,
+    file_len: usize,
+    memory_len: usize,
+    flags: u32,
+    align: usize,
 }
 
 /// A multiboot kernel (Multiboot specification 0.6.96): the probe behind a header

@@ -1,6 +1,9 @@
 //! Trees of any shape.
 
+use super::check::check_command;
 use super::*;
+use crate::pci::Access;
+use proptest::prelude::*;
 
 /// Whatever is read, it ends and stays inside the apertures.
 struct Garbage(u64, usize);

@@ -1,0 +1,125 @@
+/* PCI BIOS 2.1, by mechanism 1. */
+pci:    pushl   %edx
+        pushl   %eax
+        movw    $0xcf8, %dx
+        movl    $0x80000000, %eax
+        outl    %eax, %dx
+        inl     %dx, %eax
+        shll    $1, %eax                /* read back where there is PCI */
+        popl    %eax
+        jnz     4f
+        cmpb    $0x01, %al
+        je      pci_check
+        cmpb    $0x02, %al
+        je      pci_find_device
+        cmpb    $0x03, %al
+        je      pci_find_class
+        cmpb    $0x08, %al
+        jb      4f
+        cmpb    $0x0d, %al
+        ja      4f
+        pushl   %eax
+        call    pci_address
+        cmpb    $0x09, %al
+        jb      1f
+        je      2f
+        cmpb    $0x0b, %al
+        jb      3f
+        je      5f
+        cmpb    $0x0d, %al
+        jb      6f
+        movl    %ecx, %eax
+        outl    %eax, %dx
+        jmp     7f
+1:      inb     %dx, %al
+        movb    %al, %cl
+        jmp     7f
+2:      inw     %dx, %ax
+        movw    %ax, %cx
+        jmp     7f
+3:      inl     %dx, %eax
+        movl    %eax, %ecx
+        jmp     7f
+5:      movb    %cl, %al
+        outb    %al, %dx
+        jmp     7f
+6:      movw    %cx, %ax
+        outw    %ax, %dx
+7:      popl    %eax
+        popl    %edx
+        jmp     answer_ah0
+4:      popl    %edx
+        movb    $0x81, %ah              /* FUNC_NOT_SUPPORTED */
+        jmp     refuse
+
+/* Names register DI of function BX; DX is its data port. */
+pci_address:
+        pushl   %eax
+        movzwl  %bx, %eax
+        orl     $0x800000, %eax
+        shll    $8, %eax
+        movw    %di, %dx
+        movb    %dl, %al
+        andb    $~3, %al
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movw    %di, %dx
+        andw    $3, %dx
+        orb     $0xfc, %dl
+        movb    $0x0c, %dh
+        popl    %eax
+        retw
+
+pci_check:
+        popl    %edx
+        movl    $0x20494350, %edx       /* "PCI " */
+        movw    $0x0210, %bx
+        pushw   %ds
+        pushw   ${ebda_segment}
+        popw    %ds
+        movb    {last_bus}, %cl
+        popw    %ds
+        movb    $1, %al                 /* mechanism 1, no special cycles */
+        jmp     answer_ah0
+
+/* The SI-th function whose register DI, shifted right by CL, is EBP. */
+pci_find_device:
+        popl    %edx
+        pushal
+        movw    %cx, %bp
+        shll    $16, %ebp
+        movw    %dx, %bp
+        xorw    %di, %di
+        movb    $0, %cl
+        jmp     1f
+pci_find_class:
+        popl    %edx
+        pushal
+        movl    %ecx, %ebp
+        andl    $0xffffff, %ebp
+        movw    $8, %di
+        movb    $8, %cl
+1:      pushw   %ds
+        pushw   ${ebda_segment}
+        popw    %ds
+        movb    {last_bus}, %ch
+        popw    %ds
+        xorw    %bx, %bx
+2:      call    pci_address
+        inl     %dx, %eax
+        shrl    %cl, %eax
+        cmpl    %eax, %ebp
+        jne     3f
+        subw    $1, %si
+        jb      4f
+3:      incw    %bx
+        jz      5f
+        cmpb    %ch, %bh
+        jbe     2b
+5:      popal
+        movb    $0x86, %ah              /* DEVICE_NOT_FOUND */
+        jmp     refuse
+4:      movw    %sp, %bp
+        movw    %bx, 16(%bp)            /* EBX of the saved registers */
+        popal
+        jmp     answer_ah0

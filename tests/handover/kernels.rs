@@ -1,0 +1,220 @@
+//! What kernels of every kind say of themselves, and what comes of it.
+
+use anyhow::{Context, Result, ensure};
+use qboot::error::Error;
+use qboot_tests::{Kind, Probe, noise, skip};
+use rstest::rstest;
+use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
+
+use super::{check, check_initrd};
+
+#[rstest]
+fn the_zero_page_keeps_the_header(#[values("pc", "q35", "microvm")] machine: &str) -> Result<()> {
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image.set_u16(hdr::XLOADFLAGS, 0x2a).set_u32(0x23c, 0);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let qemu = probe.machine(machine)?.append("a");
+    let (handover, _vm) = probe.boot(&qemu)?;
+    let page = &handover.zero_page;
+    ensure!(page[hdr::HEADER..hdr::HEADER + 4] == *b"HdrS");
+    ensure!(page[hdr::VERSION..hdr::VERSION + 2] == [0x0f, 0x02]);
+    ensure!(
+        page[hdr::TYPE_OF_LOADER] != 0,
+        "type_of_loader is not filled in"
+    );
+    // Fields that only the kernel writes come over as they are.
+    for field in [
+        hdr::SETUP_SECTS..hdr::SETUP_SECTS + 1,
+        hdr::KERNEL_ALIGNMENT..hdr::CMDLINE_SIZE + 4,
+        hdr::PAYLOAD_OFFSET..hdr::SETUP_DATA,
+        hdr::PREF_ADDRESS..hdr::HANDOVER_OFFSET + 4,
+    ] {
+        let (found, expected) = (&page[field.clone()], &image.setup[field.clone()]);
+        ensure!(
+            found == expected,
+            "{field:#x?}: {found:x?} instead of {expected:x?}"
+        );
+    }
+    // What the protocol calls "must be zero" outside the known fields.
+    for zeroes in [0x1ec..0x1ef, 0x290..0x2d0] {
+        ensure!(
+            page[zeroes.clone()].iter().all(|byte| *byte == 0),
+            "{zeroes:#x?} is not zero: {:x?}",
+            &page[zeroes.clone()]
+        );
+    }
+    Ok(())
+}
+
+#[rstest]
+fn debian_header(#[values("pc", "q35", "microvm")] machine: &str) -> Result<()> {
+    let image = BzImage::of(&xtask::measure::donor(None)?, Mode::Halt)?;
+    let init_size = u32::from_le_bytes(image.setup[hdr::INIT_SIZE..][..4].try_into()?);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let initrd = noise(300_001, 3);
+    let qemu = probe
+        .machine(machine)?
+        .append("root=/dev/vda")
+        .memory_mib(256)
+        .initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    handover.check_registers()?;
+    handover.check_e820(256)?;
+    let entry = u64::from(handover.record.entry);
+    handover.check_placement(entry..entry + u64::from(init_size))?;
+    check_initrd(&mut vm, &handover, &initrd)
+}
+
+#[rstest]
+fn an_initrd_stays_below_the_kernels_limit(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values(0x037f_ffff, 0x0fff_ffff)] limit: u32,
+) -> Result<()> {
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image.set_u32(hdr::INITRD_ADDR_MAX, limit);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let initrd = noise((8 << 20) + 1, 9);
+    let qemu = probe
+        .machine(machine)?
+        .initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    check(&handover, 512)?;
+    check_initrd(&mut vm, &handover, &initrd)?;
+    let end = handover.initrd.context("no initrd")?.end;
+    ensure!(end <= u64::from(limit) + 1, "the initrd ends at {end:#x}");
+    Ok(())
+}
+
+/// A header that wants its kernel elsewhere than at 1 MiB.
+#[rstest]
+fn preferred_address(#[values("pc", "q35", "microvm")] machine: &str) -> Result<()> {
+    const INIT_SIZE: u32 = 100 << 20;
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image
+        .set_u64(hdr::PREF_ADDRESS, 16 << 20)
+        .set_u32(hdr::INIT_SIZE, INIT_SIZE);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let initrd = noise(10 << 20, 5);
+    let qemu = probe
+        .machine(machine)?
+        .memory_mib(256)
+        .initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    handover.check_registers()?;
+    // Wherever it is loaded, a kernel may run in place at its preferred address
+    // (boot.rst, `init_size`), so neither may be taken.
+    let entry = u64::from(handover.record.entry);
+    handover.check_placement(entry..(16 << 20) + u64::from(INIT_SIZE))?;
+    check_initrd(&mut vm, &handover, &initrd)
+}
+
+/// Protocols from before most of today's fields, as old kernels have them.
+#[rstest]
+fn old_protocols(
+    #[values("pc", "microvm")] machine: &str,
+    #[values(0x0205, 0x0206, 0x0208, 0x020a, 0x020c)] version: u16,
+) -> Result<()> {
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image.set_u16(hdr::VERSION, version);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let initrd = noise(123_456, u64::from(version));
+    let qemu = probe
+        .machine(machine)?
+        .append("old")
+        .initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    handover.check_registers()?;
+    handover.check_e820(512)?;
+    ensure!(handover.cmdline == b"old");
+    check_initrd(&mut vm, &handover, &initrd)
+}
+
+/// Kernels that only their own 16-bit code may enter: older than protocol 2.05,
+/// or not relocatable. That code asks the BIOS for the memory map itself.
+#[rstest]
+fn sixteen_bit_entry(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values((0x0202, 1), (0x0203, 1), (0x020f, 0))] header: (u16, u8),
+) -> Result<()> {
+    let (version, relocatable) = header;
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image
+        .set_u16(hdr::VERSION, version)
+        .set_u8(hdr::RELOCATABLE_KERNEL, relocatable);
+    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let initrd = noise(123_456, 3);
+    let qemu = probe
+        .machine(machine)?
+        .append("sixteen bits")
+        .initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = match probe.boot(&qemu) {
+        Err(error) if format!("{error:#}").contains(Error::Needs16BitEntry.message()) => {
+            let test = format!("sixteen_bit_entry {machine} {version:#x}");
+            skip(&test, "this ROM has no 16-bit services");
+            return Ok(());
+        }
+        result => result?,
+    };
+    handover.check_registers()?;
+    ensure!(handover.record.entry == 0x10_0000);
+    ensure!(handover.cmdline == b"sixteen bits");
+    check_initrd(&mut vm, &handover, &initrd)
+}
+
+#[rstest]
+fn elf_variants(
+    #[values("pc", "q35", "microvm")] machine: &str,
+    #[values(false, true)] elf64: bool,
+    #[values(None, Some("linux"), Some("other"))] guest_os: Option<&str>,
+) -> Result<()> {
+    let elf = Elf {
+        elf64,
+        guest_os: guest_os.map(str::to_owned),
+        addr: 16 << 20,
+        segments: vec![Segment {
+            addr: 64 << 20,
+            data: noise(10_000, 1),
+            memory_len: 32 << 20,
+        }],
+        ..Elf::new(Mode::Halt)?
+    };
+    let probe = Probe::from_bytes(Kind::Pvh, &elf.bytes()?)?;
+    let initrd = noise(4 << 20, 2);
+    let qemu = probe
+        .machine(machine)?
+        .memory_mib(128)
+        .initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    check(&handover, 128)?;
+    check_initrd(&mut vm, &handover, &initrd)?;
+    // The second segment with its cleared tail is the kernel's too.
+    ensure!(vm.memory(64 << 20, 10_000)? == noise(10_000, 1));
+    handover.check_placement(64 << 20..96 << 20)
+}
+
+/// `hdr.setup_data` comes from QEMU when there is a device tree, and is kept.
+#[test]
+fn setup_data_of_a_device_tree() -> Result<()> {
+    let probe = Probe::new(Kind::BzImage)?;
+    let tree = noise(3000, 8);
+    let qemu = probe
+        .machine("q35")?
+        .arg("-dtb")
+        .arg(probe.file("tree", &tree)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    let page = &handover.zero_page;
+    let mut addr = u64::from_le_bytes(page[hdr::SETUP_DATA..][..8].try_into()?);
+    ensure!(addr != 0, "no setup_data");
+    let mut found = false;
+    while addr != 0 {
+        let head = vm.memory(addr, 16)?;
+        let kind = u32::from_le_bytes(head[8..12].try_into()?);
+        let len = u32::from_le_bytes(head[12..16].try_into()?);
+        if kind == 2 {
+            found = vm.memory(addr + 16, len as usize)? == tree;
+        }
+        addr = u64::from_le_bytes(head[..8].try_into()?);
+    }
+    ensure!(found, "the device tree is not behind setup_data");
+    Ok(())
+}

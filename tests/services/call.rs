@@ -1,0 +1,150 @@
+//! One call of a service, and its answer, as `services.S` has them.
+
+use anyhow::{Result, ensure};
+
+/// One interrupt to call, as `services.S` reads it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Call {
+    pub(super) vector: u8,
+    pub(super) special: u8,
+    pub(super) eax: u32,
+    pub(super) ebx: u32,
+    pub(super) ecx: u32,
+    pub(super) edx: u32,
+    pub(super) esi: u32,
+    pub(super) edi: u32,
+    pub(super) ebp: u32,
+}
+
+/// What is special about a call: bits of `services.S`.
+pub(super) const FROM_LAST: u8 = 1;
+pub(super) const INTO_BUFFER: u8 = 2;
+pub(super) const AFTER_TICK: u8 = 4;
+pub(super) const RESTART: u8 = 8;
+pub(super) const STOP: u8 = 16;
+
+/// Methods that give one register another value.
+macro_rules! setters {
+    ($($register:ident)*) => { $(
+        pub(super) fn $register(mut self, value: u32) -> Self {
+            self.$register = value;
+            self
+        }
+    )* };
+}
+
+impl Call {
+    /// With a value of its own in every register that is not named.
+    pub(super) fn new(vector: u8, ax: u16) -> Self {
+        Self {
+            vector,
+            special: 0,
+            eax: 0xaaaa_0000 | u32::from(ax),
+            ebx: 0xbbbb_1234,
+            ecx: 0xcccc_2345,
+            edx: 0xdddd_3456,
+            esi: 0x5151_4567,
+            edi: 0xd1d1_5678,
+            ebp: 0xb9b9_6789,
+        }
+    }
+
+    pub(super) fn special(mut self, bits: u8) -> Self {
+        self.special |= bits;
+        self
+    }
+
+    setters!(ebx ecx edx esi edi);
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![self.vector, self.special, 0, 0];
+        for word in [
+            self.eax, self.ebx, self.ecx, self.edx, self.esi, self.edi, self.ebp,
+        ] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// What a call came back with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) flags: u16,
+    pub(super) ds: u16,
+    pub(super) es: u16,
+    pub(super) sp: u16,
+    pub(super) eax: u32,
+    pub(super) ebx: u32,
+    pub(super) ecx: u32,
+    pub(super) edx: u32,
+    pub(super) esi: u32,
+    pub(super) edi: u32,
+    pub(super) ebp: u32,
+    pub(super) buffer: Vec<u8>,
+}
+
+pub(super) const ANSWER_LEN: usize = 64;
+pub(super) const CARRY: u16 = 1;
+pub(super) const ZERO: u16 = 1 << 6;
+pub(super) const INTERRUPTS: u16 = 1 << 9;
+pub(super) const DIRECTION: u16 = 1 << 10;
+
+impl Answer {
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let word = |at: usize| u32::from(half(at)) | u32::from(half(at + 2)) << 16;
+        Self {
+            flags: half(0),
+            ds: half(2),
+            es: half(4),
+            sp: half(6),
+            eax: word(8),
+            ebx: word(12),
+            ecx: word(16),
+            edx: word(20),
+            esi: word(24),
+            edi: word(28),
+            ebp: word(32),
+            buffer: bytes[36..ANSWER_LEN].to_vec(),
+        }
+    }
+
+    pub(super) fn ax(&self) -> u16 {
+        self.eax as u16
+    }
+
+    pub(super) fn al(&self) -> u8 {
+        self.eax as u8
+    }
+
+    pub(super) fn ah(&self) -> u8 {
+        (self.eax >> 8) as u8
+    }
+
+    pub(super) fn refused(&self) -> bool {
+        self.flags & CARRY != 0
+    }
+
+    /// Registers that `call` had and that are not answered in are as they were.
+    pub(super) fn keeps(&self, call: &Call, but: &str) -> Result<()> {
+        for (name, was, is) in [
+            ("eax", call.eax, self.eax),
+            ("ebx", call.ebx, self.ebx),
+            ("ecx", call.ecx, self.ecx),
+            ("edx", call.edx, self.edx),
+            ("esi", call.esi, self.esi),
+            ("edi", call.edi, self.edi),
+            ("ebp", call.ebp, self.ebp),
+        ] {
+            // Whatever is answered, the upper half of EAX is not.
+            let mask = match name {
+                name if !but.contains(name) => u32::MAX,
+                "eax" => 0xffff_0000,
+                _ => 0,
+            };
+            ensure!(was & mask == is & mask, "{name}: {call:x?} {self:x?}");
+        }
+        Ok(())
+    }
+}

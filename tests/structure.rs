@@ -1,0 +1,127 @@
+//! How the source is cut: no file is too long to be read at once, and the tree
+//! in `docs/architecture.md` is the one that is here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use xtask::workspace;
+
+/// Lines that a file may have. Functions end at 60: clippy's `too_many_lines`.
+const LONGEST: usize = 500;
+
+/// The files of the source tree: what git knows, or in an archive what is there.
+fn files(root: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Command::new("git")
+        .current_dir(root)
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .output();
+    if let Ok(output) = listed
+        && output.status.success()
+        && root.join(".git").exists()
+    {
+        let names = String::from_utf8(output.stdout)?;
+        let names = names.split_terminator('\0').map(PathBuf::from);
+        return Ok(names.filter(|name| root.join(name).is_file()).collect());
+    }
+    let mut found = Vec::new();
+    let mut dirs = vec![PathBuf::new()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(root.join(&dir))? {
+            let entry = entry?;
+            let name = dir.join(entry.file_name());
+            match entry.file_type()?.is_dir() {
+                true if name.ends_with("target") => {}
+                true => dirs.push(name),
+                false => found.push(name),
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn no_file_is_too_long() -> Result<()> {
+    let root = workspace::root();
+    let mut code = 0;
+    let mut long = Vec::new();
+    for name in files(&root)? {
+        let extension = name.extension().and_then(|ext| ext.to_str());
+        let is_code = matches!(
+            extension,
+            Some("rs" | "S" | "ld" | "sh" | "py" | "gdb" | "md")
+        );
+        if !is_code {
+            continue;
+        }
+        code += 1;
+        let text = fs::read_to_string(root.join(&name))?;
+        let lines = text.lines().count();
+        if lines > LONGEST {
+            long.push(format!("{} has {lines} lines", name.display()));
+        }
+    }
+    ensure!(code > 150, "only {code} files found");
+    ensure!(long.is_empty(), "over {LONGEST}: {}", long.join(", "));
+    Ok(())
+}
+
+/// Whether `dir` is on the way to `file`, anywhere.
+fn has_dir(file: &Path, dir: &Path) -> bool {
+    file.ancestors().skip(1).any(|above| above.ends_with(dir))
+}
+
+/// The tree is code between two fences below the heading "Rooms"; a name stands
+/// at the start of a line, or in the text behind it.
+#[test]
+fn the_tree_of_the_architecture_is_the_one_here() -> Result<()> {
+    let root = workspace::root();
+    let page = fs::read_to_string(root.join("docs/architecture.md"))?;
+    let (_, rooms) = page.split_once("## Rooms").context("no heading Rooms")?;
+    let tree = rooms.split("```").nth(1).context("no tree")?;
+    let words: BTreeSet<&str> = tree
+        .split(|c: char| c.is_whitespace() || ",;:()".contains(c))
+        .filter(|word| !word.is_empty())
+        .collect();
+    // What is named is there, in some directory.
+    let files = files(&root)?;
+    let named = words.iter().filter(|word| {
+        let extension = Path::new(word).extension().and_then(|ext| ext.to_str());
+        matches!(extension, Some("rs" | "S" | "ld")) || word.ends_with('/')
+    });
+    for name in named {
+        let there = match name.strip_suffix('/') {
+            Some(dir) => files.iter().any(|file| has_dir(file, Path::new(dir))),
+            None => files.iter().any(|file| file.ends_with(name)),
+        };
+        ensure!(there, "the tree has {name}, which is not there");
+    }
+    // What is there is named: modules of the library by their path, files of
+    // the directories below them by their name.
+    for file in &files {
+        let Ok(below) = file.strip_prefix("src") else {
+            continue;
+        };
+        let is_test = below
+            .iter()
+            .any(|part| part == "tests" || part == "tests.rs");
+        let name = below.file_name().and_then(|name| name.to_str());
+        let (Some(name), false, 1 | 2) = (name, is_test, below.iter().count()) else {
+            continue;
+        };
+        let path = file.to_str().context("a name that is no text")?;
+        ensure!(
+            words.contains(path) || words.contains(name) && below.iter().count() == 2,
+            "{path} is not in the tree"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! A running QEMU: what it writes, and what it is asked over QMP.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::BufReader;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use qapi::{Qmp, Stream, qmp};
+use tempfile::TempDir;
+
+use super::debugcon_path;
+
+type QmpStream = Stream<BufReader<UnixStream>, UnixStream>;
+
+/// A running QEMU and the files that it writes. Dropping it kills QEMU.
+pub struct Vm {
+    pub(super) child: Child,
+    pub(super) dir: TempDir,
+    pub(super) qmp: Option<Qmp<QmpStream>>,
+    pub(super) program: OsString,
+    pub(super) args: Vec<OsString>,
+}
+
+/// How often a file or the process is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+impl Vm {
+    pub(super) fn connect(&mut self) -> Result<()> {
+        let socket = self.dir.path().join("qmp");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let stream = loop {
+            match UnixStream::connect(&socket) {
+                Ok(stream) => break stream,
+                Err(error) => {
+                    if let Some(status) = self.child.try_wait()? {
+                        bail!("QEMU ended with {status} at start\n{}", self.report());
+                    }
+                    if Instant::now() > deadline {
+                        bail!("no QMP socket: {error}\n{}", self.report());
+                    }
+                }
+            }
+            thread::sleep(POLL);
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let reader = BufReader::new(stream.try_clone()?);
+        let mut qmp = Qmp::new(Stream::new(reader, stream));
+        qmp.handshake().context("QMP handshake")?;
+        self.qmp = Some(qmp);
+        Ok(())
+    }
+
+    fn execute<C: qmp::QmpCommand>(&mut self, command: &C) -> Result<C::Ok> {
+        let qmp = self.qmp.as_mut().context("QEMU was started without QMP")?;
+        Ok(qmp.execute(command)?)
+    }
+
+    /// Process id of QEMU.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The directory of QEMU's files, gone with the machine.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the guest wrote to its first serial port.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        self.text("serial")
+    }
+
+    /// What QEMU itself had to say.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        self.text("stderr")
+    }
+
+    fn text(&self, name: &str) -> String {
+        let bytes = fs::read(self.dir.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What the guest wrote to the debug console at this port.
+    #[must_use]
+    pub fn debugcon(&self, iobase: u16) -> Vec<u8> {
+        fs::read(debugcon_path(self.dir.path(), iobase)).unwrap_or_default()
+    }
+
+    /// The file of trace events.
+    #[must_use]
+    pub fn trace_path(&self) -> PathBuf {
+        self.dir.path().join("trace")
+    }
+
+    /// The command line that started this machine.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let mut line = self.program.to_string_lossy().into_owned();
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            let plain = arg
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_=,./:+".contains(c));
+            line.push(' ');
+            if plain && !arg.is_empty() {
+                line.push_str(&arg);
+            } else {
+                line.push_str(&format!("'{arg}'"));
+            }
+        }
+        line
+    }
+
+    /// The command line, and the end of what QEMU and the guest said: the body of every error.
+    #[must_use]
+    pub fn report(&self) -> String {
+        // A hundred devices would hide what follows.
+        let mut line = self.command_line();
+        if let Some((at, _)) = line.char_indices().nth(2000) {
+            line.truncate(at);
+            line.push_str(" ...");
+        }
+        let mut text = format!("  command: {line}");
+        for (name, content) in [("QEMU", self.stderr()), ("serial", self.serial())] {
+            let lines: Vec<&str> = content.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(25)..).unwrap_or(&[]);
+            text.push_str(&format!("\n  {name}, last of {} lines:", lines.len()));
+            for line in tail {
+                text.push_str("\n    ");
+                text.push_str(line.trim_end());
+            }
+        }
+        text
+    }
+
+    /// Whether QEMU has ended.
+    ///
+    /// # Errors
+    /// The process cannot be waited for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits for QEMU to end.
+    ///
+    /// # Errors
+    /// It has not within `timeout`; the error carries [`Vm::report`].
+    pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("QEMU still runs after {timeout:?}\n{}", self.report());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until `done` holds.
+    ///
+    /// # Errors
+    /// QEMU ended, or `timeout` went by, before it did; the error names `what`
+    /// and carries [`Vm::report`].
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            // The state of the process is read first, so that what it wrote
+            // before its end is still seen.
+            let ended = self.child.try_wait()?;
+            if done(self) {
+                return Ok(());
+            }
+            if let Some(status) = ended {
+                bail!("QEMU ended with {status} before {what}\n{}", self.report());
+            }
+            if Instant::now() > deadline {
+                bail!("no {what} within {timeout:?}\n{}", self.report());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until the serial output contains `marker`.
+    ///
+    /// # Errors
+    /// See [`Vm::wait_for`].
+    pub fn wait_serial(&mut self, marker: &str, timeout: Duration) -> Result<()> {
+        self.wait_for(&format!("{marker:?} on the serial port"), timeout, |vm| {
+            vm.serial().contains(marker)
+        })
+    }
+
+    /// Waits until the debug console at `iobase` has given `len` bytes.
+    ///
+    /// # Errors
+    /// See [`Vm::wait_for`].
+    pub fn wait_debugcon(&mut self, iobase: u16, len: usize, timeout: Duration) -> Result<Vec<u8>> {
+        let what = format!("{len} bytes on the debug console at {iobase:#x}");
+        self.wait_for(&what, timeout, |vm| vm.debugcon(iobase).len() >= len)?;
+        Ok(self.debugcon(iobase))
+    }
+
+    /// Guest-physical memory, read over QMP.
+    ///
+    /// # Errors
+    /// QEMU was started without QMP, or it refuses.
+    pub fn memory(&mut self, addr: u64, len: usize) -> Result<Vec<u8>> {
+        let path = self.dir.path().join("memory");
+        self.execute(&qmp::pmemsave {
+            val: addr,
+            size: u64::try_from(len)?,
+            filename: path.display().to_string(),
+        })
+        .with_context(|| format!("pmemsave of {len} bytes at {addr:#x}"))?;
+        let bytes = fs::read(&path)?;
+        if bytes.len() != len {
+            bail!("pmemsave gave {} of {len} bytes at {addr:#x}", bytes.len());
+        }
+        Ok(bytes)
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// QEMU was started without QMP, or it refuses.
+    pub fn reset(&mut self) -> Result<()> {
+        self.execute(&qmp::system_reset {})?;
+        Ok(())
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// QEMU was started without QMP, or it refuses.
+    pub fn power_button(&mut self) -> Result<()> {
+        self.execute(&qmp::system_powerdown {})?;
+        Ok(())
+    }
+
+    /// Whether the machine runs, has shut down or panicked, in QEMU's words
+    /// (`running`, `shutdown`, `guest-panicked`, …).
+    ///
+    /// # Errors
+    /// QEMU was started without QMP, or it refuses.
+    pub fn state(&mut self) -> Result<String> {
+        Ok(format!("{:?}", self.execute(&qmp::query_status {})?.status))
+    }
+
+    /// One command of QEMU's human monitor, for what QMP has no command for.
+    ///
+    /// # Errors
+    /// QEMU was started without QMP, or it refuses.
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        self.execute(&qmp::human_monitor_command {
+            command_line: command.to_owned(),
+            cpu_index: None,
+        })
+    }
+
+    /// Ends QEMU.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn quit(mut self) -> Result<()> {
+        if self.qmp.is_some() {
+            // QEMU may close the socket before its answer is read.
+            let _ = self.execute(&qmp::quit {});
+            self.wait_exit(Duration::from_secs(10))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Both fail only when the process is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,195 @@
+//! The running guest: its console, its end, and what that says of the boot.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Options, Outcome, Plan};
+use crate::{initramfs, workspace};
+
+/// Begins the line that the firmware prints when it gives up.
+const FIRMWARE_ERROR: &str = "qboot: error ";
+
+/// Whether the console's output shows that a first process ran.
+///
+/// Our own `/init` says so. Of any other the kernel tells: that it starts it, which
+/// `quiet` hides, and that it was asked to power off or restart, which is always
+/// shown and which only a process asks for (a panic restarts without these words).
+fn shows_user_space(output: &str) -> bool {
+    const ASKED_FOR: [&str; 3] = [
+        "reboot: Power down",
+        "reboot: Restarting system",
+        "reboot: System halted",
+    ];
+    output.lines().any(|line| {
+        line.contains(initramfs::MARKER)
+            || (line.contains("Run /") && line.trim_end().ends_with(" as init process"))
+            || ASKED_FOR.iter().any(|words| line.contains(words))
+    })
+}
+
+pub(super) fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
+    let log = serial_log();
+    workspace::write_atomically(&log, b"")?;
+    eprintln!("to leave: exit (or Ctrl-D) in the guest's shell; Ctrl-A X ends QEMU at once");
+    let mut child = spawn(plan, Stdio::inherit(), Stdio::inherit())?;
+    let stop = stop_on_signal()?;
+    // Somebody at a terminal may take as long as they like; a script may not.
+    let timeout = Duration::from_secs(options.timeout);
+    let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
+    let ended = wait(&mut child, timeout, &stop)?;
+    let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    Ok(judge(&ended, &output, options))
+}
+
+pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
+    let mut child = spawn(plan, Stdio::null(), Stdio::piped())?;
+    let stop = stop_on_signal()?;
+    let stdout = child.stdout.take().context("QEMU has no output")?;
+    let reader = thread::spawn(move || forward(stdout));
+    let timeout = Duration::from_secs(options.timeout);
+    let ended = wait(&mut child, Some(timeout), &stop)?;
+    let output = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the console's reader died"))?;
+    Ok(judge(&ended, &output, options))
+}
+
+fn spawn(plan: &Plan, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    Command::new(&plan.program)
+        .args(&plan.arguments)
+        .stdin(stdin)
+        .stdout(stdout)
+        .spawn()
+        .with_context(|| {
+            format!(
+                "starting {} (scripts/setup.sh installs QEMU)",
+                plan.program.display()
+            )
+        })
+}
+
+/// Copies the console to standard output as it comes, and keeps it.
+fn forward(mut console: impl Read) -> String {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    let mut stdout = io::stdout();
+    while let Ok(count) = console.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        let text: Vec<u8> = buffer[..count]
+            .iter()
+            .copied()
+            .filter(|byte| *byte != b'\r')
+            .collect();
+        // Nobody may be listening any more; the boot is judged all the same.
+        let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
+        kept.extend_from_slice(&text);
+    }
+    if kept.last().is_some_and(|last| *last != b'\n') {
+        // The guest's last message has its line end after it, not before.
+        let _ = stdout.write_all(b"\n");
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+enum Ended {
+    Itself(std::process::ExitStatus),
+    TimedOut,
+    Stopped,
+}
+
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .context("watching for signals")?;
+    Ok(stop)
+}
+
+fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Result<Ended> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ended::Itself(status));
+        }
+        if stop.load(Ordering::Relaxed) {
+            terminate(child)?;
+            return Ok(Ended::Stopped);
+        }
+        if timeout.is_some_and(|timeout| started.elapsed() > timeout) {
+            terminate(child)?;
+            return Ok(Ended::TimedOut);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asks QEMU to end, which puts the terminal back as it was, and insists after
+/// two seconds.
+fn terminate(child: &mut Child) -> Result<()> {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    for _ in 0..100 {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
+    let reached = shows_user_space(output);
+    let how = match ended {
+        Ended::Itself(status) if status.success() && reached => return Outcome::Reached,
+        Ended::Itself(_) if output.lines().any(|line| line.contains(FIRMWARE_ERROR)) => {
+            "the firmware gave up, see its message above".to_owned()
+        }
+        Ended::Itself(status) => format!("QEMU ended with {status}"),
+        Ended::TimedOut => format!("QEMU was ended after {} s", options.timeout),
+        Ended::Stopped => "QEMU was ended by a signal".to_owned(),
+    };
+    if reached {
+        eprintln!("user space was reached, but {how}");
+        Outcome::EndedBadly
+    } else {
+        eprintln!("user space was not reached: {how}");
+        Outcome::NotReached
+    }
+}
+
+pub(super) fn serial_log() -> PathBuf {
+    workspace::target().join("run").join("serial.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_space_is_told_by_our_init_or_by_the_kernel() {
+        let marker = format!("{} kernel=6.1 cpus=1", initramfs::MARKER);
+        assert!(shows_user_space(&format!("one\n{marker}\nthree")));
+        assert!(shows_user_space(
+            "[    0.6] Run /sbin/init as init process\r\n"
+        ));
+        assert!(shows_user_space("[    1.9] reboot: Power down"));
+        assert!(!shows_user_space(
+            "[    0.6] Kernel panic - not syncing: No working init found."
+        ));
+        assert!(!shows_user_space(""));
+    }
+}
