@@ -203,17 +203,6 @@ impl<'a> SetupHeader<'a> {
         let payload = payload.map_or(0, |(offset, len)| offset.saturating_add(len));
         payload.max(self.code_len().saturating_sub(32))
     }
-
-    /// `setup_data`, the address of a list that QEMU may have put behind the
-    /// kernel (`-dtb`, random seed).
-    #[must_use]
-    pub fn setup_data(&self) -> u64 {
-        if self.protocol < 0x209 {
-            0
-        } else {
-            u64_at(self.bytes, SETUP_DATA).unwrap_or(0)
-        }
-    }
 }
 
 /// What a boot loader fills in of the header for 16-bit code.

@@ -307,7 +307,7 @@ impl<'a> Kernel<'a> {
                 }
                 .write(loader.memory.bytes(page)?)?;
                 if setup_data != 0 {
-                    loader.correct_setup_data(header, loaded, page)?;
+                    loader.correct_setup_data(setup_data, header, loaded, page)?;
                 }
                 Ok(Handoff::Linux {
                     entry,

@@ -46,8 +46,12 @@ pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
 /// ECAM of `microvm,pcie=on` (QEMU `include/hw/i386/microvm.h`).
 pub const MICROVM_ECAM: PhysRange = PhysRange::fixed(0xe000_0000, 0xf000_0000);
 
-/// Registers of microvm's second I/O APIC (QEMU `include/hw/i386/x86.h`).
-pub const IO_APIC_2: PhysRange = PhysRange::fixed(0xfec1_0000, 0xfec1_1000);
+/// Registers of the I/O APICs, one at either end (QEMU `include/hw/i386/x86.h`);
+/// only microvm has the second.
+pub const IO_APICS: PhysRange = PhysRange::fixed(0xfec0_0000, 0xfec1_1000);
+
+/// Bytes from the first I/O APIC to the second.
+pub const IO_APIC_STEP: u32 = 0x1_0000;
 
 /// Registers of the processor's own local APIC.
 pub const LOCAL_APIC: PhysRange = PhysRange::fixed(0xfee0_0000, 0xfee0_1000);
@@ -96,7 +100,7 @@ mod tests {
             ("F_SEGMENT", F_SEGMENT),
             ("Q35_ECAM", Q35_ECAM),
             ("MICROVM_ECAM", MICROVM_ECAM),
-            ("IO_APIC_2", IO_APIC_2),
+            ("IO_APICS", IO_APICS),
             ("LOCAL_APIC", LOCAL_APIC),
         ] {
             let row = format!(

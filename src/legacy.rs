@@ -91,7 +91,7 @@ fn access<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) -> Option<(Access<'_, 
         }
         Chipset::None if io.read32(layout::MICROVM_ECAM.start()) == GPEX_HOST => {
             let [one, two] = MICROVM_PCIE_IRQ;
-            let first = if has_second_io_apic(io) { two } else { one };
+            let first = if has_io_apic(io, 1) { two } else { one };
             let ecam = Access::ecam(io, layout::MICROVM_ECAM.start());
             Some((ecam, Routing::Gpex(first)))
         }
@@ -99,9 +99,13 @@ fn access<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) -> Option<(Access<'_, 
     }
 }
 
-/// Whether microvm has a second I/O APIC.
-fn has_second_io_apic<I: Mmio>(io: &mut I) -> bool {
-    let start = layout::IO_APIC_2.start();
+/// Whether there is an I/O APIC of this index, 0 or 1: isapc has none, microvm
+/// may have two.
+// With the address known, nothing is left of the check that it is a device's.
+#[inline(always)]
+fn has_io_apic<I: Mmio>(io: &mut I, index: u32) -> bool {
+    let offset = layout::IO_APIC_STEP.wrapping_mul(index);
+    let start = layout::IO_APICS.start().wrapping_add(offset);
     io.write32(start, IO_APIC_VERSION);
     let version = io.read32(start.wrapping_add(IO_APIC_WINDOW));
     version >> 16 & 0xff == IO_APIC_LAST
@@ -122,7 +126,8 @@ fn read_number<I, F: FwCfg, M>(
 }
 
 /// Builds the MP table in `room`, a part of the F segment; gives what is
-/// left of it.
+/// left of it. Without an I/O APIC there is none: kernels take every entry of
+/// the table for true, and Linux stops at an I/O APIC that is not there.
 ///
 /// # Errors
 /// [`Error::TablesTooBig`] when it does not fit.
@@ -135,6 +140,14 @@ pub fn build_mp_table<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
     cpuid: Cpuid,
     room: PhysRange,
 ) -> Result<PhysRange> {
+    if !has_io_apic(&mut machine.io, 0) {
+        return Ok(room);
+    }
+    let io_apics = if has_io_apic(&mut machine.io, 1) {
+        2
+    } else {
+        1
+    };
     let mut count = [0; 2];
     machine.fw_cfg.read(item::NB_CPUS, &mut count)?;
     let irq0_override = machine.fw_cfg.read_u32(item::IRQ0_OVERRIDE)? & 0xff != 0;
@@ -159,6 +172,7 @@ pub fn build_mp_table<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
         cpu_signature,
         cpu_features,
         irq0_override,
+        io_apics,
         pci: &pins,
     };
     let ids = Topology::read(cpuid).apic_ids(u16::from_le_bytes(count).max(1));

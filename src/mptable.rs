@@ -1,16 +1,19 @@
 //! The MP table: processors and interrupt wiring for kernels without ACPI.
 //!
 //! Specification: Intel MultiProcessor Specification 1.4, chapter 4. The
-//! wiring is QEMU's: one I/O APIC whose first 16 inputs are the ISA
+//! wiring is QEMU's: an I/O APIC whose first 16 inputs are the ISA
 //! interrupts, those that PCI shares being level-triggered and active high,
-//! and both local interrupts wired to every processor alike.
+//! and both local interrupts wired to every processor alike. microvm may have
+//! a second I/O APIC, for its virtio devices, whose inputs count on from the
+//! first one's.
 
+use crate::layout;
 use crate::phys::{byte_sum, copy_into};
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// What the machine looks like, besides its processors.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Wiring<'a> {
     /// Processor signature: CPUID leaf 1, EAX.
     pub cpu_signature: u32,
@@ -19,11 +22,25 @@ pub struct Wiring<'a> {
     /// Whether the timer, ISA interrupt 0, is wired to input 2, as fw_cfg's
     /// IRQ0 override says.
     pub irq0_override: bool,
-    /// Interrupts of PCI functions, one device's one after another.
+    /// I/O APICs, 1 or 2.
+    pub io_apics: u8,
+    /// Interrupt pins of PCI devices, each once: functions share them.
     pub pci: &'a [PciInterrupt],
 }
 
-/// An interrupt pin of a PCI function and where it arrives.
+impl Default for Wiring<'_> {
+    fn default() -> Self {
+        Self {
+            cpu_signature: 0,
+            cpu_features: 0,
+            irq0_override: false,
+            io_apics: 1,
+            pci: &[],
+        }
+    }
+}
+
+/// An interrupt pin of a PCI device and where it arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PciInterrupt {
     /// Bus number.
@@ -39,6 +56,7 @@ pub struct PciInterrupt {
 impl PciInterrupt {
     /// Whether there is such a pin and such an input; both are registers that
     /// hold anything while nothing is connected.
+    #[inline(never)]
     fn is_connected(&self) -> bool {
         matches!((self.device, self.pin, self.line), (0..32, 1..=4, 1..24))
     }
@@ -46,8 +64,10 @@ impl PciInterrupt {
 
 /// Physical address of the processors' local APICs.
 const LOCAL_APIC: u32 = 0xfee0_0000;
-/// Physical address of the I/O APIC.
-const IO_APIC: u32 = 0xfec0_0000;
+/// Physical address of the first I/O APIC.
+const IO_APIC: u32 = layout::IO_APICS.start();
+/// Inputs of an I/O APIC.
+const IO_APIC_INPUTS: u8 = 24;
 /// Version of an integrated local APIC (4.3.1).
 const LOCAL_APIC_VERSION: u8 = 0x14;
 /// Version that QEMU's I/O APIC reports.
@@ -177,8 +197,30 @@ struct Table<'b> {
 
 impl Table<'_> {
     /// Appends an entry, or gives `None` when there is no room.
+    #[inline]
     fn push<E: IntoBytes + Immutable>(&mut self, entry: &E) -> Option<()> {
-        let bytes = entry.as_bytes();
+        self.append(entry.as_bytes())
+    }
+
+    /// Appends an interrupt of an I/O APIC: source bus, source interrupt,
+    /// APIC, input.
+    #[inline(never)]
+    fn push_io(&mut self, flags: u16, wire: [u8; 4]) -> Option<()> {
+        let [source_bus, source_irq, apic, input] = wire;
+        self.push(&Interrupt {
+            kind: kind::IO_INTERRUPT,
+            interrupt: interrupt::INT,
+            flags: flags.into(),
+            source_bus,
+            source_irq,
+            apic,
+            input,
+        })
+    }
+
+    // Once in the image, for all kinds of entries.
+    #[inline(never)]
+    fn append(&mut self, bytes: &[u8]) -> Option<()> {
         let (slot, free) = core::mem::take(&mut self.free).split_at_mut_checked(bytes.len())?;
         copy_into(slot, bytes).ok()?;
         self.free = free;
@@ -198,6 +240,7 @@ impl Numbers {
     }
 
     /// Puts `number` in; whether it was out.
+    #[inline(never)]
     fn insert(&mut self, number: u8) -> bool {
         let (word, bit) = self.slot(number);
         word.is_some_and(|word| {
@@ -207,6 +250,7 @@ impl Numbers {
         })
     }
 
+    #[inline(never)]
     fn contains(&mut self, number: u8) -> bool {
         let (word, bit) = self.slot(number);
         word.is_some_and(|word| *word & bit != 0)
@@ -330,39 +374,46 @@ fn push_entries(
         name: *b"ISA   ",
     })?;
 
-    // Ids of APICs are unique (4.3.3), and QEMU's I/O APIC has four bits for
-    // its own. Kernels take 0 too when all of them are processors'.
-    let io_apic = (0..16).find(|id| !apics.contains(*id)).unwrap_or(0);
-    table.push(&IoApic {
-        kind: kind::IO_APIC,
-        id: io_apic,
-        version: IO_APIC_VERSION,
-        flags: ENABLED,
-        address: IO_APIC.into(),
-    })?;
-    push_pci(table, wiring.pci, io_apic)?;
-    for irq in 0..ISA_INTERRUPTS {
-        // An input has one source of each bus type, and PCI's keep it.
-        let input = match irq {
-            0 if wiring.irq0_override => IRQ0_INPUT,
+    // Ids of APICs are unique (4.3.3), and QEMU's I/O APICs have four bits for
+    // theirs. Kernels take any when all of them are processors'.
+    let mut io_apics = [0, 1];
+    let mut free = (0..16).filter(|id| !apics.contains(*id));
+    let mut address = IO_APIC;
+    for id in io_apics.get_mut(..wiring.io_apics.into())? {
+        *id = free.next().unwrap_or(*id);
+        table.push(&IoApic {
+            kind: kind::IO_APIC,
+            id: *id,
+            version: IO_APIC_VERSION,
+            flags: ENABLED,
+            address: address.into(),
+        })?;
+        address = address.wrapping_add(layout::IO_APIC_STEP);
+    }
+    let [io_apic, second] = io_apics;
+    for pin in wiring.pci.iter().filter(|pci| pci.is_connected()) {
+        // Appendix D.3: device in bits 2 to 6, pin in bits 0 and 1.
+        let irq = (pin.device << 2) | pin.pin.wrapping_sub(1);
+        table.push_io(HIGH_LEVEL, [pin.bus, irq, io_apic, pin.line])?;
+    }
+    for irq in 0..IO_APIC_INPUTS.saturating_mul(wiring.io_apics) {
+        let (flags, apic, input) = match irq {
+            // No bus of the specification's has these. They go by their numbers,
+            // as ISA's do, and are what QEMU's ACPI tables say of them.
+            IO_APIC_INPUTS.. => (HIGH_LEVEL, second, irq.wrapping_sub(IO_APIC_INPUTS)),
+            ISA_INTERRUPTS.. => continue,
+            // An input has one source of each bus type, and PCI's keep it.
+            0 if wiring.irq0_override => (CONFORMING, io_apic, IRQ0_INPUT),
             // The cascade has no input there.
             IRQ0_INPUT if wiring.irq0_override => continue,
             _ if shared.contains(irq) => continue,
-            _ => irq,
+            _ => (CONFORMING, io_apic, irq),
         };
-        table.push(&Interrupt {
-            kind: kind::IO_INTERRUPT,
-            interrupt: interrupt::INT,
-            flags: CONFORMING.into(),
-            source_bus: isa,
-            source_irq: irq,
-            apic: io_apic,
-            input,
-        })?;
+        table.push_io(flags, [isa, irq, apic, input])?;
     }
     // The interrupt controller's output reaches the boot processor (3.6.2.2),
     // the NMI every one.
-    for (kind, apic, input) in [(interrupt::EXT_INT, boot, 0), (interrupt::NMI, ALL, 1)] {
+    for &(kind, apic, input) in &[(interrupt::EXT_INT, boot, 0), (interrupt::NMI, ALL, 1)] {
         table.push(&Interrupt {
             kind: kind::LOCAL_INTERRUPT,
             interrupt: kind,
@@ -376,41 +427,13 @@ fn push_entries(
     Some(())
 }
 
-/// Writes an entry for each pin of each device: its functions share them.
-fn push_pci(table: &mut Table<'_>, pci: &[PciInterrupt], io_apic: u8) -> Option<()> {
-    let mut last = None;
-    let mut seen = 0_u8;
-    for pin in pci.iter().filter(|pci| pci.is_connected()) {
-        let index = pin.pin.wrapping_sub(1);
-        if last != Some((pin.bus, pin.device)) {
-            last = Some((pin.bus, pin.device));
-            seen = 0;
-        }
-        let bit = 1_u8.wrapping_shl(u32::from(index));
-        if seen & bit != 0 {
-            continue;
-        }
-        seen |= bit;
-        table.push(&Interrupt {
-            kind: kind::IO_INTERRUPT,
-            interrupt: interrupt::INT,
-            flags: HIGH_LEVEL.into(),
-            source_bus: pin.bus,
-            // Appendix D.3: device in bits 2 to 6, pin in bits 0 and 1.
-            source_irq: (pin.device << 2) | index,
-            apic: io_apic,
-            input: pin.line,
-        })?;
-    }
-    Some(())
-}
-
 /// Bytes that [`build`] needs at most, for this many processors and entries
 /// of [`Wiring::pci`].
 #[must_use]
 pub const fn room(processors: u32, pci: u32) -> Option<u32> {
-    // Floating pointer, header, ISA bus, I/O APIC, 16 ISA interrupts, 2 local.
-    const FIXED: u32 = 16 + 44 + 8 + 8 + 16 * 8 + 2 * 8;
+    // Floating pointer, header, ISA bus, 16 ISA interrupts, 2 local; two I/O
+    // APICs, and the second one's inputs.
+    const FIXED: u32 = 16 + 44 + 8 + 16 * 8 + 2 * 8 + 2 * 8 + 24 * 8;
     let Some(processors) = processors.checked_mul(20) else {
         return None;
     };

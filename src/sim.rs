@@ -114,6 +114,7 @@ impl Guest {
             machine: Machine {
                 io: Io {
                     pci: board.pci(),
+                    io_apics: 1,
                     ..Io::default()
                 },
                 fw_cfg,

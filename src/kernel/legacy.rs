@@ -2,13 +2,13 @@
 
 use super::{Claimed, Loader};
 use crate::boot::Handoff;
-use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader};
+use crate::bzimage::{LoadFlags, RealModeHeader, SETUP_DATA, SetupHeader};
 use crate::e820::Claim;
 use crate::error::{Error, Result};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::multiboot;
-use crate::phys::{GuestMemory, PhysRange};
+use crate::phys::{GuestMemory, PhysRange, u32_at};
 use crate::pvh::Elf;
 use crate::realmode::{self, LOW_KERNEL, STACK_LEN, SetupLayout};
 
@@ -118,8 +118,9 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             ramdisk: initrd.map_or((0, 0), |range| (range.start(), range.len())),
         }
         .write(header.protocol(), code)?;
-        if header.setup_data() != 0 {
-            self.correct_setup_data(header, loaded, code_range)?;
+        let setup_data = u32_at(code, SETUP_DATA).unwrap_or(0);
+        if setup_data != 0 {
+            self.correct_setup_data(setup_data, header, loaded, code_range)?;
         }
         self.write_ebda()?;
         Ok(Handoff::RealMode {

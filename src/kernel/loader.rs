@@ -7,7 +7,7 @@ use crate::e820::Claim;
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
-use crate::phys::{GuestMemory, PhysRange, align_up, copy_at, kib, u32_at, u64_at};
+use crate::phys::{GuestMemory, PhysRange, align_up, copy_at, kib, u32_at};
 
 /// No wrong `setup_sects` moves the code by more bytes.
 const MAX_MOVE: u32 = 255 * SECTOR;
@@ -134,26 +134,21 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     #[inline(never)]
     pub(super) fn correct_setup_data(
         &mut self,
+        given: u32,
         header: &SetupHeader<'_>,
         loaded: PhysRange,
         copy: PhysRange,
     ) -> Result<()> {
-        let setup_len = u64::from(real_mode_setup_len(header));
-        let addr = header.setup_data().saturating_sub(setup_len);
-        let Ok(addr) = u32::try_from(addr) else {
-            return Ok(());
-        };
-        let offset = addr.checked_sub(loaded.start());
-        let node = offset.and_then(|offset| loaded.part(offset, SETUP_DATA_HEAD));
-        let Some(node) = node else {
-            return Ok(());
-        };
+        let addr = given.wrapping_sub(real_mode_setup_len(header));
+        let offset = addr.wrapping_sub(loaded.start());
+        let bytes = self.memory.bytes(loaded)?;
         // What QEMU has appended is one node, and ends where the item does.
-        let rest = loaded.end().saturating_sub(node.end());
-        let head = self.memory.bytes(node)?;
-        if u64_at(head, 0) == Some(0) && u32_at(head, 12) == Some(rest) {
+        let rest = loaded.len().wrapping_sub(offset);
+        let node = bytes.get(offset as usize..).unwrap_or(&[]);
+        let len = rest.wrapping_sub(SETUP_DATA_HEAD);
+        if u32_at(node, 0) == Some(0) && u32_at(node, 12) == Some(len) {
             let copy = self.memory.bytes(copy)?;
-            copy_at(copy, SETUP_DATA, &u64::from(addr).to_le_bytes())?;
+            copy_at(copy, SETUP_DATA, &addr.to_le_bytes())?;
         }
         Ok(())
     }

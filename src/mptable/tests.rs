@@ -58,6 +58,7 @@ fn a_machine_without_pci() {
         cpu_signature: 0x663,
         cpu_features: 0x078b_fbfd,
         irq0_override: true,
+        io_apics: 1,
         pci: &[],
     };
     let found = entries(4096, &[0], &wiring).unwrap();
@@ -99,6 +100,35 @@ fn a_machine_without_pci() {
 }
 
 #[test]
+fn two_io_apics() {
+    let wiring = Wiring {
+        io_apics: 2,
+        ..Wiring::default()
+    };
+    for ids in [&[0, 1, 2, 4][..], &(0..255).collect::<Vec<_>>()] {
+        let found = entries(8192, ids, &wiring).unwrap();
+        let [first, second] = of_kind(&found, 2)[..] else {
+            panic!("{found:x?}");
+        };
+        assert_eq!(first[4..], 0xfec0_0000_u32.to_le_bytes());
+        assert_eq!(second[4..], 0xfec1_0000_u32.to_le_bytes());
+        assert_ne!(first[1], second[1]);
+        if ids.len() == 4 {
+            assert_eq!((first[1], second[1]), (3, 5));
+        }
+        let inputs: Vec<_> = of_kind(&found, 3)
+            .iter()
+            .filter(|entry| entry[6] == second[1])
+            .map(|entry| (entry[1], entry[2], entry[5], entry[7]))
+            .collect();
+        assert_eq!(
+            inputs,
+            (0..24).map(|n| (0, 0b1101, 24 + n, n)).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
 fn apic_ids_need_not_be_indices() {
     // -smp 6,sockets=2,cores=3, and ids that only ACPI can name.
     let ids = [0, 1, 2, 4, 5, 6, 4, 255, 256, 300];
@@ -124,7 +154,6 @@ fn pci_interrupts() {
     let pci = [
         pin(0, 1, 1, 10),
         pin(0, 1, 4, 11),
-        pin(0, 1, 1, 10), // another function on the same pin
         pin(2, 31, 2, 11),
         pin(2, 31, 0, 0),  // no interrupt
         pin(2, 31, 5, 11), // no such pin
@@ -159,9 +188,13 @@ fn pci_interrupts() {
 #[test]
 fn too_little_room_gives_none() {
     let need = usize::try_from(room(2, 0).unwrap()).unwrap();
-    assert!(entries(need, &[0, 1], &Wiring::default()).is_some());
+    let wiring = Wiring {
+        io_apics: 2,
+        ..Wiring::default()
+    };
+    assert!(entries(need, &[0, 1], &wiring).is_some());
     for room in 0..need {
-        assert_eq!(entries(room, &[0, 1], &Wiring::default()), None);
+        assert_eq!(entries(room, &[0, 1], &wiring), None);
     }
     assert_eq!(room(u32::MAX, 1), None);
     assert_eq!(room(0, u32::MAX), None);
@@ -182,6 +215,7 @@ proptest! {
         ids in vec_of(0..300_u32, 1..40),
         pins in vec_of((any::<u8>(), 0..40_u8, 0..6_u8, 0..24_u8), 0..40),
         irq0_override in any::<bool>(),
+        io_apics in 1..=2_u8,
         less in 0..400_usize,
     ) {
         let pci: Vec<_> = pins
@@ -190,7 +224,7 @@ proptest! {
                 bus: *bus, device: *device, pin: *pin, line: *line,
             })
             .collect();
-        let wiring = Wiring { irq0_override, pci: &pci, ..Wiring::default() };
+        let wiring = Wiring { irq0_override, io_apics, pci: &pci, ..Wiring::default() };
         let need = room(ids.len().try_into().unwrap(), pci.len().try_into().unwrap());
         let need = usize::try_from(need.unwrap()).unwrap();
         let found = entries(need, &ids, &wiring);

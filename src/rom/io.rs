@@ -43,7 +43,7 @@ fn is_device(addr: u32, len: u32) -> bool {
     addr.is_multiple_of(len)
         && (inside(layout::Q35_ECAM)
             || inside(layout::MICROVM_ECAM)
-            || inside(layout::IO_APIC_2)
+            || inside(layout::IO_APICS)
             || inside(layout::LOCAL_APIC))
 }
 

@@ -1,6 +1,7 @@
 //! Ports and registers: PCI configuration space, everything else counted.
 
 use crate::io::{Mmio, PortIo};
+use crate::layout::{IO_APIC_STEP, IO_APICS};
 use crate::pci::sim::Sim;
 use std::vec::Vec;
 
@@ -9,6 +10,8 @@ use std::vec::Vec;
 pub struct Io {
     /// Configuration space.
     pub pci: Sim,
+    /// I/O APICs.
+    pub io_apics: u32,
     /// Accesses so far.
     pub accesses: u64,
     /// Writes that are none to PCI's ports or ECAM.
@@ -70,6 +73,11 @@ impl Mmio for Io {
     }
     fn read32(&mut self, addr: u32) -> u32 {
         self.accesses += 1;
+        // The version, which is all that firmware looks at.
+        let io_apic = |n: &u32| addr == IO_APICS.start() + n * IO_APIC_STEP + 0x10;
+        if (0..self.io_apics).any(|n| io_apic(&n)) {
+            return 0x0017_0020;
+        }
         Mmio::read32(&mut self.pci, addr)
     }
     fn write8(&mut self, addr: u32, value: u8) {

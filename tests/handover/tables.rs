@@ -113,40 +113,6 @@ fn acpi_that_grows() -> Result<()> {
 }
 
 #[rstest]
-fn no_acpi(#[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
-    let probe = Probe::new(kind)?;
-    let (handover, mut vm) = probe.boot(&probe.machine("microvm,acpi=off")?.smp(4))?;
-    ensure!(handover.rsdp == 0, "an RSDP at {:#x}", handover.rsdp);
-    // Without ACPI the processors are in the MP table (MP specification 1.4, 4).
-    let segment = vm.memory(0xf_0000, 0x1_0000)?;
-    let at = (0..segment.len())
-        .step_by(16)
-        .find(|at| segment[*at..].starts_with(b"_MP_"))
-        .context("no MP floating pointer")?;
-    let pointer = &segment[at..at + 16];
-    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |a, b| a.wrapping_add(*b));
-    ensure!(sum(pointer) == 0, "checksum of the MP floating pointer");
-    let addr = u32::from_le_bytes(pointer[4..8].try_into()?);
-    let head = vm.memory(addr.into(), 44)?;
-    ensure!(head.starts_with(b"PCMP"), "no MP table at {addr:#x}");
-    let len = u16::from_le_bytes(head[4..6].try_into()?);
-    let table = vm.memory(addr.into(), len.into())?;
-    ensure!(sum(&table) == 0, "checksum of the MP table");
-    let (mut at, mut processors) = (44, 0);
-    while at < table.len() {
-        match table[at] {
-            0 => {
-                processors += usize::from(table[at + 3] & 1);
-                at += 20;
-            }
-            _ => at += 8,
-        }
-    }
-    ensure!(processors == 4, "{processors} processors");
-    Ok(())
-}
-
-#[rstest]
 fn smbios(
     #[values("pc", "q35")] machine: &str,
     #[values("32", "64")] entry_point: &str,
