@@ -73,13 +73,13 @@ fn warn<T: Terminal>(terminal: &mut T, summary: &Summary) {
         };
         let size = 1_u32.checked_shl(order.into()).unwrap_or(u32::MAX);
         print(terminal, " BAR # of #", &[first.bar.into(), size]);
-        print(terminal, unit, &[]);
-        print(terminal, ")\r\n", &[]);
+        terminal.print(unit.as_bytes());
+        terminal.print(")\r\n".as_bytes());
     }
     if let Some(first) = summary.first_unnumbered {
         let count = summary.unnumbered;
         begin_warning(terminal, Warning::PciUnnumbered, count, first);
-        print(terminal, ")\r\n", &[]);
+        terminal.print(")\r\n".as_bytes());
     }
 }
 
@@ -87,7 +87,7 @@ fn warn<T: Terminal>(terminal: &mut T, summary: &Summary) {
 #[inline(never)]
 fn begin_warning<T: Terminal>(terminal: &mut T, warning: Warning, count: u16, first: Bdf) {
     print(terminal, "qboot: warning %: ", &[warning.code().into()]);
-    print(terminal, warning.message(), &[]);
+    terminal.print(warning.message().as_bytes());
     let [bus, device, function] = [first.bus(), first.device(), first.function()].map(u32::from);
     let values = [count.into(), bus, device, function];
     print(terminal, " (#, the first %:%.#", &values);
@@ -117,7 +117,7 @@ impl<T: Terminal> Watch for Log<T> {
             Step::Kernel(kernel, claimed) => self.kernel(memory, kernel, claimed),
             Step::Pci(decision, summary) => self.pci(decision, summary),
             Step::Acpi(rsdp) => self.acpi(memory, rsdp),
-            Step::MpTable => self.add("mptable: built\r\n", &[]),
+            Step::MpTable => self.say("mptable: built\r\n"),
             Step::Smbios(entry) => self.add("smbios: entry point 0x$\r\n", &[entry]),
             Step::Loaded(handoff, map) => self.loaded(memory, handoff, map),
         }
@@ -144,6 +144,10 @@ impl<T: Terminal> Log<T> {
         self.option == LogOption::All
     }
 
+    fn say(&mut self, text: &str) {
+        self.terminal.print(text.as_bytes());
+    }
+
     fn add(&mut self, format: &str, values: &[u32]) {
         print(&mut self.terminal, format, values);
     }
@@ -154,12 +158,12 @@ impl<T: Terminal> Log<T> {
             Chipset::Q35 => "machine: Q35",
             Chipset::None | Chipset::Unknown => "machine: no host bridge",
         };
-        self.add(name, &[]);
+        self.say(name);
         let count = u32::try_from(dir.entries().len()).unwrap_or(u32::MAX);
         self.add(", # files\r\n", &[count]);
         if self.is_detailed() {
             for entry in dir.entries() {
-                self.add("qboot:   file ", &[]);
+                self.say("qboot:   file ");
                 print_foreign(&mut self.terminal, entry.name());
                 self.add(", # bytes\r\n", &[entry.file().size]);
             }
@@ -199,17 +203,17 @@ impl<T: Terminal> Log<T> {
             Kernel::Elf { .. } => ", entry 0x$",
             _ => ", protocol 0x$",
         };
-        self.add("kernel: ", &[]);
-        self.add(name, &[]);
+        self.say("kernel: ");
+        self.say(name);
         self.add(what, &[number]);
         let at = at.map_or([0; 2], |at| [at.start(), at.end()]);
         self.add(", at 0x$-0x$\r\n", &at);
         if self.is_detailed()
             && let Ok(line) = claimed.command_line(memory)
         {
-            self.add("qboot:   command line ", &[]);
+            self.say("qboot:   command line ");
             print_foreign(&mut self.terminal, line);
-            self.add("\r\n", &[]);
+            self.say("\r\n");
         }
     }
 
@@ -219,15 +223,12 @@ impl<T: Terminal> Log<T> {
             PciSetup::Scan => "pci: scan",
             PciSetup::Full => "pci: full",
         };
-        self.add(setup, &[]);
-        self.add(
-            if decision.is_linux {
-                " for Linux"
-            } else {
-                " for another kernel"
-            },
-            &[],
-        );
+        self.say(setup);
+        self.say(if decision.is_linux {
+            " for Linux"
+        } else {
+            " for another kernel"
+        });
         let line = decision.line;
         let acpi = match decision.has_acpi {
             true if line.acpi_off => " with acpi=off",
@@ -235,7 +236,7 @@ impl<T: Terminal> Log<T> {
             true => " with ACPI",
             false => " without ACPI",
         };
-        self.add(acpi, &[]);
+        self.say(acpi);
         if let Some(summary) = summary {
             let Summary {
                 last_bus,
@@ -248,7 +249,7 @@ impl<T: Terminal> Log<T> {
             let format = ", # functions, last bus #, # bridges unnumbered, # BARs unplaced";
             self.add(format, &counts);
         }
-        self.add("\r\n", &[]);
+        self.say("\r\n");
     }
 
     /// What the RSDP leads to (ACPI 6.5, 5.2.5 to 5.2.9).
@@ -281,7 +282,7 @@ impl<T: Terminal> Log<T> {
         if addr == 0 {
             return;
         }
-        self.add("qboot:   table ", &[]);
+        self.say("qboot:   table ");
         let name = dword(memory, addr, 0).to_le_bytes();
         print_foreign(&mut self.terminal, &name);
         self.add(" 0x$, # bytes\r\n", &[addr, dword(memory, addr, 4)]);
@@ -307,12 +308,12 @@ impl<T: Terminal> Log<T> {
             }
         };
         self.add("loaded: entry 0x$, ", &[entry]);
-        self.add(name, &[]);
+        self.say(name);
         self.add(" 0x$", &[block]);
         if initrd != [0; 2] {
             self.add(", initrd 0x$, # bytes", &initrd);
         }
-        self.add("\r\n", &[]);
+        self.say("\r\n");
         self.ranges(map);
         if self.is_detailed() {
             for held in map.claims() {

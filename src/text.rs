@@ -35,22 +35,12 @@ pub fn print_foreign<T: Terminal>(terminal: &mut T, text: &[u8]) {
     }
 }
 
+/// Ten digits deep at the most.
 fn decimal<T: Terminal>(terminal: &mut T, value: u32) {
-    let mut digits = [0; 10];
-    let mut rest = value;
-    let mut count: usize = 0;
-    for slot in digits.iter_mut().rev() {
-        *slot = digit(rest % 10);
-        rest /= 10;
-        count = count.wrapping_add(1);
-        if rest == 0 {
-            break;
-        }
+    if value >= 10 {
+        decimal(terminal, value / 10);
     }
-    let (_, used) = digits
-        .split_at_checked(digits.len().wrapping_sub(count))
-        .unwrap_or_default();
-    terminal.print(used);
+    terminal.print(&[digit(value % 10)]);
 }
 
 /// The first `count` of eight digits.

@@ -4,6 +4,7 @@ use super::console::Console;
 use super::report;
 use core::arch::asm;
 use qboot::error::{Error, Shortfall};
+use qboot::io::Terminal as _;
 use qboot::layout;
 use qboot::text::print;
 
@@ -25,13 +26,13 @@ pub extern "C" fn rust_exception(gate: u32, first: u32, second: u32) -> ! {
         _ => first,
     };
     if eip >= ROM || (layout::F_SEGMENT.start()..layout::F_SEGMENT.end()).contains(&eip) {
-        print(&mut Console, "\r\n", &[]);
+        Console.print("\r\n".as_bytes());
         report::fail(Error::Exception, Shortfall::default())
     }
     // A kernel without an interrupt table of its own inherits this one. Where a
     // boot loader leaves none, the machine resets; so it does here.
     let what = " in the kernel, which has no interrupt table yet; the machine resets\r\n";
-    print(&mut Console, what, &[]);
+    Console.print(what.as_bytes());
     // SAFETY: nothing but this exception's report runs any more, and the
     // breakpoint without a table shuts the processor down.
     unsafe { asm!("lidt [{}]", "int3", in(reg) &raw const NO_TABLE, options(noreturn, nostack)) }

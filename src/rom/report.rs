@@ -5,6 +5,7 @@ use super::io::Io;
 use core::arch::asm;
 use qboot::error::{Error, Shortfall};
 use qboot::io::PortIo;
+use qboot::io::Terminal as _;
 use qboot::text::print;
 
 /// Where tests and benchmarks put `isa-debug-exit`: ends QEMU with status
@@ -20,12 +21,12 @@ const PVPANIC_PANICKED: u8 = 1;
 #[inline(never)]
 pub fn fail(error: Error, shortfall: Shortfall) -> ! {
     print(&mut Console, "qboot: error %: ", &[error.code().into()]);
-    print(&mut Console, error.message(), &[]);
+    Console.print(error.message().as_bytes());
     if shortfall.need_kib != 0 {
         let sizes = [shortfall.need_kib, shortfall.have_kib];
         print(&mut Console, " (needs # KiB, has # KiB)", &sizes);
     }
-    print(&mut Console, "\r\n", &[]);
+    Console.print("\r\n".as_bytes());
     // pvpanic answers with the events it takes; nothing there reads as ones.
     let events = Io.in8(PVPANIC);
     if events != 0xff && events & PVPANIC_PANICKED != 0 {
