@@ -100,10 +100,13 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
 fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
     let mut all_features = vec!["rom"];
     all_features.extend_from_slice(features);
+    // Adds to the flags in .cargo/config.toml.
+    let flags = format!("target.{TARGET}.rustflags={:?}", remapped_paths());
     run(
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(workspace::root())
             .args(["build", "--package", "qboot", "--bin", "qboot"])
+            .args(["--config", &flags])
             .args(["--profile", PROFILE, "--target", TARGET])
             .args(["--features", &all_features.join(",")])
             .arg("--target-dir")
@@ -113,4 +116,21 @@ fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS"),
     )
+}
+
+/// Flags that keep the names of this machine's directories out of the debug
+/// information: whoever has the source finds it below its own.
+fn remapped_paths() -> Vec<String> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(home?.join(".cargo")));
+    let named = [
+        (cargo_home, "/cargo"),
+        (Some(workspace::root().to_path_buf()), "/qboot-rs"),
+    ];
+    named
+        .into_iter()
+        .filter_map(|(path, name)| Some((path?, name)))
+        .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()))
+        .collect()
 }
