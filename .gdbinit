@@ -3,6 +3,8 @@
 set confirm off
 set pagination off
 set architecture i386
+# The name that the debug information has for the source tree.
+set substitute-path /qboot-rs .
 target remote :1234
 
 # gdb knows no segments: in 16-bit code EIP is an offset from CS's base, which

@@ -27,4 +27,4 @@ for _ in $(seq 100); do
     sleep 0.05
 done
 read -r -a arguments <<<"${QBOOT_GDB:-}"
-gdb -q -nx -x "$root/.gdbinit" "$root/target/qboot.elf" "${arguments[@]}"
+gdb -q -nx -x "$root/.gdbinit" -ex "set substitute-path /qboot-rs $root" "$root/target/qboot.elf" "${arguments[@]}"

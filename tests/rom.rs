@@ -1,7 +1,7 @@
 //! What the image itself must be, and what it may cost.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -197,6 +197,27 @@ fn builds_are_reproducible() -> Result<()> {
         Identity::read(&fs::read(&here.image)?),
         Identity::read(&there)
     );
+    let elf = fs::read(copy.join("target/qboot.elf"))?;
+    ensure!(
+        elf == fs::read(&here.elf)?,
+        "their debug information differs"
+    );
+    names_no_directory(&there, &[&copy, &root])?;
+    names_no_directory(&elf, &[&copy, &root])
+}
+
+/// What is handed out says nothing of the machine that it was built on.
+fn names_no_directory(file: &[u8], more: &[&Path]) -> Result<()> {
+    let home = ["HOME", "CARGO_HOME"].map(|name| std::env::var_os(name).map(PathBuf::from));
+    let dirs = home.iter().flatten().map(PathBuf::as_path);
+    for dir in dirs
+        .chain(more.iter().copied())
+        .chain([Path::new("/root/"), Path::new("/home/")])
+    {
+        let name = dir.as_os_str().as_encoded_bytes();
+        let named = name.len() > 4 && file.windows(name.len()).any(|part| part == name);
+        ensure!(!named, "{} is named", dir.display());
+    }
     Ok(())
 }
 
