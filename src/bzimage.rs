@@ -158,7 +158,9 @@ impl<'a> SetupHeader<'a> {
     /// nothing tells how the kernel is to be entered.
     #[must_use]
     pub fn is_cut(&self) -> bool {
-        self.protocol >= 0x205 && self.bytes.get(0x234).is_none()
+        // relocatable_kernel, or the last that every header has: ramdisk_size.
+        let last = if self.protocol >= 0x205 { 0x234 } else { 0x21f };
+        self.bytes.get(last).is_none()
     }
 
     /// `code32_start`, as the image has it: where setup code jumps.

@@ -148,6 +148,17 @@ fn a_header_that_contradicts_itself_is_refused() {
         let expected = outcome_is.map(|()| Error::BadSetupHeader);
         assert_eq!(outcome(small_guest(&image)).err(), expected, "{end:x}");
     }
+    // An old one, which ends before ramdisk_size.
+    for (end, expected) in [
+        (0x220, None),
+        (0x21f, Some(Error::BadSetupHeader)),
+        (0x211, Some(Error::BadSetupHeader)),
+    ] {
+        let mut image = small_bzimage();
+        image[0x206] = 4;
+        image[0x201] = (end - 0x202) as u8;
+        assert_eq!(outcome(small_guest(&image)).err(), expected, "{end:x}");
+    }
     // It belongs below 640 KiB, and its setup code jumps to 1 MiB.
     let mut image = small_bzimage();
     image[0x211] = 0;
