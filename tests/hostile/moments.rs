@@ -1,6 +1,8 @@
-//! Resets, stops and migrations at any moment of a boot.
+//! Resets, stops, migrations and snapshots at any moment of a boot.
 
 use super::*;
+use qboot::layout;
+use qboot::phys::PhysRange;
 use std::thread::sleep;
 use std::time::Instant;
 use xtask::probe::{BzImage, Elf, Mode};
@@ -135,5 +137,109 @@ fn migrations_while_booting() -> Result<()> {
     // Others had got to the kernel before they were stopped.
     ensure!(inside > 0, "no migration of a firmware at work");
     println!("{inside} migrations");
+    Ok(())
+}
+
+/// An empty disk for snapshots: qcow2 of 1 MiB (QEMU `docs/interop/qcow2.txt`).
+fn qcow2() -> Vec<u8> {
+    const CLUSTER: u64 = 1 << 16;
+    let mut image = vec![0; 4 * CLUSTER as usize];
+    let mut put =
+        |at: u64, bytes: &[u8]| image[at as usize..][..bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x02");
+    // Bits of a cluster's size; the disk's; L1 table: entries, place; table of
+    // refcount blocks: place, clusters.
+    put(20, &16_u32.to_be_bytes());
+    put(24, &(1_u64 << 20).to_be_bytes());
+    put(36, &1_u32.to_be_bytes());
+    put(40, &(3 * CLUSTER).to_be_bytes());
+    put(48, &CLUSTER.to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(CLUSTER, &(2 * CLUSTER).to_be_bytes());
+    // The four clusters are in use.
+    put(2 * CLUSTER, &[0, 1, 0, 1, 0, 1, 0, 1]);
+    image
+}
+
+/// What the kernel got: the record's addresses, and memory but for the page of
+/// the probe's own record and for what is the firmware's.
+fn handed(vm: &mut Vm, record: &Record) -> Result<([u32; 3], Vec<Vec<u8>>)> {
+    let ranges = [
+        layout::LOW_FREE,
+        layout::LOW_FREE_TOP,
+        layout::EBDA,
+        PhysRange::fixed(0x11_0000, 64 << 20),
+    ];
+    let memory = ranges.map(|range| vm.memory(range.start().into(), range.len() as usize));
+    let memory: Result<_> = memory.into_iter().collect();
+    Ok(([record.entry, record.esi, record.ebx], memory?))
+}
+
+/// `savevm` while the firmware is at work, some time after its
+/// reset; then `loadvm` in the same QEMU when it has got to the kernel, and in
+/// another. Gives `None` when it had got there before.
+fn snapshot(qemu: &Qemu, disk: &std::path::Path, wait: Duration) -> Result<Option<()>> {
+    std::fs::write(disk, qcow2())?;
+    let drive = format!("if=none,id=snap,format=qcow2,file={}", disk.display());
+    let qemu = qemu.clone().args(["-drive", &drive]);
+    let mut vm = qemu.clone().arg("-S").spawn()?;
+    vm.monitor("cont")?;
+    sleep(wait);
+    vm.monitor("stop")?;
+    let said = vm.monitor("savevm firmware")?;
+    ensure!(said.is_empty(), "savevm: {said}");
+    if !vm.debugcon(REPORT_PORT).is_empty() {
+        return Ok(None);
+    }
+    let registers = vm.monitor("info registers")?;
+    let eip = registers.split_whitespace().find(|r| r.starts_with("EIP="));
+    println!("{wait:?}: {}", eip.unwrap_or("no EIP"));
+    vm.monitor("cont")?;
+    let record = entered(&mut vm, 0)?;
+    let first = handed(&mut vm, &record)?;
+    for _ in 0..2 {
+        let seen = vm.debugcon(REPORT_PORT).len();
+        let said = vm.monitor("loadvm firmware")?;
+        ensure!(said.is_empty(), "loadvm: {said}");
+        let record = entered(&mut vm, seen)?;
+        let again = handed(&mut vm, &record)?;
+        ensure!(again == first, "another kernel after loadvm: {record:x?}");
+    }
+    // It holds the lock of the file.
+    vm.quit()?;
+    let mut vm = qemu.args(["-loadvm", "firmware"]).spawn()?;
+    let record = entered(&mut vm, 0)?;
+    let other = handed(&mut vm, &record)?;
+    ensure!(
+        other == first,
+        "another kernel in another QEMU: {record:x?}"
+    );
+    Ok(Some(()))
+}
+
+/// A snapshot of the firmware at work goes on as if nothing had happened.
+#[test]
+fn snapshots_while_booting() -> Result<()> {
+    let mut dice = Dice(0x5a9e);
+    for machine in MACHINES {
+        for kind in [Kind::BzImage, Kind::Pvh] {
+            let (qemu, probe) = busy(machine, kind)?;
+            let disk = probe.file("snapshots", b"")?;
+            let (mut inside, mut most) = (0, 8_000);
+            for _ in 0..12 {
+                let wait = Duration::from_micros(dice.below(most));
+                let context = || format!("{machine} {kind:?} after {wait:?}");
+                match snapshot(&qemu, &disk, wait).with_context(context)? {
+                    Some(()) => inside += 1,
+                    // It is faster than was thought.
+                    None => most = most * 3 / 4,
+                }
+                if inside == 2 {
+                    break;
+                }
+            }
+            ensure!(inside == 2, "{machine} {kind:?}: {inside} snapshots");
+        }
+    }
     Ok(())
 }

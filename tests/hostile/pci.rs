@@ -1,7 +1,7 @@
 //! PCI beyond what a sensible machine has.
 
 use super::*;
-use xtask::probe::{BzImage, Mode};
+use xtask::probe::{BzImage, Elf, Mode};
 
 fn with(name: &str, machine: &str, setup: &str, devices: &[String], end: End) -> Result<Case> {
     let image = BzImage::minimal(Mode::Exit)?.bytes();
@@ -82,6 +82,40 @@ fn many_functions_and_deep_trees() -> Result<()> {
     for setup in ["none", "scan", "full"] {
         let end = if setup == "none" { Entered } else { Either };
         cases.push(with("80 root ports", "q35", setup, &ports, end)?);
+    }
+    run(&cases)
+}
+
+/// 9 bridges of 31 slots with eight functions each. Their ports do not fit, by
+/// far: that is a warning. (QEMU itself gives up where thousands of memory
+/// BARs get their addresses, and a descriptor for each event of a `pci-testdev`.)
+#[test]
+fn thousands_of_functions() -> Result<()> {
+    let elf = Elf {
+        guest_os: None,
+        ..Elf::new(Mode::Exit)?
+    };
+    let mut cases = Vec::new();
+    for (machine, root) in [("pc", "pci.0"), ("q35", "pcie.0")] {
+        let bridge = |n| {
+            format!(
+                "pci-bridge,id=b{n},bus={root},chassis_nr={},addr={:#x}",
+                n + 1,
+                n + 4
+            )
+        };
+        let mut devices: Vec<String> = (0..9).map(bridge).collect();
+        let behind: Vec<String> = (0..9).map(|n| format!("b{n}")).collect();
+        devices.extend(many("am53c974", &behind, 1..32));
+        for setup in ["none", "scan", "full"] {
+            let name = format!("{} functions", devices.len());
+            cases.push(with(&name, machine, setup, &devices, End::Entered)?);
+        }
+        // Another kernel than Linux has them set up unasked.
+        let name = format!("{} functions, not Linux", devices.len());
+        let mut case = case(name, machine, &elf.bytes()?, End::Entered)?;
+        case.qemu = case.qemu.args(devices.iter().flat_map(|d| ["-device", d]));
+        cases.push(case);
     }
     run(&cases)
 }
