@@ -198,6 +198,22 @@ impl Guest {
         fits
     }
 
+    /// Gives it a multiboot kernel as QEMU's `-kernel` does: `image` with its
+    /// modules, to be loaded at `addr`, and the draft of the information block.
+    pub fn multiboot(&mut self, image: &[u8], addr: u32, entry: u32, draft: &[u8]) {
+        self.machine
+            .fw_cfg
+            .item(item::SETUP_SIZE, &[])
+            .item(item::SETUP_DATA, &[])
+            .item(item::CMDLINE_DATA, &[])
+            .item(item::KERNEL_ADDR, &addr.to_le_bytes())
+            .item(item::KERNEL_SIZE, &(image.len() as u32).to_le_bytes())
+            .item(item::KERNEL_ENTRY, &entry.to_le_bytes())
+            .item(item::KERNEL_DATA, image)
+            .item(item::INITRD_SIZE, &(draft.len() as u32).to_le_bytes())
+            .item(item::INITRD_DATA, draft);
+    }
+
     /// Gives it an initrd; before the kernel, whose header names its size.
     pub fn initrd(&mut self, bytes: &[u8]) {
         self.machine

@@ -1,5 +1,6 @@
 //! What a run has to have done: judges the machine that it leaves.
 
+mod legacy;
 mod tables;
 mod view;
 
@@ -55,12 +56,19 @@ impl Guest {
         let mut view = match handoff {
             Handoff::Linux { entry, boot_params } => self.view_linux(entry, boot_params)?,
             Handoff::Pvh { entry, start_info } => self.view_pvh(entry, start_info)?,
-            #[allow(unreachable_patterns, reason = "handoffs that are not judged here")]
-            _ => return Ok(()),
+            Handoff::Multiboot { entry, info } => self.view_multiboot(entry, info)?,
+            Handoff::RealMode {
+                segment,
+                stack,
+                low_kernel,
+            } => self.view_real_mode((segment, stack), low_kernel)?,
         };
         check_map(&view.e820)?;
-        view.check_initrd(self)?;
-        view.check_line(self)?;
+        // QEMU gives a multiboot kernel's modules and line with its image.
+        if !matches!(handoff, Handoff::Multiboot { .. }) {
+            view.check_initrd(self)?;
+            view.check_line(self)?;
+        }
         // What the kernel is handed is RAM, is nobody else's, and is off the
         // memory that firmware tables and the EBDA occupy.
         for (at, part) in view.parts.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Captured machines booted on the host.
 
 mod corpus;
+mod legacy;
 mod placement;
 mod refused;
 mod setup_data;

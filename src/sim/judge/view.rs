@@ -113,20 +113,7 @@ impl Guest {
         let size = u32_at(size, 0).unwrap_or(0);
         let load = PhysRange::new(entry, size).ok_or("the kernel wraps")?;
         check_item(memory.peek(load), fw_cfg.data(item::KERNEL_DATA), "kernel")?;
-        let mut run_end = load.end();
-        let setup = fw_cfg.data(item::SETUP_DATA);
-        let protocol = u16_at(setup, 0x206).unwrap_or(0);
-        let header_end = 0x202 + usize::from(*setup.get(0x201).unwrap_or(&0));
-        if protocol >= 0x20a && header_end >= 0x264 {
-            // What Linux computes at its entry (head_64.S).
-            let align = u64::from(u32_at(setup, 0x230).unwrap_or(1)).max(1);
-            let pref = u64_at(setup, 0x258).unwrap_or(0);
-            let init_size = u64::from(u32_at(setup, 0x260).unwrap_or(0));
-            let start = u64::from(entry).next_multiple_of(align).max(pref);
-            let end = start + init_size;
-            run_end = run_end.max(u32::try_from(end).map_err(|_| "the kernel runs above 4 GiB")?);
-        }
-        let kernel = PhysRange::between(entry, run_end).ok_or("the kernel wraps")?;
+        let kernel = self.running(load)?;
         let line = word(0x228)?;
         let (initrd, initrd_len) = (word(0x218)?, word(0x21c)?);
         let block = PhysRange::between(line, page_range.end());
@@ -148,6 +135,24 @@ impl Guest {
             block,
             loaded: false,
         })
+    }
+
+    /// What a bzImage loaded at `load` uses before it reads the memory map.
+    pub(super) fn running(&self, load: PhysRange) -> core::result::Result<PhysRange, String> {
+        let mut run_end = load.end();
+        let setup = self.machine.fw_cfg.data(item::SETUP_DATA);
+        let protocol = u16_at(setup, 0x206).unwrap_or(0);
+        let header_end = 0x202 + usize::from(*setup.get(0x201).unwrap_or(&0));
+        if protocol >= 0x20a && header_end >= 0x264 {
+            // What Linux computes at its entry (head_64.S).
+            let align = u64::from(u32_at(setup, 0x230).unwrap_or(1)).max(1);
+            let pref = u64_at(setup, 0x258).unwrap_or(0);
+            let init_size = u64::from(u32_at(setup, 0x260).unwrap_or(0));
+            let start = u64::from(load.start()).next_multiple_of(align).max(pref);
+            let end = start + init_size;
+            run_end = run_end.max(u32::try_from(end).map_err(|_| "the kernel runs above 4 GiB")?);
+        }
+        Ok(PhysRange::between(load.start(), run_end).ok_or("the kernel wraps")?)
     }
 
     /// What QEMU has loaded, as ranges that do not touch; `entry` is in one.
@@ -272,7 +277,11 @@ impl Guest {
 }
 
 /// Whether `there` is the item, and zeroes behind its end.
-fn check_item(there: &[u8], item: &[u8], name: &str) -> core::result::Result<(), String> {
+pub(super) fn check_item(
+    there: &[u8],
+    item: &[u8],
+    name: &str,
+) -> core::result::Result<(), String> {
     let len = item.len().min(there.len());
     // Of megabytes of zeroes, the beginning is enough.
     let mut behind = there[len..].iter().take(1 << 16);

@@ -1,6 +1,9 @@
 //! The whole run, on machines that are likely and on any items at all.
 
-use super::kernel::{MAX_WRITTEN, bzimage, device, elf_image, give_initrd, line, near, ram};
+use super::kernel::{
+    MAX_WRITTEN, ask_for_entry, bzimage, device, elf_image, give_initrd, give_multiboot, line,
+    near, ram,
+};
 use super::loader::script;
 use super::memory_map::e820_entries;
 use super::pci::bus;
@@ -191,6 +194,11 @@ fn likely_guest(u: &mut Unstructured<'_>) -> Arbitrary<Guest> {
         if !guest.elf(&file, entry) {
             guest.machine.memory.unload();
         }
+    }
+    ask_for_entry(u, &mut guest)?;
+    if u.arbitrary::<u8>()? > 208 {
+        guest.machine.memory.unload();
+        give_multiboot(u, &mut guest)?;
     }
     Ok(guest)
 }

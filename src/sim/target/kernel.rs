@@ -232,6 +232,64 @@ pub fn elf_image(u: &mut Unstructured<'_>) -> Arbitrary<(Vec<u8>, u32)> {
     Ok((head, entry))
 }
 
+/// A multiboot kernel with modules, as QEMU lays both out, most of whose
+/// numbers are likely; given to `guest`.
+pub(super) fn give_multiboot(u: &mut Unstructured<'_>, guest: &mut Guest) -> Arbitrary<()> {
+    let likely = *u.choose(&[0x10_0000, 0xf_f000, 0x20_0000, 0x8000])?;
+    let addr = near(u, likely)?;
+    let at = |offset: u32| addr.wrapping_add(offset);
+    let mut image = vec![0x90; 0x3000];
+    image[..4].copy_from_slice(b"\x7fELF");
+    let count = u.int_in_range(0..=4)?;
+    for n in 0..count as usize {
+        let fields = [
+            near(u, at(0x2000))?,
+            near(u, at(0x2123))?,
+            near(u, at(0x1100))?,
+            0,
+        ];
+        for (i, field) in fields.into_iter().enumerate() {
+            image[0x1000 + 16 * n + 4 * i..][..4].copy_from_slice(&field.to_le_bytes());
+        }
+    }
+    image[0x1100..0x111c].copy_from_slice(b"module args\0kernel args\0qemu");
+    if u.arbitrary::<u8>()? < 224 {
+        image[0x111c] = 0;
+    }
+    let mut draft = vec![0; 88];
+    let fields = [
+        (0, 0x247),
+        (12, 0x8000_ffff),
+        (16, near(u, at(0x110c))?),
+        (20, near(u, count)?),
+        (24, near(u, at(0x1000))?),
+    ];
+    for (offset, field) in fields {
+        draft[offset..offset + 4].copy_from_slice(&u32::to_le_bytes(field));
+    }
+    let entry = near(u, at(0x1010))?;
+    guest.multiboot(&image, addr, entry, &draft);
+    if u.arbitrary::<u8>()? > 224 {
+        let size = near(u, 0x3000)?;
+        let fw_cfg = &mut guest.machine.fw_cfg;
+        fw_cfg.item(item::KERNEL_SIZE, &size.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Has a bzImage entered as the user asks, now and then. Last in an input: where
+/// that has ended, nobody asks.
+pub(super) fn ask_for_entry(u: &mut Unstructured<'_>, guest: &mut Guest) -> Arbitrary<()> {
+    let option: &[u8] = match u.arbitrary::<u8>()? {
+        0..160 => return Ok(()),
+        160..232 => b"16",
+        232..248 => b"32",
+        _ => b"auto",
+    };
+    guest.machine.fw_cfg.file("opt/org.qboot/entry", option);
+    Ok(())
+}
+
 /// ELF headers, Xen notes, and placement around segments.
 pub fn elf(data: &[u8]) {
     let mut u = Unstructured::new(data);
