@@ -156,6 +156,8 @@ impl<'a> SetupHeader<'a> {
 
     /// Whether the header ends before fields that its protocol has, so that
     /// nothing tells how the kernel is to be entered.
+    #[cold]
+    #[inline(never)]
     #[must_use]
     pub fn is_cut(&self) -> bool {
         // relocatable_kernel, or the last that every header has: ramdisk_size.

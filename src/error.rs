@@ -63,13 +63,11 @@ pub enum Error {
     /// The SMBIOS tables do not fit.
     SmbiosTooBig = 0x36,
 
-    /// PCI resources do not fit into the address windows.
-    PciNoSpace = 0x40,
+    // 0x40 was that of PCI resources without room, which warning 0x43 tells of.
     /// More PCI functions than the firmware can track.
     PciTooMany = 0x41,
-    /// The PCI bridges form more levels than the firmware follows.
-    PciTooDeep = 0x42,
-
+    // 0x42 was that of too many levels of bridges, of which there are no more
+    // than buses: warning 0x44.
     /// The firmware asked for memory that is not its own: a defect of ours.
     NotOurMemory = 0x70,
     /// A processor exception inside the firmware.
@@ -118,9 +116,7 @@ impl Error {
             Self::TooManyTables => "etc/table-loader allocates too many files",
             Self::BadSmbios => "the SMBIOS tables are malformed; check -smbios file=",
             Self::SmbiosTooBig => "the SMBIOS tables do not fit into memory; give the guest more with -m or fewer -smbios strings",
-            Self::PciNoSpace => "PCI resources do not fit into their address windows; use smaller BARs or fewer devices",
             Self::PciTooMany => "too many PCI functions; use fewer devices or opt/org.qboot/pci=none",
-            Self::PciTooDeep => "PCI bridges are nested too deeply; use fewer levels",
             Self::NotOurMemory => "internal error: memory used that is not the firmware's; please report it",
             Self::Exception => "processor exception in the firmware; please report it",
             Self::StackOverflow => "internal error: stack overflow in the firmware; please report it",
@@ -206,14 +202,12 @@ mod tests {
         Error::TooManyTables,
         Error::BadSmbios,
         Error::SmbiosTooBig,
-        Error::PciNoSpace,
         Error::PciTooMany,
-        Error::PciTooDeep,
         Error::NotOurMemory,
         Error::Exception,
         Error::StackOverflow,
     ];
-    const COUNT: usize = 32;
+    const COUNT: usize = 30;
     const WARNINGS: [Warning; 2] = [Warning::PciUnplaced, Warning::PciUnnumbered];
 
     #[test]

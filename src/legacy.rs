@@ -37,7 +37,7 @@ const MAX_EXTRA_ROOTS: u64 = 255;
 /// programmed; gives what was found.
 ///
 /// # Errors
-/// [`Error::PciTooMany`], [`Error::PciTooDeep`].
+/// [`Error::PciTooMany`].
 #[cold]
 #[inline(never)]
 pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(

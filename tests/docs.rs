@@ -262,7 +262,7 @@ qboot: error 20: no kernel; pass one with -kernel
 After the semicolon stands what to do about it; an error about room adds how much was needed and how much there was.
 Then `-device pvpanic` is told, `-device isa-debug-exit,iobase=0xf4,iosize=1` ends QEMU with the status below, and
 the processor halts. With `opt/org.qboot/log=steps` the [log](debugging.md#the-log) shows how far the boot came.
-Codes are hexadecimal and are never reused.
+Codes are hexadecimal and are never reused: 40 and 42 were errors that are warnings now, 43 and 44.
 
 ";
 

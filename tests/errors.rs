@@ -10,6 +10,11 @@ use rstest::rstest;
 use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
 
+#[path = "errors/gdb.rs"]
+mod gdb;
+#[path = "errors/rest.rs"]
+mod rest;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Debug console of SeaBIOS and OVMF, where the message goes too.
 const DEBUG_CONSOLE: u16 = 0x402;

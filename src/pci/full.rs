@@ -34,8 +34,7 @@ const CLOSED_MEM: u32 = 0x0000_fff0;
 /// before QEMU's ACPI tables are read: they announce what is programmed.
 ///
 /// # Errors
-/// [`Error::PciTooMany`](crate::error::Error::PciTooMany) when `scratch` does not hold the tree,
-/// [`Error::PciTooDeep`](crate::error::Error::PciTooDeep).
+/// [`Error::PciTooMany`](crate::error::Error::PciTooMany) when `scratch` does not hold the tree.
 #[cold]
 pub fn full<C: Config>(
     config: &mut C,

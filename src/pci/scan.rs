@@ -54,7 +54,7 @@ pub(super) struct BridgeCaps {
 /// the last bridge of each bus.
 ///
 /// # Errors
-/// [`Error::PciTooDeep`].
+/// [`Error::PciTooMany`], which no tree brings about.
 #[cold]
 pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Result<Summary> {
     walk(config, extra_roots, routing, None)
@@ -226,7 +226,7 @@ fn walk_root<C: Config>(
         }
         // Open for every bus there may be behind it.
         set_buses(config, bdf, bus, limit);
-        levels.try_push(level).map_err(|_| Error::PciTooDeep)?;
+        levels.try_push(level).map_err(|_| Error::PciTooMany)?;
         level = Level {
             bus,
             end: if caps.downstream { 8 } else { 256 },

@@ -147,8 +147,10 @@ impl Guest {
     ) -> core::result::Result<View, String> {
         let memory = &self.machine.memory;
         let fw_cfg = &self.machine.fw_cfg;
-        let given = fw_cfg.data(item::SETUP_DATA);
-        let protocol = u16_at(given, 0x206).ok_or("no header")?;
+        // A transfer past its end gives zeroes.
+        let mut given = fw_cfg.data(item::SETUP_DATA).to_vec();
+        given.resize(given.len().max(1024), 0);
+        let protocol = u16_at(&given, 0x206).ok_or("no header")?;
         let flags = *given.get(0x211).ok_or("no header")?;
         let (base, stack) = segment(protocol, flags & 1 != 0);
         if (u32::from(at.0) << 4, at.1) != (base, stack) {
