@@ -134,9 +134,10 @@ const MIN_ALIGN: u32 = 16;
 /// A file in guest memory.
 struct Loaded<'s> {
     name: &'s FileName,
-    range: PhysRange,
-    /// Bytes from its start that have been transferred.
-    filled: u32,
+    /// From its start, what has been transferred.
+    filled: PhysRange,
+    /// Bytes of the whole file, all of them allocated.
+    len: u32,
     selector: u16,
 }
 
@@ -148,14 +149,13 @@ impl Loaded<'_> {
     #[cold]
     #[inline(never)]
     fn fill<F: FwCfg, M: GuestMemory>(&mut self, fw_cfg: &mut F, memory: &mut M) -> Result<()> {
-        let missing = self.range.len().saturating_sub(self.filled);
-        let missing = self
-            .range
-            .part(self.filled, missing)
-            .ok_or(Error::LoaderOutOfBounds)?;
+        let whole =
+            PhysRange::new(self.filled.start(), self.len).ok_or(Error::LoaderOutOfBounds)?;
+        let missing =
+            PhysRange::between(self.filled.end(), whole.end()).ok_or(Error::LoaderOutOfBounds)?;
         let missing = memory.bytes(missing)?;
         let mut selector = Some(self.selector);
-        let mut skip = self.filled as usize;
+        let mut skip = self.filled.len() as usize;
         while skip != 0 {
             let len = skip.min(missing.len());
             let sink = missing.get_mut(..len).ok_or(Error::LoaderOutOfBounds)?;
@@ -166,7 +166,7 @@ impl Loaded<'_> {
             skip = skip.saturating_sub(len);
         }
         fw_cfg.read_next(missing)?;
-        self.filled = self.range.len();
+        self.filled = whole;
         Ok(())
     }
 }
@@ -175,36 +175,32 @@ impl Loaded<'_> {
 struct Files<'s>(ArrayVec<Loaded<'s>, MAX_FILES>);
 
 impl<'s> Files<'s> {
-    /// Where the file called `name` stands.
+    /// The file called `name`.
     ///
     /// Searched from the back: QEMU's last allocation is `etc/acpi/tables`,
     /// which nearly all commands name.
-    fn position(&self, name: &FileName) -> Option<usize> {
-        self.0.iter().rposition(|file| same_name(file.name, name))
-    }
-
-    fn get(&self, name: &FileName) -> Result<&Loaded<'s>> {
+    fn get(&self, name: &FileName) -> Option<&Loaded<'s>> {
         let mut files = self.0.iter().rev();
-        files
-            .find(|file| same_name(file.name, name))
-            .ok_or(Error::LoaderFileMissing)
+        files.find(|file| same_name(file.name, name))
     }
 
-    /// The file called `name`, transferred whole if only its start has been
-    /// and the first `end` bytes are needed.
+    /// Where the file called `name` lies, transferred whole if only its start
+    /// has been and the first `end` bytes are needed.
     fn filled<F: FwCfg, M: GuestMemory>(
         &mut self,
         name: &FileName,
         end: u32,
         fw_cfg: &mut F,
         memory: &mut M,
-    ) -> Result<&Loaded<'s>> {
-        let position = self.position(name).ok_or(Error::LoaderFileMissing)?;
-        let file = self.0.get_mut(position).ok_or(Error::LoaderFileMissing)?;
-        if file.filled < end.min(file.range.len()) {
+    ) -> Result<PhysRange> {
+        let mut files = self.0.iter_mut();
+        let file = files
+            .find(|file| same_name(file.name, name))
+            .ok_or(Error::LoaderFileMissing)?;
+        if file.filled.len() < end.min(file.len) {
             file.fill(fw_cfg, memory)?;
         }
-        Ok(file)
+        Ok(file.filled)
     }
 }
 
@@ -264,25 +260,32 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     }
     let byte_sum = memory.byte_summer();
     let mut files = Files(ArrayVec::new());
+    let mut rsdp = None;
     while let [bytes, more @ ..] = rest {
         match number(bytes) {
             END => break,
             ALLOCATE => {
                 let file = allocate(transmute_ref!(bytes), more, dir, fw_cfg, alloc, &files)?;
-                let part = PhysRange::new(file.range.start(), file.filled)
-                    .ok_or(Error::LoaderOutOfBounds)?;
-                fw_cfg.read(file.selector, memory.bytes(part)?)?;
+                fw_cfg.read(file.selector, memory.bytes(file.filled)?)?;
+                if dir.is_rsdp(file.selector) {
+                    rsdp = Some(file.filled.start());
+                }
                 files.0.try_push(file).map_err(|_| Error::TooManyTables)?;
             }
             ADD_POINTER | ADD_CHECKSUM => {
                 // Commands for one file stand together: it is borrowed once.
                 let command: &AddPointer = transmute_ref!(bytes);
-                let file = files.get(&command.dest)?;
-                let content = memory.bytes(file.range)?;
-                if let Some(name) = patch(file, content, &mut rest, &files, byte_sum)? {
-                    files.filled(name, u32::MAX, fw_cfg, memory)?;
+                let file = match files.0.last() {
+                    Some(last) if same_name(last.name, &command.dest) => last,
+                    _ => files.get(&command.dest).ok_or(Error::LoaderFileMissing)?,
+                };
+                let content = memory.bytes(file.filled)?;
+                let left = patch(file, content, rest, &files, byte_sum);
+                if left.len() < rest.len() {
+                    rest = left;
+                    continue;
                 }
-                continue;
+                patch_whole(bytes, fw_cfg, memory, &mut files)?;
             }
             WRITE_POINTER => {
                 write_pointer(transmute_ref!(bytes), dir, fw_cfg, memory, &mut files)?;
@@ -291,7 +294,7 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
         }
         rest = more;
     }
-    Ok(files.get(&RSDP).ok().map(|file| file.range.start()))
+    Ok(rsdp)
 }
 
 /// The command's number.
@@ -316,10 +319,17 @@ fn allocate<'s, F: FwCfg, A: Allocator>(
     };
     // QEMU may ask for none at all: 0 is as good as 1.
     let align = command.align.get().max(1);
-    if !align.is_power_of_two() || files.position(&command.file).is_some() {
+    if !align.is_power_of_two() {
         return Err(Error::BadLoaderScript);
     }
     let mut file = dir.find(&command.file).ok_or(Error::LoaderFileMissing)?;
+    if files
+        .0
+        .iter()
+        .any(|loaded| loaded.selector == file.selector)
+    {
+        return Err(Error::BadLoaderScript);
+    }
     let mut filled = file.size;
     if file.size >= PADDED_FILE_MIN {
         let used = checksummed_end(&command.file, rest);
@@ -337,8 +347,8 @@ fn allocate<'s, F: FwCfg, A: Allocator>(
     let range = alloc.alloc(zone, file.size.max(1), align.max(MIN_ALIGN))?;
     Ok(Loaded {
         name: &command.file,
-        range: range.part(0, file.size).ok_or(Error::TablesTooBig)?,
-        filled,
+        filled: PhysRange::new(range.start(), filled).ok_or(Error::TablesTooBig)?,
+        len: file.size,
         selector: file.selector,
     })
 }
@@ -385,94 +395,113 @@ fn checksummed_end(name: &FileName, commands: &[[u8; COMMAND_LEN]]) -> u32 {
     end
 }
 
-/// Runs the commands at the start of `rest` that patch `file`, whose bytes are
-/// `content`, and takes them off; the first one does.
-///
-/// Gives the name of a file that has to be transferred further before the
-/// command that is first then.
+/// Runs the commands at the start of `commands` that patch `file`, of which
+/// `content` has been transferred; gives those that are left, first the
+/// one that is for another file or for [`patch_whole`].
 #[inline(never)]
 fn patch<'c>(
     file: &Loaded<'_>,
     content: &mut [u8],
-    rest: &mut &'c [[u8; COMMAND_LEN]],
-    files: &Files<'c>,
+    mut commands: &'c [[u8; COMMAND_LEN]],
+    files: &Files<'_>,
     byte_sum: fn(&[u8]) -> u8,
-) -> Result<Option<&'c FileName>> {
-    let mut commands = *rest;
-    let mut missing = None;
+) -> &'c [[u8; COMMAND_LEN]] {
     while let [bytes, more @ ..] = commands {
         let command: &AddPointer = transmute_ref!(bytes);
-        missing = match command.command.get() {
+        let done = match command.command.get() {
             ADD_POINTER if same_name(&command.dest, file.name) => {
-                add_pointer(command, file, content, files)?
+                add_pointer(command, file, content, files)
             }
             ADD_CHECKSUM if same_name(&command.dest, file.name) => {
-                add_checksum(transmute_ref!(bytes), file, content, byte_sum)?
+                add_checksum(transmute_ref!(bytes), content, byte_sum)
             }
-            _ => break,
+            _ => None,
         };
-        if missing.is_some() {
+        if done.is_none() {
             break;
         }
         commands = more;
     }
-    *rest = commands;
-    Ok(missing)
+    commands
 }
 
-/// Gives the name of a file that has to be transferred further first.
-fn add_pointer<'c>(
-    command: &'c AddPointer,
+/// Completes a pointer as nearly all are: of four or eight bytes, to a table
+/// that has been transferred. The others are not worth their instructions here.
+#[inline(always)]
+fn add_pointer(
+    command: &AddPointer,
     dest: &Loaded<'_>,
     content: &mut [u8],
     files: &Files<'_>,
-) -> Result<Option<&'c FileName>> {
+) -> Option<()> {
+    let field = content.get_mut(command.offset.get() as usize..)?;
+    let field = field.get_mut(..usize::from(command.size))?;
+    let (low, high) = field.split_first_chunk_mut()?;
+    if !high.is_empty() && u32_at(high, 0) != Some(0) {
+        return None;
+    }
     let src = if same_name(&command.src, dest.name) {
         dest
     } else {
         files.get(&command.src)?
     };
-    let offset = command.offset.get();
-    let size = u32::from(command.size);
-    let field = content
-        .get_mut(offset as usize..)
-        .and_then(|bytes| bytes.get_mut(..size as usize))
-        .ok_or(Error::LoaderOutOfBounds)?;
-    if offset.saturating_add(size) > dest.filled {
-        return Ok(Some(&command.dest));
+    let old = u32::from_le_bytes(*low);
+    if old >= src.filled.len() {
+        return None;
     }
-    // Four or eight bytes are what all have in practice; the others are not
-    // worth a jump table on their way in and out.
-    let base = src.range.start();
-    let old = if let Some((low, [] | [0, 0, 0, 0])) = field.split_first_chunk_mut() {
-        let old = u32::from_le_bytes(*low);
-        if old < src.filled {
-            *low = base.wrapping_add(old).to_le_bytes();
-            return Ok(None);
-        }
-        old
-    } else {
-        let old = narrow_offset(field)?;
-        if old < src.filled {
-            put_address(field, base.wrapping_add(old))?;
-            return Ok(None);
-        }
-        old
-    };
-    // The target's table has to be there. It has a checksum behind it or none
-    // at all, so that its first byte decides for the whole of it.
-    if old < src.range.len() {
-        Ok(Some(&command.src))
-    } else {
-        Err(Error::LoaderOutOfBounds)
-    }
+    *low = src.filled.start().wrapping_add(old).to_le_bytes();
+    Some(())
 }
 
-/// The offset that a pointer of 1 or 2 bytes holds at first.
+/// Completes a checksum; `None` when it is not all inside `content`.
+#[inline(always)]
+fn add_checksum(
+    command: &AddChecksum,
+    content: &mut [u8],
+    byte_sum: fn(&[u8]) -> u8,
+) -> Option<()> {
+    let summed = content.get(command.start.get() as usize..)?;
+    let sum = byte_sum(summed.get(..command.len.get() as usize)?);
+    let checksum = content.get_mut(command.offset.get() as usize)?;
+    *checksum = checksum.wrapping_sub(sum);
+    Some(())
+}
+
+/// Runs a command that [`patch`] has left: with the files whole, and pointers
+/// of any size.
 #[cold]
 #[inline(never)]
-fn narrow_offset(field: &[u8]) -> Result<u32> {
+fn patch_whole<F: FwCfg, M: GuestMemory>(
+    bytes: &[u8; COMMAND_LEN],
+    fw_cfg: &mut F,
+    memory: &mut M,
+    files: &mut Files<'_>,
+) -> Result<()> {
+    let command: &AddPointer = transmute_ref!(bytes);
+    let dest = files.filled(&command.dest, u32::MAX, fw_cfg, memory)?;
+    if number(bytes) == ADD_CHECKSUM {
+        let content = memory.bytes(dest)?;
+        let done = add_checksum(transmute_ref!(bytes), content, crate::phys::byte_sum);
+        return done.ok_or(Error::LoaderOutOfBounds);
+    }
+    let src = files.filled(&command.src, u32::MAX, fw_cfg, memory)?;
+    let field = memory
+        .bytes(dest)?
+        .get_mut(command.offset.get() as usize..)
+        .and_then(|bytes| bytes.get_mut(..usize::from(command.size)))
+        .ok_or(Error::LoaderOutOfBounds)?;
+    // Its table has a checksum behind it or none at all, so that its first
+    // byte decides for the whole of it.
+    let target = src
+        .part(offset(field)?, 1)
+        .ok_or(Error::LoaderOutOfBounds)?;
+    put_address(field, target.start())
+}
+
+/// The offset that a pointer holds at first.
+fn offset(field: &[u8]) -> Result<u32> {
     match field {
+        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => Ok(u32::from_le_bytes([*a, *b, *c, *d])),
         [a, b] => Ok(u16::from_le_bytes([*a, *b]).into()),
         [a] => Ok((*a).into()),
         // The upper half is not zero.
@@ -483,8 +512,6 @@ fn narrow_offset(field: &[u8]) -> Result<u32> {
 
 /// Writes an address into a pointer of 1, 2, 4 or 8 bytes, of 8 the upper half
 /// being zero already.
-#[cold]
-#[inline(never)]
 fn put_address(field: &mut [u8], address: u32) -> Result<()> {
     match field {
         [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => [*a, *b, *c, *d] = address.to_le_bytes(),
@@ -498,33 +525,6 @@ fn put_address(field: &mut [u8], address: u32) -> Result<()> {
     Ok(())
 }
 
-/// Gives the name of a file that has to be transferred further first.
-fn add_checksum<'c>(
-    command: &'c AddChecksum,
-    file: &Loaded<'_>,
-    content: &mut [u8],
-    byte_sum: fn(&[u8]) -> u8,
-) -> Result<Option<&'c FileName>> {
-    let (start, len, offset) = (command.start.get(), command.len.get(), command.offset.get());
-    let summed = content
-        .get(start as usize..)
-        .and_then(|bytes| bytes.get(..len as usize))
-        .ok_or(Error::LoaderOutOfBounds)?;
-    // The sum ends inside the file, so that it does not wrap.
-    if start.wrapping_add(len) > file.filled || offset >= file.filled {
-        if offset >= file.range.len() {
-            return Err(Error::LoaderOutOfBounds);
-        }
-        return Ok(Some(&command.file));
-    }
-    let sum = byte_sum(summed);
-    let checksum = content
-        .get_mut(offset as usize)
-        .ok_or(Error::LoaderOutOfBounds)?;
-    *checksum = checksum.wrapping_sub(sum);
-    Ok(None)
-}
-
 #[cold]
 #[inline(never)]
 fn write_pointer<F: FwCfg, M: GuestMemory>(
@@ -536,7 +536,7 @@ fn write_pointer<F: FwCfg, M: GuestMemory>(
 ) -> Result<()> {
     let offset = command.src_offset.get();
     let src = files.filled(&command.src, offset.saturating_add(1), fw_cfg, memory)?;
-    let target = src.range.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
+    let target = src.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
     let dest = dir.find(&command.dest).ok_or(Error::LoaderFileMissing)?;
     let dest_offset = command.dest_offset.get();
     dest_offset

@@ -206,7 +206,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;
             watch.note(&mut self.machine.memory, Step::MpTable);
         }
-        let entry_point = self.load_smbios(dir)?;
+        let entry_point = self.load_smbios(chipset, dir)?;
         watch.note(&mut self.machine.memory, Step::Smbios(entry_point));
         #[cfg(feature = "markers")]
         crate::markers::loading(&mut self.machine.io);
@@ -309,8 +309,16 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
 
     /// Loads or makes SMBIOS; gives its entry point's address.
     #[inline(always)]
-    fn load_smbios(&mut self, dir: &Directory<'_>) -> Result<u32> {
+    fn load_smbios(&mut self, chipset: Chipset, dir: &Directory<'_>) -> Result<u32> {
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
+        let Some(files) = dir.smbios() else {
+            // systemd and cloud-init look for it on microvm too, where QEMU has
+            // none, and where the F segment is the image with our own.
+            if chipset != Chipset::None {
+                smbios::put_minimal(memory)?;
+            }
+            return Ok(layout::OWN_SMBIOS.start());
+        };
         let mut space = TableSpace {
             map: self.map,
             shortfall: self.shortfall,
@@ -318,11 +326,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             pending: None,
             used: 0,
         };
-        let entry_point = match smbios::load(dir, fw_cfg, memory, &mut space)? {
-            Some(entry_point) => entry_point,
-            // microvm: QEMU has none, and systemd and cloud-init look here.
-            None => smbios::build_minimal(memory, &mut space)?,
-        };
+        let entry_point = smbios::load(files, fw_cfg, memory, &mut space)?;
         space.finish()?;
         Ok(entry_point)
     }

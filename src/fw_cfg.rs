@@ -308,6 +308,13 @@ impl<'a> Directory<'a> {
         self.known.table_loader.map(FileEntry::file)
     }
 
+    /// Whether the file with this selector is ACPI's root pointer.
+    #[must_use]
+    pub fn is_rsdp(&self, selector: u16) -> bool {
+        let rsdp = self.known.rsdp;
+        rsdp.is_some_and(|entry| entry.select.get() == selector)
+    }
+
     /// SMBIOS's entry point and structures.
     #[must_use]
     pub fn smbios(&self) -> Option<(File, File)> {

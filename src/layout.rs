@@ -9,7 +9,7 @@
 //! 0x80000  free for placement: zero page, start_info, command line
 //! 0x9fc00  EBDA, reserved in E820
 //! 0xa0000  (VGA, option ROMs)
-//! 0xf0000  F segment: the copied image, then tables found by signature
+//! 0xf0000  F segment: the copied image, from 0xfe000 tables found by signature
 //! 0x100000 RAM: kernel, initrd, ACPI tables at the top
 //! ```
 
@@ -33,6 +33,11 @@ pub const EBDA: PhysRange = PhysRange::fixed(0x9_fc00, 0xa_0000);
 pub const LEGACY_HOLE: PhysRange = PhysRange::fixed(0xa_0000, 0xf_0000);
 /// The F segment, where kernels look for RSDP, SMBIOS and MP table.
 pub const F_SEGMENT: PhysRange = PhysRange::fixed(0xf_0000, 0x10_0000);
+/// The F segment's part for tables; the image ends below it (`linker.ld`).
+pub const F_TABLES: PhysRange = PhysRange::fixed(0xf_e000, 0xf_fc60);
+/// Where the image has SMBIOS structures of its own, and so the F segment where
+/// that is the image.
+pub const OWN_SMBIOS: PhysRange = PhysRange::fixed(0xf_fc60, 0xf_fd00);
 /// Where RAM goes on after the legacy hole.
 pub const HIGH_RAM: u32 = 0x10_0000;
 /// Where the I/O APIC and other fixed devices start, and no RAM is below 4 GiB.
@@ -76,6 +81,8 @@ const _: () = {
         rest = next;
     }
     assert!(F_SEGMENT.end() == HIGH_RAM);
+    assert!(F_SEGMENT.contains(F_TABLES) && F_SEGMENT.contains(OWN_SMBIOS));
+    assert!(F_TABLES.end() == OWN_SMBIOS.start());
     // The port of the DMA doorbell takes 16-byte aligned scratch as given.
     assert!(SCRATCH.start().is_multiple_of(16));
 };
@@ -98,6 +105,8 @@ mod tests {
             ("EBDA", EBDA),
             ("LEGACY_HOLE", LEGACY_HOLE),
             ("F_SEGMENT", F_SEGMENT),
+            ("F_TABLES", F_TABLES),
+            ("OWN_SMBIOS", OWN_SMBIOS),
             ("Q35_ECAM", Q35_ECAM),
             ("MICROVM_ECAM", MICROVM_ECAM),
             ("IO_APICS", IO_APICS),

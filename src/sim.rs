@@ -40,10 +40,6 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-/// The part of the F segment that tables get here; in the ROM it depends on
-/// the image's size.
-pub const F_SEGMENT_FREE: PhysRange = PhysRange::fixed(0xf_6000, 0xf_fd00);
-
 /// Where RAM below 4 GiB ends at the latest on `pc` and `q35`.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 
@@ -122,7 +118,7 @@ impl Guest {
             },
             found: Found {
                 host_bridge: board.host_bridge(),
-                f_segment: F_SEGMENT_FREE,
+                f_segment: layout::F_TABLES,
                 cpuid,
                 enable_x2apic: || (),
             },
@@ -130,14 +126,6 @@ impl Guest {
             printed: String::new(),
             genuine: false,
         }
-    }
-
-    /// With tables in this part of the F segment.
-    #[must_use]
-    pub fn with_f_segment(mut self, free: PhysRange) -> Self {
-        self.found.f_segment = free;
-        self.machine.memory.f_segment = free;
-        self
     }
 
     /// Gives it a bzImage as QEMU's `-kernel` does: split behind its setup

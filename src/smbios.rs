@@ -6,7 +6,8 @@
 
 use crate::acpi::{Allocator, Zone};
 use crate::error::{Error, Result};
-use crate::fw_cfg::{Directory, FwCfg};
+use crate::fw_cfg::{File, FwCfg};
+use crate::layout::OWN_SMBIOS;
 use crate::phys::{GuestMemory, PhysRange, byte_sum, copy_into};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -145,8 +146,7 @@ struct EntryPoint30 {
 
 /// Loads QEMU's SMBIOS, adding a type 0 of our own where it has none.
 ///
-/// Gives the address of the entry point, or `None` where QEMU prepares no
-/// SMBIOS. The entry point lies in the F segment, where it is searched for;
+/// Gives the address of the entry point. The entry point lies in the F segment, where it is searched for;
 /// the structures too while there is room for them.
 ///
 /// # Errors
@@ -155,14 +155,11 @@ struct EntryPoint30 {
 /// `memory` give.
 #[inline(never)]
 pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
-    dir: &Directory<'_>,
+    (anchor, tables): (File, File),
     fw_cfg: &mut F,
     memory: &mut M,
     alloc: &mut A,
-) -> Result<Option<u32>> {
-    let Some((anchor, tables)) = dir.smbios() else {
-        return Ok(None);
-    };
+) -> Result<u32> {
     let long = match anchor.size as usize {
         ANCHOR_21_LEN => false,
         ANCHOR_30_LEN => true,
@@ -210,7 +207,7 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
     } else {
         finish_21(memory, entry, start, &survey)?;
     }
-    Ok(Some(entry.start()))
+    Ok(entry.start())
 }
 
 /// Completes a 32-bit entry point.
@@ -404,13 +401,14 @@ const MINIMAL_TABLES: [u8; BIOS_LEN
     + SYSTEM_STRINGS.len()
     + END_OF_TABLE.len()] = joined(&[&BIOS, &SYSTEM_FORMATTED, SYSTEM_STRINGS, &END_OF_TABLE]);
 
-/// The 32-bit entry point of our own structures, but for their address: of
-/// SMBIOS 2.8, as QEMU's own says.
+/// The 32-bit entry point of our own structures, which follow it: of SMBIOS 2.8,
+/// as QEMU's own says.
 const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
     let largest = &le16(narrow(BIOS_LEN));
     let len = &le16(narrow(MINIMAL_TABLES.len()));
+    let at = &(OWN_SMBIOS.start() + ANCHOR_ROOM).to_le_bytes();
     let front: [&[u8]; _] = [b"_SM_", &[0], &[0x1f, 2, 8], largest, &[0; 6]];
-    let intermediate: [&[u8]; _] = [b"_DMI_", &[0], len, &[0; 4], &le16(3), &[0x28]];
+    let intermediate: [&[u8]; _] = [b"_DMI_", &[0], len, at, &le16(3), &[0x28]];
     let [anchor, _, rest @ ..] = &front;
     let [dmi, _, more @ ..] = &intermediate;
     joined(&[
@@ -423,20 +421,12 @@ const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
     ])
 };
 
-/// Our own entry point and structures, as the image holds them: 8 bytes behind
-/// a paragraph, where nobody looks for an entry point. On microvm and isapc the
-/// F segment is this image, and this one is valid but for its address.
-#[repr(C, align(16))]
-struct Template {
-    off: [u8; 8],
-    /// Entry point, its padding and structures in one piece.
-    bytes: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()],
-}
-
-static MINIMAL: Template = Template {
-    off: [0; 8],
-    bytes: joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]),
-};
+/// A minimal SMBIOS of types 0, 1 and 127 for [`OWN_SMBIOS`]: entry point, its
+/// padding and structures. The image has it at that place, by name
+/// (`linker.ld`).
+pub static MINIMAL: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()] =
+    joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]);
+const _: () = assert!(MINIMAL.len() <= OWN_SMBIOS.len() as usize);
 
 /// The lower half, little endian.
 const fn le16(value: u32) -> [u8; 2] {
@@ -459,30 +449,14 @@ const fn negated_sum(parts: &[&[u8]]) -> u8 {
     sum
 }
 
-/// Builds a minimal SMBIOS of types 0, 1 and 127, for microvm and isapc, where
-/// QEMU prepares none; gives the address of its entry point.
+/// Puts [`MINIMAL`] at its place where the F segment is not the image.
 ///
 /// # Errors
-/// [`Error::SmbiosTooBig`] when the F segment has no room for it, and what
-/// `memory` gives.
-#[inline(always)]
-pub fn build_minimal<M: GuestMemory, A: Allocator>(memory: &mut M, alloc: &mut A) -> Result<u32> {
-    let room = alloc
-        .alloc(
-            Zone::Fseg,
-            const { narrow(size_of_val(&MINIMAL.bytes)) },
-            ALIGN,
-        )
-        .map_err(|_| Error::SmbiosTooBig)?;
-    let bytes = memory.bytes(room)?;
-    copy_into(bytes, &MINIMAL.bytes)?;
-    let (anchor, _) = EntryPoint21::mut_from_prefix(bytes).map_err(|_| Error::SmbiosTooBig)?;
-    let tables = room.start().wrapping_add(ANCHOR_ROOM);
-    anchor.table_address = tables.into();
-    for byte in tables.to_le_bytes() {
-        anchor.intermediate_checksum = anchor.intermediate_checksum.wrapping_sub(byte);
-    }
-    Ok(room.start())
+/// What `memory` gives.
+#[cold]
+#[inline(never)]
+pub fn put_minimal<M: GuestMemory>(memory: &mut M) -> Result<()> {
+    copy_into(memory.bytes(OWN_SMBIOS)?, &MINIMAL)
 }
 
 #[cfg(test)]

@@ -119,8 +119,8 @@ fn the_stack_stays_shallow() -> Result<()> {
     Ok(())
 }
 
-/// What the ROM leaves free of the F segment, and its PCI BIOS.
-fn parts() -> Result<(PhysRange, &'static [u8])> {
+/// The ROM's PCI BIOS.
+fn pci_bios() -> Result<&'static [u8]> {
     let rom = build::rom(&[])?;
     let elf = std::fs::read(rom.elf)?;
     let file = object::File::parse(elf.as_slice())?;
@@ -129,12 +129,10 @@ fn parts() -> Result<(PhysRange, &'static [u8])> {
         let symbol = symbol.with_context(|| format!("no {name}"))?;
         Ok(u32::try_from(symbol.address())?)
     };
-    let free = address("__f_segment_free")?;
-    let free = PhysRange::between(free, address("__f_segment_free_end")?);
     let offset = |name| -> Result<usize> { Ok((address(name)? & 0xffff) as usize) };
     let code = offset("bios32_start")?..offset("bios32_end")?;
     let code = std::fs::read(rom.image)?[code].to_vec();
-    Ok((free.context("a wrong F segment")?, code.leak()))
+    Ok(code.leak())
 }
 
 /// Options that make the same machine under qtest and with the ROM.
@@ -179,9 +177,8 @@ fn simulated(machine: &str, kind: Kind, probe: &Probe, image: &[u8]) -> Result<(
         Some("q35") => Board::Q35,
         _ => Board::Microvm,
     };
-    let (free, pci_bios) = parts()?;
-    let mut guest = Guest::new(board, fw_cfg, 64 << 20).with_f_segment(free);
-    guest.machine.memory.pci_bios = pci_bios;
+    let mut guest = Guest::new(board, fw_cfg, 64 << 20);
+    guest.machine.memory.pci_bios = pci_bios()?;
     if kind == Kind::Pvh {
         let code = &image[0x1000..0x1000 + PAYLOAD_LEN];
         ensure!(guest.machine.memory.preload(0x10_0000, code), "no room");

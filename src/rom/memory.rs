@@ -5,18 +5,6 @@ use qboot::error::{Error, Result};
 use qboot::layout;
 use qboot::phys::{GuestMemory, PhysRange, byte_sum};
 
-unsafe extern "C" {
-    static __f_segment_free: u8;
-    static __f_segment_free_end: u8;
-}
-
-/// The part of the F segment that the image leaves free.
-#[must_use]
-pub fn f_segment() -> PhysRange {
-    let (start, end) = (&raw const __f_segment_free, &raw const __f_segment_free_end);
-    PhysRange::between(start.addr() as u32, end.addr() as u32).unwrap_or(layout::EBDA)
-}
-
 /// RAM that is not the running firmware's.
 #[derive(Debug)]
 pub struct Window {
@@ -48,9 +36,10 @@ impl Window {
     #[inline(never)]
     fn is_low(range: PhysRange) -> bool {
         layout::LOW_FREE_TOP.contains(range)
-            || f_segment().contains(range)
+            || layout::F_TABLES.contains(range)
             || layout::LOW_FREE.contains(range)
             || layout::EBDA.contains(range)
+            || layout::OWN_SMBIOS.contains(range)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Guest memory: hands out what the firmware may touch, and keeps a record.
 
-use super::F_SEGMENT_FREE;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::phys::{GuestMemory, PhysRange};
@@ -13,7 +12,6 @@ use std::vec::Vec;
 pub struct Memory {
     /// From address 0 to the end of RAM below 4 GiB.
     pub(super) bytes: Vec<u8>,
-    pub(super) f_segment: PhysRange,
     high: PhysRange,
     /// The PCI BIOS of a ROM, for machines without ACPI.
     pub pci_bios: &'static [u8],
@@ -42,7 +40,6 @@ impl Memory {
         let pooled = POOL.with_borrow_mut(|pool| pool.entry(len).or_default().pop());
         Self {
             bytes: pooled.unwrap_or_else(|| std::vec![0; len]),
-            f_segment: F_SEGMENT_FREE,
             high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
             pci_bios: &[],
             touched: Vec::new(),
@@ -135,7 +132,8 @@ impl GuestMemory for Memory {
             || layout::LOW_FREE_TOP.contains(range)
             || layout::LOW_FREE.contains(range)
             || layout::EBDA.contains(range)
-            || self.f_segment.contains(range);
+            || layout::F_TABLES.contains(range)
+            || layout::OWN_SMBIOS.contains(range);
         let whole = range.start() as usize..range.end() as usize;
         if !ours || whole.end > self.bytes.len() {
             self.refused.push(range);

@@ -17,7 +17,7 @@ pub use memory_map::e820_map;
 pub use pci::pci_tree;
 pub use smbios::smbios_tables;
 
-use super::{Board, F_SEGMENT_FREE, Guest, Memory};
+use super::{Board, Guest, Memory};
 
 use crate::acpi::{Allocator, Zone};
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ fn arena(memory: &mut Memory) -> Arena {
     memory.open(high);
     Arena {
         high,
-        fseg: F_SEGMENT_FREE,
+        fseg: layout::F_TABLES,
         given: Vec::new(),
     }
 }

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::capture;
+use crate::fw_cfg::Directory;
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::phys::align_up;
 use crate::phys::fake::FakeMemory;
@@ -37,7 +38,7 @@ impl Allocator for Arena {
     }
 }
 
-fn load_files(anchor: &[u8], tables: &[u8]) -> (Result<Option<u32>>, FakeMemory) {
+fn load_files(anchor: &[u8], tables: &[u8]) -> (Result<u32>, FakeMemory) {
     let mut fw_cfg = FakeFwCfg::new();
     fw_cfg.file("etc/smbios/smbios-anchor", anchor);
     fw_cfg.file("etc/smbios/smbios-tables", tables);
@@ -46,7 +47,8 @@ fn load_files(anchor: &[u8], tables: &[u8]) -> (Result<Option<u32>>, FakeMemory)
     let mut memory = FakeMemory::new(ALL, &[ALL]);
     let mut arena = Arena(FSEG.start(), HIGH.start());
     fw_cfg.transfers = 0;
-    let result = load(&dir, &mut fw_cfg, &mut memory, &mut arena);
+    let files = dir.smbios().unwrap();
+    let result = load(files, &mut fw_cfg, &mut memory, &mut arena);
     if result.is_ok() {
         assert_eq!(fw_cfg.transfers, 2);
     }
@@ -55,11 +57,10 @@ fn load_files(anchor: &[u8], tables: &[u8]) -> (Result<Option<u32>>, FakeMemory)
 
 #[test]
 fn the_minimal_set_is_whole() {
-    let mut memory = FakeMemory::new(ALL, &[ALL]);
-    let entry = build_minimal(&mut memory, &mut Arena(FSEG.start(), HIGH.start())).unwrap();
-    assert_eq!(entry, FSEG.start());
-    let (at, found) = read_back(&mut memory, entry);
-    assert_eq!(at, entry + 32);
+    let mut memory = FakeMemory::new(ALL, &[OWN_SMBIOS]);
+    put_minimal(&mut memory).unwrap();
+    let (at, found) = read_back(&mut memory, OWN_SMBIOS.start());
+    assert_eq!(at, OWN_SMBIOS.start() + 32);
     assert_eq!(found, parse(&MINIMAL_TABLES));
 }
 
@@ -69,9 +70,7 @@ fn no_files_no_smbios() {
     fw_cfg.file("etc/other", &[]);
     let mut scratch = vec![0; 8192];
     let (dir, _) = Directory::read(&mut fw_cfg, &mut scratch).unwrap();
-    let mut memory = FakeMemory::new(ALL, &[]);
-    let result = load(&dir, &mut fw_cfg, &mut memory, &mut Arena(0, 0));
-    assert_eq!(result, Ok(None));
+    assert_eq!(dir.smbios(), None);
 }
 
 #[test]
@@ -81,7 +80,7 @@ fn a_wrong_anchor_is_refused() {
     let (result, _) = load_files(&[0; 30], &MINIMAL_TABLES);
     assert_eq!(result, Err(Error::BadSmbios));
     let (result, _) = load_files(&MINIMAL_ANCHOR, &MINIMAL_TABLES);
-    assert_eq!(result, Ok(Some(FSEG.start())));
+    assert_eq!(result, Ok(FSEG.start()));
 }
 
 /// A structure as it is parsed: type, handle, all bytes.
@@ -149,7 +148,7 @@ fn file(name: &str, file: &str) -> Vec<u8> {
 fn load_capture(name: &str) -> (u32, Vec<Parsed>, Vec<Parsed>) {
     let tables = file(name, "etc/smbios/smbios-tables");
     let (result, mut memory) = load_files(&file(name, "etc/smbios/smbios-anchor"), &tables);
-    let (at, found) = read_back(&mut memory, result.unwrap().unwrap());
+    let (at, found) = read_back(&mut memory, result.unwrap());
     (at, parse(&tables), found)
 }
 
@@ -210,7 +209,7 @@ fn anchor(long: bool) -> Vec<u8> {
 /// Loads structures behind an entry point of either kind.
 fn load_tables(long: bool, tables: &[u8]) -> Result<Vec<Parsed>> {
     let (result, mut memory) = load_files(&anchor(long), tables);
-    let entry = result?.unwrap();
+    let entry = result?;
     Ok(read_back(&mut memory, entry).1)
 }
 
@@ -257,7 +256,7 @@ fn no_room_is_an_error() {
     let mut memory = FakeMemory::new(ALL, &[ALL]);
     let mut load_from = |fseg, high| {
         let mut arena = Arena(fseg, high);
-        load(&dir, &mut fw_cfg, &mut memory, &mut arena)
+        load(dir.smbios().unwrap(), &mut fw_cfg, &mut memory, &mut arena)
     };
     assert!(load_from(FSEG.end() - 32, HIGH.start()).is_ok());
     let too_big = Err(Error::SmbiosTooBig);
@@ -343,7 +342,7 @@ proptest! {
         }
         let (result, mut memory) = load_files(&anchor, &MINIMAL_TABLES);
         match result {
-            Ok(entry) => prop_assert_eq!(read_back(&mut memory, entry.unwrap()).1.len(), 3),
+            Ok(entry) => prop_assert_eq!(read_back(&mut memory, entry).1.len(), 3),
             Err(error) => prop_assert_eq!(error, Error::BadSmbios),
         }
     }
