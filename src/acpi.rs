@@ -21,12 +21,17 @@
 //!   power-on and stale after a reset; a command that refers to a byte there
 //!   has the whole file transferred first, so no table ever contains it.
 
+mod command;
+
+use self::command::{
+    ADD_CHECKSUM, ADD_POINTER, ALLOCATE, AddChecksum, AddPointer, Allocate, COMMAND_LEN, END,
+    WRITE_POINTER, WritePointer, ZONE_FSEG, ZONE_HIGH,
+};
 use crate::error::{Error, Result};
 use crate::fw_cfg::{Directory, File, FileEntry, FileName, FwCfg, item, same_name};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
 use arrayvec::ArrayVec;
-use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
+use zerocopy::transmute_ref;
 
 /// The file that holds the RSDP.
 pub use crate::fw_cfg::file::RSDP;
@@ -52,66 +57,6 @@ pub trait Allocator {
 
     /// Told how many bytes of a padded file are in use.
     fn used(&mut self, _len: u32) {}
-}
-
-/// Bytes of a command.
-const COMMAND_LEN: usize = 128;
-
-const END: u32 = 0;
-const ALLOCATE: u32 = 1;
-const ADD_POINTER: u32 = 2;
-const ADD_CHECKSUM: u32 = 3;
-const WRITE_POINTER: u32 = 4;
-
-const ZONE_HIGH: u8 = 1;
-const ZONE_FSEG: u8 = 2;
-
-/// Load `file` to a multiple of `align` in `zone`.
-#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct Allocate {
-    command: U32,
-    file: FileName,
-    align: U32,
-    zone: u8,
-    pad: [u8; 63],
-}
-
-/// Add the address of `src` to the `size` bytes at `offset` in `dest`.
-#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct AddPointer {
-    command: U32,
-    dest: FileName,
-    src: FileName,
-    offset: U32,
-    size: u8,
-    pad: [u8; 7],
-}
-
-/// Subtract the sum of `len` bytes at `start` from the byte at `offset`.
-#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct AddChecksum {
-    command: U32,
-    file: FileName,
-    offset: U32,
-    start: U32,
-    len: U32,
-    pad: [u8; 56],
-}
-
-/// Tell QEMU, in the fw_cfg file `dest`, the address of `src_offset` in `src`.
-#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct WritePointer {
-    command: U32,
-    dest: FileName,
-    src: FileName,
-    dest_offset: U32,
-    src_offset: U32,
-    size: u8,
-    pad: [u8; 3],
 }
 
 /// QEMU pads scripts to multiples of this many bytes on machines where they
@@ -179,6 +124,7 @@ impl<'s> Files<'s> {
     ///
     /// Searched from the back: QEMU's last allocation is `etc/acpi/tables`,
     /// which nearly all commands name.
+    #[inline(always)]
     fn get(&self, name: &FileName) -> Option<&Loaded<'s>> {
         let mut files = self.0.iter().rev();
         files.find(|file| same_name(file.name, name))
@@ -216,7 +162,7 @@ pub fn read_script<'b, F: FwCfg>(
 ) -> Result<&'b [u8]> {
     let mut len = file.size as usize;
     let script = scratch.get_mut(..len).ok_or(Error::BadLoaderScript)?;
-    fw_cfg.read(file.selector, script)?;
+    fw_cfg.read_inline(file.selector, script)?;
     // A padded script without padding may have grown since the directory was
     // read, like the tables: what is not there reads as zeroes.
     while len != 0 && len.is_multiple_of(SCRIPT_PADDING) && !is_padded(scratch, len) {
@@ -266,7 +212,7 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
             END => break,
             ALLOCATE => {
                 let file = allocate(transmute_ref!(bytes), more, dir, fw_cfg, alloc, &files)?;
-                fw_cfg.read(file.selector, memory.bytes(file.filled)?)?;
+                fw_cfg.read_inline(file.selector, memory.bytes_inline(file.filled)?)?;
                 if dir.is_rsdp(file.selector) {
                     rsdp = Some(file.filled.start());
                 }
@@ -275,11 +221,8 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
             ADD_POINTER | ADD_CHECKSUM => {
                 // Commands for one file stand together: it is borrowed once.
                 let command: &AddPointer = transmute_ref!(bytes);
-                let file = match files.0.last() {
-                    Some(last) if same_name(last.name, &command.dest) => last,
-                    _ => files.get(&command.dest).ok_or(Error::LoaderFileMissing)?,
-                };
-                let content = memory.bytes(file.filled)?;
+                let file = files.get(&command.dest).ok_or(Error::LoaderFileMissing)?;
+                let content = memory.bytes_inline(file.filled)?;
                 let left = patch(file, content, rest, &files, byte_sum);
                 if left.len() < rest.len() {
                     rest = left;

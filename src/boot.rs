@@ -119,7 +119,8 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
     chipset::set_up(&mut machine.io, chipset);
 
     let mut map = MemoryMap::new();
-    let (dir, scratch) = Directory::read(&mut machine.fw_cfg, scratch)?;
+    let mut dir = Directory::default();
+    let scratch = dir.fill(&mut machine.fw_cfg, scratch)?;
     let boot = Boot {
         machine,
         shortfall,
@@ -210,9 +211,11 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         watch.note(&mut self.machine.memory, Step::Smbios(entry_point));
         #[cfg(feature = "markers")]
         crate::markers::loading(&mut self.machine.io);
-        let handoff = kernel.load(claimed, rsdp, &mut self.loader())?;
-        watch.note(&mut self.machine.memory, Step::Loaded(handoff, self.map));
-        Ok(handoff)
+        let handoff = kernel.load(claimed, rsdp, &mut self.loader());
+        if let Ok(done) = handoff {
+            watch.note(&mut self.machine.memory, Step::Loaded(done, self.map));
+        }
+        handoff
     }
 
     /// Sets up PCI, and offers it as a service.
@@ -262,7 +265,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let raw = scratch
             .get_mut(..file.size as usize)
             .ok_or(Error::TooManyE820Entries)?;
-        self.machine.fw_cfg.read(file.selector, raw)?;
+        self.machine.fw_cfg.read_inline(file.selector, raw)?;
         self.map.fill(raw, registers)
     }
 
@@ -361,6 +364,7 @@ impl acpi::Allocator for TableSpace<'_> {
         self.used = self.used.max(len);
     }
 
+    #[inline(always)]
     fn alloc(&mut self, zone: acpi::Zone, len: u32, align: u32) -> Result<PhysRange> {
         match zone {
             acpi::Zone::Fseg => {

@@ -334,7 +334,11 @@ impl MemoryMap {
         if self.claims.iter().any(|held| held.overlaps(range)) {
             return None;
         }
-        self.hand_out(range)
+        if !self.is_placeable(range) {
+            return None;
+        }
+        self.claims.try_push(range).ok()?;
+        Some(Claim(range))
     }
 
     /// Holds a range that is occupied already, before anything is claimed:
@@ -372,35 +376,17 @@ impl MemoryMap {
     }
 
     /// Claims `len` bytes aligned to `align` (a power of two), as high as
-    /// possible inside `within`.
+    /// possible inside `within`, a part of [`MemoryMap::high`].
     ///
     /// # Errors
     /// `None` when there is no room.
+    #[inline(always)]
     pub fn place(&mut self, len: u32, align: u32, within: PhysRange) -> Option<Claim> {
-        let mut top = within.end();
-        'lower: loop {
-            let start = align_down(top.checked_sub(len)?, align);
-            if start < within.start() {
-                return None;
-            }
-            let range = PhysRange::new(start, len)?;
-            for held in &self.claims {
-                if held.overlaps(range) {
-                    top = held.start();
-                    continue 'lower;
-                }
-            }
-            return self.hand_out(range);
-        }
-    }
-
-    /// Claims a range that nobody holds.
-    fn hand_out(&mut self, range: PhysRange) -> Option<Claim> {
-        if !self.is_placeable(range) {
+        if !self.high.contains(within) {
             return None;
         }
-        self.claims.try_push(range).ok()?;
-        Some(Claim(range))
+        let start = self.place_in(len, align, within)?;
+        PhysRange::new(start, len).map(Claim)
     }
 
     /// As [`MemoryMap::place`], in low memory: what a kernel reads before it
@@ -408,9 +394,34 @@ impl MemoryMap {
     ///
     /// # Errors
     /// `None` when there is no room.
+    #[inline(always)]
     pub fn place_low(&mut self, len: u32, align: u32) -> Option<Claim> {
-        self.place(len, align, layout::LOW_FREE_TOP)
-            .or_else(|| self.place(len, align, layout::LOW_FREE))
+        let start = match self.place_in(len, align, layout::LOW_FREE_TOP) {
+            Some(start) => start,
+            None => self.place_in(len, align, layout::LOW_FREE)?,
+        };
+        PhysRange::new(start, len).map(Claim)
+    }
+
+    /// Holds `len` bytes in `within`, RAM that may be handed out; gives their
+    /// start. (A range would be too long for registers.)
+    #[inline(never)]
+    fn place_in(&mut self, len: u32, align: u32, within: PhysRange) -> Option<u32> {
+        let mut top = within.end();
+        loop {
+            let start = align_down(top.checked_sub(len)?, align);
+            if start < within.start() {
+                return None;
+            }
+            let range = PhysRange::new(start, len)?;
+            match self.claims.iter().find(|held| held.overlaps(range)) {
+                Some(held) => top = held.start(),
+                None => {
+                    self.claims.try_push(range).ok()?;
+                    return Some(start);
+                }
+            }
+        }
     }
 
     /// The largest free piece inside `within`, for messages.

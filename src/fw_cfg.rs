@@ -90,6 +90,16 @@ pub trait FwCfg {
     /// [`Error::FwCfgTransfer`], [`Error::NoFwCfg`].
     fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()>;
 
+    /// As [`FwCfg::read`], for what every boot does: compiled where it is
+    /// called, which takes more room and fewer instructions.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    #[inline(always)]
+    fn read_inline(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+        self.read(selector, dest)
+    }
+
     /// Reads on in the selected item.
     ///
     /// # Errors
@@ -106,9 +116,19 @@ pub trait FwCfg {
     ///
     /// # Errors
     /// As [`FwCfg::read`].
+    #[inline(never)]
     fn read_u32(&mut self, selector: u16) -> Result<u32> {
+        self.read_u32_inline(selector)
+    }
+
+    /// As [`FwCfg::read_u32`], compiled where it is called.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    #[inline(always)]
+    fn read_u32_inline(&mut self, selector: u16) -> Result<u32> {
         let mut bytes = [0; 4];
-        self.read(selector, &mut bytes)?;
+        self.read_inline(selector, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 }
@@ -211,28 +231,27 @@ const fn key(name: &FileName) -> u32 {
 
 impl<'a> Known<'a> {
     #[inline(always)]
-    fn find(entries: &'a [FileEntry]) -> Self {
+    fn find(&mut self, entries: &'a [FileEntry]) {
         const E820: u32 = key(&file::E820);
         const TABLE_LOADER: u32 = key(&file::TABLE_LOADER);
         const RSDP: u32 = key(&file::RSDP);
         const TABLES: u32 = key(&file::TABLES);
         const SMBIOS: u32 = key(&file::SMBIOS_ANCHOR);
         const OPTION: u32 = key(&file_name("opt/org.qboot/"));
-        let mut known = Self::default();
         for entry in entries {
             let name = entry.name();
             let (expected, slot) = match key(name) {
-                E820 => (&file::E820, &mut known.e820),
-                TABLE_LOADER => (&file::TABLE_LOADER, &mut known.table_loader),
-                RSDP => (&file::RSDP, &mut known.rsdp),
-                TABLES => (&file::TABLES, &mut known.tables),
+                E820 => (&file::E820, &mut self.e820),
+                TABLE_LOADER => (&file::TABLE_LOADER, &mut self.table_loader),
+                RSDP => (&file::RSDP, &mut self.rsdp),
+                TABLES => (&file::TABLES, &mut self.tables),
                 // They differ in their 19th byte only: `a` or `t`.
                 SMBIOS => match name.get(18) {
-                    Some(b'a') => (&file::SMBIOS_ANCHOR, &mut known.smbios_anchor),
-                    _ => (&file::SMBIOS_TABLES, &mut known.smbios_tables),
+                    Some(b'a') => (&file::SMBIOS_ANCHOR, &mut self.smbios_anchor),
+                    _ => (&file::SMBIOS_TABLES, &mut self.smbios_tables),
                 },
                 OPTION => {
-                    known.has_options = true;
+                    self.has_options = true;
                     continue;
                 }
                 _ => continue,
@@ -241,12 +260,11 @@ impl<'a> Known<'a> {
                 *slot = Some(entry);
             }
         }
-        known
     }
 }
 
 /// The file directory, in memory that the caller lent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Directory<'a> {
     entries: &'a [FileEntry],
     known: Known<'a>,
@@ -263,22 +281,33 @@ impl<'a> Directory<'a> {
     /// # Errors
     /// [`Error::TooManyFiles`] when it does not fit, and the transfer's.
     pub fn read<F: FwCfg>(fw_cfg: &mut F, scratch: &'a mut [u8]) -> Result<(Self, &'a mut [u8])> {
-        const ENTRY: usize = size_of::<FileEntry>();
-        const FIRST: usize = 4 + FIRST_FILES * ENTRY;
+        let mut dir = Self::default();
+        let free = dir.fill(fw_cfg, scratch)?;
+        Ok((dir, free))
+    }
+
+    /// As [`Directory::read`], for one that is not to be moved.
+    ///
+    /// # Errors
+    /// As [`Directory::read`].
+    #[inline(always)]
+    pub fn fill<F: FwCfg>(
+        &mut self,
+        fw_cfg: &mut F,
+        scratch: &'a mut [u8],
+    ) -> Result<&'a mut [u8]> {
+        const FIRST: usize = 4 + FIRST_FILES * size_of::<FileEntry>();
+        // What follows stays 16-byte aligned, as `scratch` itself is.
+        const END: usize = FIRST.next_multiple_of(16);
         let first = scratch.get_mut(..FIRST).ok_or(Error::TooManyFiles)?;
-        fw_cfg.read(item::FILE_DIR, first)?;
+        fw_cfg.read_inline(item::FILE_DIR, first)?;
         let (count, _) = first.split_first_chunk().ok_or(Error::TooManyFiles)?;
         let count = u32::from_be_bytes(*count) as usize;
-        let len = count
-            .checked_mul(ENTRY)
-            .and_then(|bytes| bytes.checked_add(4))
-            .ok_or(Error::TooManyFiles)?;
-        if len > FIRST {
-            let rest = scratch.get_mut(FIRST..len).ok_or(Error::TooManyFiles)?;
-            fw_cfg.read_next(rest)?;
-        }
-        // Keep what follows 16-byte aligned, as `scratch` itself is.
-        let end = len.max(FIRST).next_multiple_of(16);
+        let end = if count > FIRST_FILES {
+            read_rest(fw_cfg, scratch, count, FIRST)?
+        } else {
+            END
+        };
         let (used, free) = scratch
             .split_at_mut_checked(end)
             .ok_or(Error::TooManyFiles)?;
@@ -286,8 +315,9 @@ impl<'a> Directory<'a> {
         let bytes = bytes.get(4..).ok_or(Error::TooManyFiles)?;
         let (entries, _) = <[FileEntry]>::ref_from_prefix_with_elems(bytes, count)
             .map_err(|_| Error::TooManyFiles)?;
-        let known = Known::find(entries);
-        Ok((Self { entries, known }, free))
+        self.entries = entries;
+        self.known.find(entries);
+        Ok(free)
     }
 
     /// The entries, for tests and tools.
@@ -330,6 +360,7 @@ impl<'a> Directory<'a> {
 
     /// The file called `name`.
     #[must_use]
+    #[inline(always)]
     pub fn find(&self, name: &FileName) -> Option<File> {
         let entry = if same_name(name, &file::TABLES) {
             self.known.tables
@@ -347,6 +378,25 @@ impl<'a> Directory<'a> {
         let mut entries = self.entries.iter();
         entries.find(|entry| same_name(&entry.name, name))
     }
+}
+
+/// Reads a directory of `count` files on behind its first `done` bytes; gives
+/// where what follows it may start.
+#[cold]
+#[inline(never)]
+fn read_rest<F: FwCfg>(
+    fw_cfg: &mut F,
+    scratch: &mut [u8],
+    count: usize,
+    done: usize,
+) -> Result<usize> {
+    let len = count
+        .checked_mul(size_of::<FileEntry>())
+        .and_then(|bytes| bytes.checked_add(4))
+        .ok_or(Error::TooManyFiles)?;
+    let rest = scratch.get_mut(done..len).ok_or(Error::TooManyFiles)?;
+    fw_cfg.read_next(rest)?;
+    Ok(len.next_multiple_of(16))
 }
 
 /// Whether two names are the same up to their first NUL, or whole.

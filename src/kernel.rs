@@ -100,7 +100,7 @@ impl<'a> Kernel<'a> {
             .split_at_mut_checked(ELF_READ)
             .ok_or(Error::TooManyFiles)?;
         let first = header.get_mut(..HEADER_READ).ok_or(Error::NotOurMemory)?;
-        fw_cfg.read(item::SETUP_DATA, first)?;
+        fw_cfg.read_inline(item::SETUP_DATA, first)?;
         let is_elf = Elf::is_elf(first);
         if is_elf {
             if !Elf::has_headers(first) {
@@ -123,7 +123,7 @@ impl<'a> Kernel<'a> {
         // that it has left: the set-up of other devices may have written over
         // them (virtio-net does). Its other items say what it found in the
         // file, and the size tells which headers are to be believed.
-        let size = fw_cfg.read_u32(item::KERNEL_SIZE)?;
+        let size = fw_cfg.read_u32_inline(item::KERNEL_SIZE)?;
         let elf = if is_elf { Elf::parse(header) } else { None };
         if let Some(elf) = elf
             && elf.span().len() == size
@@ -305,7 +305,7 @@ impl<'a> Kernel<'a> {
                     e820: loader.map.entries(),
                     high_ram_end: loader.map.high().end(),
                 }
-                .write(loader.memory.bytes(page)?)?;
+                .write(loader.memory.bytes_inline(page)?)?;
                 if setup_data != 0 {
                     loader.correct_setup_data(setup_data, header, loaded, page)?;
                 }
@@ -316,8 +316,7 @@ impl<'a> Kernel<'a> {
             }
             Self::Elf { entry, .. } => {
                 let initrd = loader.load_initrd(u32::MAX, true)?;
-                let len = StartInfo::block_len(loader.map.entries().len());
-                let info = claimed.block.part(claimed.line_len, len);
+                let info = claimed.block.behind(claimed.line_len);
                 let info = info.ok_or(Error::NotOurMemory)?;
                 StartInfo {
                     cmdline_paddr: line,
@@ -325,7 +324,7 @@ impl<'a> Kernel<'a> {
                     rsdp_paddr: rsdp,
                     e820: loader.map.entries(),
                 }
-                .write(loader.memory.bytes(info)?, info.start())?;
+                .write(loader.memory.bytes_inline(info)?, info.start())?;
                 Ok(Handoff::Pvh {
                     entry: *entry,
                     start_info: info.start(),
@@ -371,6 +370,6 @@ impl Claimed {
             .block
             .part(0, self.line_len)
             .ok_or(Error::NotOurMemory)?;
-        Ok(memory.bytes(line)?)
+        Ok(memory.bytes_inline(line)?)
     }
 }

@@ -16,7 +16,7 @@
 mod rom;
 
 use core::arch::global_asm;
-use qboot::boot::{Found, Handoff, Machine, boot};
+use qboot::boot::{Found, Machine, boot};
 use qboot::error::{Error, Shortfall};
 use qboot::layout;
 use x86_64::registers::control::Cr0Flags;
@@ -54,12 +54,12 @@ global_asm!(
 /// This and the jump into the kernel are what is copied to 0xf0000; the
 /// sequence between them runs in the ROM.
 extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
-    rom::handoff::enter(run(host_bridge, signature))
+    run(host_bridge, signature)
 }
 
-/// From a set-up processor to a loaded kernel.
+/// From a set-up processor into the kernel.
 #[inline(never)]
-fn run(host_bridge: u32, signature: u32) -> Handoff {
+fn run(host_bridge: u32, signature: u32) -> ! {
     let mut shortfall = Shortfall::default();
     // SAFETY: called once, from the entry code, which gives the firmware's
     // memory to this call chain alone.
@@ -73,28 +73,25 @@ fn run(host_bridge: u32, signature: u32) -> Handoff {
         cpuid: rom::cpu::cpuid,
         enable_x2apic: rom::cpu::enable_x2apic,
     };
-    let result = boot(
+    // Used where it lies: moving it out costs as much as many a step.
+    let mut result = boot(
         &mut machine,
         found,
         rom::console::Console,
         scratch,
         &mut shortfall,
-    )
-    .and_then(|handoff| {
-        if rom::stack::overflowed() {
-            Err(Error::StackOverflow)
-        } else {
-            Ok(handoff)
-        }
-    });
-    match result {
+    );
+    if result.is_ok() && rom::stack::overflowed() {
+        result = Err(Error::StackOverflow);
+    }
+    match &result {
         Ok(handoff) => {
             rom::cpu::enable_caching(signature);
             #[cfg(feature = "markers")]
-            qboot::markers::entering(&mut machine.io, handoff);
-            handoff
+            qboot::markers::entering(&mut machine.io, *handoff);
+            rom::handoff::enter(handoff)
         }
-        Err(error) => rom::report::fail(error, shortfall),
+        Err(error) => rom::report::fail(*error, shortfall),
     }
 }
 

@@ -78,6 +78,15 @@ impl PhysRange {
         self.start <= other.start && other.end <= self.end
     }
 
+    /// What lies behind the first `offset` bytes.
+    #[must_use]
+    pub const fn behind(self, offset: u32) -> Option<Self> {
+        match self.start.checked_add(offset) {
+            Some(start) => Self::between(start, self.end),
+            None => None,
+        }
+    }
+
     /// `len` bytes at `offset` inside this range.
     ///
     /// # Errors
@@ -125,6 +134,16 @@ pub trait GuestMemory {
     /// # Errors
     /// [`Error::NotOurMemory`] outside what may be reached.
     fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]>;
+
+    /// As [`GuestMemory::bytes`], for what every boot does: compiled where it is
+    /// called, which takes more room and fewer instructions.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::bytes`].
+    #[inline(always)]
+    fn bytes_inline(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+        self.bytes(range)
+    }
 
     /// The fastest way to sum bytes modulo 256 here.
     fn byte_summer(&self) -> fn(&[u8]) -> u8 {

@@ -138,6 +138,9 @@ fn trimmed(value: &[u8]) -> &[u8] {
 /// Four equals signs.
 const EQUALS_SIGNS: u32 = u32::from_le_bytes(*b"====");
 
+/// Four times the letter that is before them where ACPI or PCI is meant.
+const LETTERS: u32 = u32::from_le_bytes(*b"iiii");
+
 /// Whether one of four bytes is zero: only then a borrow sets a top bit that
 /// was not set.
 const fn has_zero(word: u32) -> bool {
@@ -172,18 +175,22 @@ impl CommandLine {
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
-        // Both parameters end in `ci=` or `acpi=`: few bytes are an equals
-        // sign, and only those are looked at closer.
+        // Both parameters end in `i=`: few bytes are an equals sign, fewer
+        // stand behind an i, and only those are looked at closer.
         let (words, tail) = line.as_chunks::<4>();
         let mut at: usize = 0;
+        let mut before: u32 = 0;
         for bytes in words {
             let word = u32::from_le_bytes(*bytes);
-            if has_zero(word ^ EQUALS_SIGNS) {
+            let equals_sign = word ^ EQUALS_SIGNS;
+            if has_zero(equals_sign) && has_zero(equals_sign | (word << 8 | before >> 24) ^ LETTERS)
+            {
                 found.values(line, at, bytes);
             }
             if has_zero(word) {
                 return found;
             }
+            before = word;
             at = at.wrapping_add(4);
         }
         found.values(line, at, tail);
@@ -288,6 +295,14 @@ mod tests {
         );
         assert_eq!(parse("quiet\0acpi=off"), neither);
         assert!(parse("acpi=off\0").acpi_off);
+        for before in ["", "a ", "ab ", "i= ", "a=i ", "console=ttyS0 ", "ä=ö "] {
+            assert!(
+                parse(&std::format!("{before}acpi=off\0")).acpi_off,
+                "{before}"
+            );
+            let line = std::format!("{before}quiet pci=noacpi x=i\0");
+            assert!(parse(&line).pci_without_acpi, "{before}");
+        }
         assert!(parse("quiet acpi=off").acpi_off);
         assert!(parse("a pci=nocrs,noacpi b\0").pci_without_acpi);
         assert!(parse("pci=conf1\0").pci_without_acpi);

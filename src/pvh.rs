@@ -7,7 +7,7 @@ use crate::e820::Entry;
 use crate::error::{Error, Result};
 use crate::phys::{GuestMemory, PhysRange, u16_at, u32_at, u64_at};
 use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
 
 /// `\x7fELF`.
 const ELF_MAGIC: u32 = 0x464c_457f;
@@ -15,6 +15,8 @@ const ELF_MAGIC: u32 = 0x464c_457f;
 const PT_LOAD: u32 = 1;
 /// Notes.
 const PT_NOTE: u32 = 4;
+/// The name of Xen's notes, with its NUL.
+const XEN: u32 = u32::from_le_bytes(*b"Xen\0");
 /// `XEN_ELFNOTE_GUEST_OS`.
 const NOTE_GUEST_OS: u32 = 6;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`.
@@ -208,11 +210,8 @@ impl<'a> Elf<'a> {
 
     /// Reads the Xen notes where QEMU has loaded them.
     pub fn notes<M: GuestMemory>(&self, memory: &mut M) -> Notes {
-        let mut found = Notes::default();
-        if let Ok(bytes) = memory.bytes(self.notes) {
-            read_notes(bytes, &mut found);
-        }
-        found
+        let bytes = memory.bytes_inline(self.notes);
+        bytes.map_or(Notes::default(), |bytes| read_notes(bytes))
     }
 }
 
@@ -262,10 +261,8 @@ pub fn is_linux_by_remains<M: GuestMemory>(
                 .zip(len)
                 .and_then(|(start, len)| PhysRange::new(start, len.min(MAX_NOTES)))
                 .filter(|range| span.contains(*range));
-            let mut found = Notes::default();
-            if let Some(bytes) = range.and_then(|range| memory.bytes(range).ok()) {
-                read_notes(bytes, &mut found);
-            }
+            let bytes = range.and_then(|range| memory.bytes(range).ok());
+            let found = bytes.map_or(Notes::default(), |bytes| read_notes(bytes));
             if found.entry == Some(entry) {
                 return found.is_linux;
             }
@@ -285,33 +282,35 @@ struct NoteHeader {
 }
 
 /// Reads the Xen notes among `bytes`, at most [`MAX_NOTES`].
-fn read_notes(bytes: &[u8], found: &mut Notes) {
+#[inline(never)]
+fn read_notes(bytes: &[u8]) -> Notes {
+    let mut found = Notes::default();
     let mut rest = bytes;
     while let Ok((header, behind)) = NoteHeader::ref_from_prefix(rest) {
         let (name_len, desc_len) = (header.name_len.get(), header.desc_len.get());
         if name_len > MAX_NOTES || desc_len > MAX_NOTES {
-            return;
+            break;
         }
-        let (name, desc) = (padded(name_len), padded(desc_len));
-        let Some(desc_on) = behind.get(name..) else {
-            return;
+        let Some(desc_on) = behind.get(padded(name_len)..) else {
+            break;
         };
-        let desc_bytes = desc_on.get(..desc_len as usize);
-        if let (4, [b'X', b'e', b'n', 0, ..], Some(desc)) = (name_len, behind, desc_bytes) {
+        if name_len == 4 && u32_at(behind, 0) == Some(XEN) {
+            let desc = desc_on.get(..desc_len as usize).unwrap_or(&[]);
             match header.kind.get() {
                 NOTE_PHYS32_ENTRY => found.entry = u32_at(desc, 0),
                 NOTE_GUEST_OS => found.is_linux = desc.starts_with(b"linux"),
                 _ => {}
             }
             if found.is_linux && found.entry.is_some() {
-                return;
+                break;
             }
         }
-        let Some(next) = desc_on.get(desc..) else {
-            return;
+        let Some(next) = desc_on.get(padded(desc_len)..) else {
+            break;
         };
         rest = next;
     }
+    found
 }
 
 /// `len` and its padding to four bytes; `len` is small.
@@ -425,10 +424,12 @@ impl StartInfo<'_> {
         let (slots, _) = <[MemmapEntry]>::mut_from_prefix_with_elems(rest, self.e820.len())
             .map_err(|_| Error::NotOurMemory)?;
         for (slot, entry) in slots.iter_mut().zip(self.e820) {
-            // Word by word: copied whole, each would be a call.
-            let words: [U32; 5] = transmute!(*entry);
-            let [a, b, c, d, e, _] = slot;
-            [*a, *b, *c, *d, *e] = words;
+            // In parts: copied whole, each would be a call.
+            let words: &[U32; 5] = transmute_ref!(entry);
+            let ([a, b, c, d, e], [to_a, to_b, to_c, to_d, to_e, _]) = (words, slot);
+            (*to_a, *to_b) = (*a, *b);
+            (*to_c, *to_d) = (*c, *d);
+            *to_e = *e;
         }
         Ok(())
     }

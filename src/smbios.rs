@@ -182,9 +182,9 @@ pub fn load<F: FwCfg, M: GuestMemory, A: Allocator>(
         .part(BIOS_ROOM, tables.size)
         .ok_or(Error::SmbiosTooBig)?;
 
-    fw_cfg.read(anchor.selector, memory.bytes(entry)?)?;
-    let bytes = memory.bytes(given)?;
-    fw_cfg.read(tables.selector, bytes)?;
+    fw_cfg.read_inline(anchor.selector, memory.bytes_inline(entry)?)?;
+    let bytes = memory.bytes_inline(given)?;
+    fw_cfg.read_inline(tables.selector, bytes)?;
     let mut survey = survey(bytes)?;
     let mut start = given.start();
     if !survey.has_bios

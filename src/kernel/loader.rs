@@ -158,7 +158,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     pub(super) fn claim_bzimage(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
         // The item, not the header's syssize: QEMU appends setup_data
         // (`-dtb`, a random seed) behind the code, and a file may be short.
-        let size = self.fw_cfg.read_u32(item::KERNEL_SIZE)?;
+        let size = self.fw_cfg.read_u32_inline(item::KERNEL_SIZE)?;
         let load = PhysRange::new(layout::HIGH_RAM, size).ok_or(Error::KernelTooBig)?;
         let mut end = load.end();
         // Linux moves itself to the higher of its preferred address and its
@@ -195,6 +195,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     /// Reads the command line of at most `limit` bytes to a place of its
     /// own in low memory, with `zeroes` zero bytes behind it. Gives the
     /// place and the line's share of it.
+    #[inline(always)]
     pub(super) fn read_command_line(
         &mut self,
         limit: u32,
@@ -207,8 +208,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             .place_low(len, 16)
             .ok_or(Error::KernelOverlapsFirmware)?
             .range();
-        let bytes = self.memory.bytes(block)?;
-        self.fw_cfg.read(item::CMDLINE_DATA, bytes)?;
+        let bytes = self.memory.bytes_inline(block)?;
+        self.fw_cfg.read_inline(item::CMDLINE_DATA, bytes)?;
         // The line fits exactly where the byte that must be its NUL, or lie
         // behind the item's end, is zero.
         if bytes.get(limit as usize) == Some(&0) {
@@ -221,7 +222,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     /// Places and loads the initrd, if there is one: as high as it may go,
     /// its last byte at most at `last`.
     pub(super) fn load_initrd(&mut self, last: u32, anywhere: bool) -> Result<Option<PhysRange>> {
-        let size = self.fw_cfg.read_u32(item::INITRD_SIZE)?;
+        let size = self.fw_cfg.read_u32_inline(item::INITRD_SIZE)?;
         if size == 0 {
             return Ok(None);
         }
@@ -249,7 +250,8 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let first = whole
             .part(0, whole.len().min(PIECE))
             .ok_or(Error::NotOurMemory)?;
-        self.fw_cfg.read(selector, self.memory.bytes(first)?)?;
+        self.fw_cfg
+            .read_inline(selector, self.memory.bytes_inline(first)?)?;
         self.load_next(whole, first.len())
     }
 

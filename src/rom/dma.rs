@@ -116,12 +116,18 @@ impl FwCfg for Device {
     // Where DMA is off, the doorbell is nobody's port: ringing it again costs
     // less than asking before each transfer.
     #[inline(always)]
-    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+    fn read_inline(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
         let control = DmaControl::READ.select(selector);
         match Self::transfer(control, dest.as_mut_ptr(), dest.len()) {
             0 => Ok(()),
             status => self.read_byte_wise(status, control, selector, dest),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+        self.read_inline(selector, dest)
     }
 
     #[cold]

@@ -5,8 +5,9 @@ use core::arch::asm;
 use qboot::boot::Handoff;
 
 /// Enters the kernel; nothing of the firmware runs again before a reset.
-pub fn enter(handoff: Handoff) -> ! {
-    match handoff {
+#[inline(never)]
+pub fn enter(handoff: &Handoff) -> ! {
+    match *handoff {
         // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page,
         // EBP, EDI and EBX are zero, selectors 0x10 and 0x18.
         Handoff::Linux { entry, boot_params } => {

@@ -8,9 +8,22 @@ use qboot::phys::{GuestMemory, PhysRange, byte_sum};
 /// RAM that is not the running firmware's.
 #[derive(Debug)]
 pub struct Window {
-    high: PhysRange,
-    has_mmx: bool,
+    /// End of the RAM above 1 MiB that may be used.
+    high_end: u32,
+    has_psadbw: bool,
 }
+
+/// What may be used below 1 MiB, in pieces that follow each other, highest
+/// first: where each starts and ends.
+const LOW: [PhysRange; 3] = [
+    PhysRange::fixed(layout::F_TABLES.start(), layout::OWN_SMBIOS.end()),
+    PhysRange::fixed(layout::LOW_FREE_TOP.start(), layout::EBDA.end()),
+    layout::LOW_FREE,
+];
+const _: () = {
+    assert!(layout::F_TABLES.end() == layout::OWN_SMBIOS.start());
+    assert!(layout::LOW_FREE_TOP.end() == layout::EBDA.start());
+};
 
 impl Window {
     /// A window on low memory; [`GuestMemory::open`] adds RAM above 1 MiB.
@@ -19,27 +32,48 @@ impl Window {
     /// processor's family without the exit that CPUID costs.
     #[must_use]
     pub fn new(signature: u32) -> Self {
-        // Family 6 from model 3 on (Pentium II), and every later family, has
-        // MMX; a Pentium may not.
+        // Family 6 from model 7 on (Pentium III), and every later family, has
+        // MMX with PSADBW; others may not.
         let (family, model) = (
             signature >> 8 & 0xf,
             signature >> 4 & 0xf | signature >> 12 & 0xf0,
         );
-        let has_mmx = (family > 6 || family == 6 && model >= 3) && !on_kvm();
+        let has_psadbw = (family > 6 || family == 6 && model >= 7) && !on_kvm();
         Self {
-            high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
-            has_mmx,
+            high_end: layout::HIGH_RAM,
+            has_psadbw,
         }
     }
 
-    /// What lies below 1 MiB and is not the firmware's.
+    /// Where what may be used ends that `start`, below 1 MiB, lies in; 0 when
+    /// it may not.
     #[inline(never)]
-    fn is_low(range: PhysRange) -> bool {
-        layout::LOW_FREE_TOP.contains(range)
-            || layout::F_TABLES.contains(range)
-            || layout::LOW_FREE.contains(range)
-            || layout::EBDA.contains(range)
-            || layout::OWN_SMBIOS.contains(range)
+    fn low_end(start: u32) -> u32 {
+        let [tables, top, bottom] = LOW;
+        match start {
+            start if start >= tables.start() => tables.end(),
+            start if start >= top.start() => top.end(),
+            start if start >= bottom.start() => bottom.end(),
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn slice(&mut self, range: PhysRange) -> Option<&mut [u8]> {
+        let end = match range.start() {
+            layout::HIGH_RAM.. => self.high_end,
+            start => Self::low_end(start),
+        };
+        let len = range.len() as usize;
+        if range.end() > end || len > isize::MAX as usize {
+            return None;
+        }
+        let start = core::ptr::with_exposed_provenance_mut(range.start() as usize);
+        // SAFETY: the check has found the range in RAM (the layout's low
+        // memory, the opened F segment, or what E820 calls RAM above 1 MiB)
+        // and outside stack, statics, scratch and image, which are not in
+        // those; the borrow of `self` makes the reference the only one.
+        Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
 }
 
@@ -57,32 +91,27 @@ fn on_kvm() -> bool {
 impl GuestMemory for Window {
     fn open(&mut self, ram: PhysRange) {
         // Below 1 MiB the layout is fixed; nothing a map says opens it.
-        self.high = if ram.start() >= layout::HIGH_RAM {
-            ram
-        } else {
-            self.high
-        };
+        if ram.start() == layout::HIGH_RAM {
+            self.high_end = ram.end();
+        }
     }
 
     fn pci_bios(&self) -> &'static [u8] {
         super::realmode::pci_bios()
     }
 
+    #[inline(never)]
     fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
-        let len = range.len() as usize;
-        if !(self.high.contains(range) || Self::is_low(range)) || len > isize::MAX as usize {
-            return Err(Error::NotOurMemory);
-        }
-        let start = core::ptr::with_exposed_provenance_mut(range.start() as usize);
-        // SAFETY: the check has found the range in RAM (the layout's low
-        // memory, the opened F segment, or what E820 calls RAM above 1 MiB)
-        // and outside stack, statics, scratch and image, which are not in
-        // those; the borrow of `self` makes the reference the only one.
-        Ok(unsafe { core::slice::from_raw_parts_mut(start, len) })
+        self.slice(range).ok_or(Error::NotOurMemory)
+    }
+
+    #[inline(always)]
+    fn bytes_inline(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+        self.slice(range).ok_or(Error::NotOurMemory)
     }
 
     fn byte_summer(&self) -> fn(&[u8]) -> u8 {
-        if self.has_mmx { mmx_sum } else { plain_sum }
+        if self.has_psadbw { mmx_sum } else { plain_sum }
     }
 }
 
@@ -130,9 +159,11 @@ fn mmx_sum(bytes: &[u8]) -> u8 {
     if len < 8 {
         return byte_sum(bytes);
     }
-    let lanes: u32;
-    // SAFETY: reads the slice's bytes and nothing else: 128 at a step, then
-    // eight, then the eight that end with the slice, which has that many.
+    let sum: u32;
+    // SAFETY: reads the slice's bytes and nothing else: 128 at a step, then as
+    // many times eight as are left, then the eight that end with the slice,
+    // which has that many. The jump is into the 15 instructions of four bytes
+    // each that are in front of its label, or to it.
     // Nothing compiled for i586 keeps a value in an x87 or MMX register
     // across this, and EMMS leaves them as they must be.
     unsafe {
@@ -141,53 +172,52 @@ fn mmx_sum(bytes: &[u8]) -> u8 {
             "sub {n}, 128",
             "jb 3f",
             "2:",
-            "paddb mm0, [{at}]",
-            "paddb mm0, [{at} + 8]",
-            "paddb mm0, [{at} + 16]",
-            "paddb mm0, [{at} + 24]",
-            "paddb mm0, [{at} + 32]",
-            "paddb mm0, [{at} + 40]",
-            "paddb mm0, [{at} + 48]",
-            "paddb mm0, [{at} + 56]",
-            "paddb mm0, [{at} + 64]",
-            "paddb mm0, [{at} + 72]",
-            "paddb mm0, [{at} + 80]",
-            "paddb mm0, [{at} + 88]",
-            "paddb mm0, [{at} + 96]",
-            "paddb mm0, [{at} + 104]",
-            "paddb mm0, [{at} + 112]",
-            "paddb mm0, [{at} + 120]",
+            ".set i, 8",
+            ".rept 16",
+            "paddb mm0, [{at} + i]",
+            ".set i, i + 8",
+            ".endr",
             "add {at}, 128",
             "sub {n}, 128",
             "jae 2b",
             "3:",
-            "add {n}, 120",
-            "js 5f",
+            // As n + 128 bytes are left, 4 times the eights among them.
+            "mov {to}, {n}",
+            "and {to}, 0x78",
+            "shr {to}, 1",
+            "neg {to}",
+            "lea {to}, [{to} + 5f]",
+            "jmp {to}",
+            ".set i, 120",
             "4:",
-            "paddb mm0, [{at}]",
-            "add {at}, 8",
-            "sub {n}, 8",
-            "jns 4b",
+            ".rept 15",
+            "paddb mm0, [{at} + i]",
+            ".set i, i - 8",
+            ".endr",
+            ".if . - 4b - 60",
+            ".error \"the jump takes four bytes an instruction\"",
+            ".endif",
             "5:",
-            // n + 8 bytes are left, 0 to 7; the shift drops the others.
+            // 0 to 7 bytes are left; the shift drops the others.
+            "and {n}, 7",
             "neg {n}",
-            "lea {n}, [{n} * 8]",
+            "lea {n}, [{n} * 8 + 64]",
             "movd mm2, {n}",
             "movq mm1, [{end} - 8]",
             "psrlq mm1, mm2",
             "paddb mm0, mm1",
-            "movq mm1, mm0",
-            "psrlq mm1, 32",
-            "paddb mm0, mm1",
+            "pxor mm1, mm1",
+            "psadbw mm0, mm1",
             "movd {n}, mm0",
             "emms",
-            at = inout(reg) bytes.as_ptr() => _,
-            n = inout(reg) len => lanes,
+            at = inout(reg) bytes.as_ptr().wrapping_sub(8) => _,
+            n = inout(reg) len => sum,
             end = in(reg) bytes.as_ptr_range().end,
+            to = out(reg) _,
             out("mm0") _, out("mm1") _, out("mm2") _,
             options(nostack, readonly),
         );
     }
-    let [a, b, c, d] = lanes.to_le_bytes();
-    a.wrapping_add(b).wrapping_add(c).wrapping_add(d)
+    let [sum, ..] = sum.to_le_bytes();
+    sum
 }
