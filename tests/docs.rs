@@ -8,8 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use qboot::error::Error;
 use qboot::layout;
 use qboot::phys::PhysRange;
+use qboot::policy::{EntryOption, LogOption, PciOption};
 use xtask::workspace;
 
 fn docs() -> PathBuf {
@@ -277,4 +279,69 @@ fn the_errors_are_those_of_the_source() -> Result<()> {
         );
     }
     generated("errors.md", &format!("{}\n", page.trim_end()))
+}
+
+/// A row of the table of options: which, its value, and what that means.
+fn options(page: &str) -> Result<Vec<(String, String, String)>> {
+    let (_, table) = page
+        .split_once("| option | value | meaning |")
+        .context("no table of options")?;
+    let mut name = String::new();
+    let mut rows = Vec::new();
+    for line in table.lines().skip(2) {
+        let [_, option, value, meaning, _] = line.split('|').collect::<Vec<_>>()[..] else {
+            break;
+        };
+        if let Some((_, rest)) = option.split_once("opt/org.qboot/") {
+            rest.split_once(',')
+                .context("no value")?
+                .0
+                .clone_into(&mut name);
+        }
+        let value = value.trim().trim_matches('`').to_owned();
+        rows.push((name.clone(), value, meaning.trim().to_owned()));
+    }
+    Ok(rows)
+}
+
+/// README, docs/options.md and the firmware know the same options and values.
+#[test]
+fn options_are_those_of_the_source() -> Result<()> {
+    let read = |name: &str| fs::read_to_string(workspace::root().join(name));
+    let rows = options(&read("docs/options.md")?)?;
+    let readme = options(&read("README.md")?.replace("](docs/", "]("))?;
+    ensure!(rows == readme, "{rows:?}\n{readme:?}");
+    let mut says = String::new();
+    for option in ["pci", "entry", "log"] {
+        let values: Vec<&str> = rows
+            .iter()
+            .filter(|(name, ..)| name == option)
+            .map(|(_, value, _)| value.as_str())
+            .collect();
+        for value in &values {
+            let bytes = value.as_bytes();
+            let known = match option {
+                "pci" => PciOption::parse(bytes).is_some(),
+                "entry" => EntryOption::parse(bytes).is_some(),
+                _ => LogOption::parse(bytes).is_some(),
+            };
+            ensure!(known, "{option}={value} is no value to the firmware");
+        }
+        let (last, first) = values.split_last().context("no values")?;
+        let _ = write!(says, ", {option} takes {} or {last}", first.join(", "));
+    }
+    ensure!(
+        rows.iter()
+            .all(|(name, ..)| says.contains(&format!(" {name} takes")))
+    );
+    // The first of each is the default, and the error lists all there are.
+    let defaults = (
+        PciOption::default() == PciOption::Auto,
+        EntryOption::default() == EntryOption::Auto,
+        LogOption::default() == LogOption::Off,
+    );
+    ensure!(defaults == (true, true, true));
+    let said = Error::BadOption.message();
+    ensure!(said.ends_with(&says[2..]), "{said:?} and {says:?}");
+    Ok(())
 }

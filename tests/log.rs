@@ -1,5 +1,6 @@
 //! The log: nothing without the option, and with it what a boot really did.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -7,8 +8,9 @@ use qboot::error::Error;
 use qboot_tests::handover::Handover;
 use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom};
 use rstest::rstest;
+use xtask::kernel::{self, Flavour};
 use xtask::probe::{self, Elf, Mode};
-use xtask::qemu::{Qemu, Vm};
+use xtask::qemu::{Accel, Qemu, Vm};
 
 /// Debug console of SeaBIOS and OVMF, where the log goes too.
 const DEBUG_CONSOLE: u16 = 0x402;
@@ -190,6 +192,96 @@ fn another_value_is_an_error() -> Result<()> {
             serial.starts_with("qboot: error 16: "),
             "{option}: {serial}"
         );
+    }
+    Ok(())
+}
+
+/// Every number alike: addresses, ticks and sizes change with the source.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let (mark, after) = match rest.strip_prefix("0x") {
+            Some(hex) => (
+                "0x#",
+                hex.trim_start_matches(|c: char| c.is_ascii_hexdigit()),
+            ),
+            None if first.is_ascii_digit() => {
+                ("#", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+            }
+            None => {
+                let after = &rest[first.len_utf8()..];
+                (&rest[..first.len_utf8()], after)
+            }
+        };
+        shape.push_str(mark);
+        rest = after;
+    }
+    shape
+}
+
+/// The log of the boot that the documentation shows.
+fn shown(value: &str) -> Result<String> {
+    let option = format!("name=opt/org.qboot/log,string={value}");
+    let mut vm = Qemu::new("q35")
+        .accel(Accel::Icount { shift: 0 })
+        .bios(rom()?)
+        .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
+        .append("console=ttyS0")
+        .args(["-fw_cfg", &option])
+        .spawn()?;
+    vm.wait_serial("loaded: ", TIMEOUT)?;
+    // The kernel is silent for long after that.
+    let mut before = String::new();
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = vm.serial();
+        if now == before {
+            return lines(&now);
+        }
+        before = now;
+    }
+}
+
+/// The samples in docs/debugging.md are such boots' and nothing else, and what
+/// docs/boot-flow.md quotes is in them. `QBOOT_UPDATE_DOCS=1` writes them anew.
+#[test]
+fn samples_in_the_documentation_are_real() -> Result<()> {
+    let docs = xtask::workspace::root().join("docs");
+    let path = docs.join("debugging.md");
+    let mut page = fs::read_to_string(&path)?;
+    let mut at = 0;
+    for value in ["steps", "all"] {
+        let real = shown(value)?;
+        let start = at + page[at..].find("\nqboot: ").context("no sample")? + 1;
+        let end = start + page[start..].find("```").context("no end of the sample")?;
+        if std::env::var_os("QBOOT_UPDATE_DOCS").is_some() {
+            page.replace_range(start..end, &real);
+            fs::write(&path, &page)?;
+            at = start + real.len();
+        } else {
+            let [sample, boot] =
+                [&page[start..end], &real].map(|text| text.lines().map(shape).collect::<Vec<_>>());
+            ensure!(
+                sample == boot,
+                "docs/debugging.md shows another log than this, write it anew with \
+                 QBOOT_UPDATE_DOCS=1 cargo test --package qboot-tests --test log samples:\n{real}"
+            );
+            at = end;
+        }
+        let real: Vec<String> = real.lines().map(shape).collect();
+        let flow = fs::read_to_string(docs.join("boot-flow.md"))?;
+        let quoted = flow
+            .lines()
+            .filter(|line| value == "steps" && line.starts_with("| ") && line.ends_with("` |"))
+            .filter_map(|line| line.rsplit('`').nth(1));
+        for quoted in quoted {
+            let wanted = shape(quoted);
+            ensure!(
+                real.iter().any(|line| line.ends_with(&wanted)),
+                "docs/boot-flow.md quotes {quoted:?}, which no boot says"
+            );
+        }
     }
     Ok(())
 }
