@@ -140,8 +140,8 @@ impl Record {
 ///
 /// # Errors
 /// There is no gcc, or it has something to say.
-pub fn assemble(name: &'static str, source: &str) -> Result<Vec<u8>> {
-    static DONE: Mutex<Option<HashMap<&'static str, Vec<u8>>>> = Mutex::new(None);
+pub fn assemble(name: &str, source: &str) -> Result<Vec<u8>> {
+    static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let done = done.get_or_insert_default();
     if let Some(bytes) = done.get(name) {
@@ -162,7 +162,7 @@ pub fn assemble(name: &'static str, source: &str) -> Result<Vec<u8>> {
         bail!("{name}: {}", String::from_utf8_lossy(&result.stderr));
     }
     let bytes = fs::read(&output)?;
-    done.insert(name, bytes.clone());
+    done.insert(name.to_owned(), bytes.clone());
     Ok(bytes)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -13,7 +14,7 @@ use super::table::Row;
 use crate::debian::{self, Lists, Package};
 use crate::initramfs::{self, Arch, Initramfs};
 use crate::kernel::{self, Flavour, Kernel};
-use crate::{extract, workspace};
+use crate::{extract, probe, workspace};
 
 /// The file that `name` stands for:
 ///
@@ -23,6 +24,8 @@ use crate::{extract, workspace};
 /// - `deb PACKAGE PATH`: a file of a Debian package, decompressed when it is
 ///   gzipped. `PACKAGE:i386` and `PACKAGE/bookworm-backports` are understood.
 /// - `file PATH`: a file of this repository.
+/// - `assembled PATH`: an assembly source of this repository, as a flat binary.
+/// - `grub`: GRUB behind the wrapper that makes it look like Linux.
 ///
 /// # Errors
 /// It cannot be had.
@@ -33,6 +36,8 @@ pub fn file(name: &str) -> Result<PathBuf> {
         ["standard-i386"] => initramfs::standard(Arch::I386)?,
         ["deb", package, path] => decompressed(&packaged(package, path)?)?,
         ["file", path] => workspace::root().join(path),
+        ["assembled", path] => assembled(path)?,
+        ["grub"] => grub()?,
         [flavour] => debian_kernel(flavour)?.bzimage,
         [flavour, "vmlinux"] => extract::cached(&debian_kernel(flavour)?.bzimage)?
             .path
@@ -41,6 +46,45 @@ pub fn file(name: &str) -> Result<PathBuf> {
     };
     ensure!(path.is_file(), "no file {}", path.display());
     Ok(path)
+}
+
+fn assembled(path: &str) -> Result<PathBuf> {
+    let source = fs::read_to_string(workspace::root().join(path)).context(path.to_owned())?;
+    let name = Path::new(path)
+        .file_name()
+        .context("a path without a name")?;
+    let name = name.to_string_lossy();
+    let to = directory()?.join(name.as_ref()).with_extension("bin");
+    write_once(&to, &probe::assemble(&name, &source)?)?;
+    Ok(to)
+}
+
+/// GRUB with a configuration that takes its console to the serial port.
+fn grub() -> Result<PathBuf> {
+    const CONFIG: &str = "serial --unit=0\nterminal_output serial\nterminal_input serial\n\
+                          echo The configuration runs.\n";
+    let modules = packaged("grub-pc-bin", "usr/lib/grub/i386-pc")?;
+    let program = packaged("grub-common", "usr/bin/grub-mkimage")?;
+    let libraries = packaged("libdevmapper1.02.1", "lib/x86_64-linux-gnu")?;
+    let dir = directory()?;
+    let _lock = workspace::lock("grub")?;
+    let (config, core) = (dir.join("grub.cfg"), dir.join("grub.img"));
+    write_once(&config, CONFIG.as_bytes())?;
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", libraries).arg("-d");
+    command
+        .arg(&modules)
+        .args(["-O", "i386-pc", "-p", "(memdisk)/", "-c"]);
+    command.arg(&config).arg("-o").arg(&core);
+    let output = command
+        .args(["serial", "terminal", "echo", "normal"])
+        .output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "grub-mkimage: {complaint}");
+    let image = dir.join("grub.lnx");
+    let bytes = [fs::read(modules.join("lnxboot.img"))?, fs::read(core)?].concat();
+    write_once(&image, &bytes)?;
+    Ok(image)
 }
 
 fn debian_kernel(flavour: &str) -> Result<Kernel> {

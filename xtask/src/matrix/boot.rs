@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -290,13 +291,16 @@ impl<'a> Boot<'a> {
         }
     }
 
+    /// What the guest has printed, without the terminal's control sequences.
     fn output(&self, vm: &Vm) -> String {
         let mut text = vm.serial();
         if let Some(port) = self.cell.row.debugcon {
             text.push('\n');
             text.push_str(&String::from_utf8_lossy(&vm.debugcon(port)));
         }
-        text.replace('\r', "")
+        static CONTROL: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(r"\x1b\[[0-?]*[ -/]*[@-~]|\r").expect("it is right"));
+        CONTROL.replace_all(&text, "").into_owned()
     }
 
     /// What is wrong with the end of a run; `None` when it is as it should be.
