@@ -3,6 +3,7 @@
 use super::*;
 use qboot::layout;
 use qboot::phys::PhysRange;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Instant;
 use xtask::probe::{BzImage, Elf, Mode};
@@ -97,6 +98,23 @@ fn migrated(vm: &mut Vm) -> Result<()> {
     }
 }
 
+/// Saves a stopped machine to `state`.
+fn save(vm: &mut Vm, state: &Path) -> Result<()> {
+    vm.monitor("migrate_set_parameter max-bandwidth 10G")?;
+    vm.monitor(&format!("migrate \"exec:cat >{}\"", state.display()))?;
+    migrated(vm)
+}
+
+/// The machine that was saved to `state` in a QEMU of its own, stopped.
+fn restored(qemu: Qemu, state: &Path) -> Result<Vm> {
+    let incoming = format!("exec:cat {}", state.display());
+    let mut vm = qemu.args(["-incoming".into(), incoming]).spawn()?;
+    while vm.monitor("info status")?.contains("inmigrate") {
+        sleep(Duration::from_millis(5));
+    }
+    Ok(vm)
+}
+
 /// The machine goes on in another QEMU from wherever it was.
 #[test]
 fn migrations_while_booting() -> Result<()> {
@@ -107,26 +125,19 @@ fn migrations_while_booting() -> Result<()> {
             let (qemu, probe) = busy(machine, kind)?;
             for _ in 0..3 {
                 let state = probe.file("state", b"")?;
-                let state = state.display();
                 let mut vm = qemu.clone().arg("-S").spawn()?;
                 vm.monitor("cont")?;
                 sleep(Duration::from_micros(dice.below(8_000)));
                 vm.monitor("stop")?;
                 let seen = vm.debugcon(REPORT_PORT).len();
-                vm.monitor("migrate_set_parameter max-bandwidth 10G")?;
-                vm.monitor(&format!("migrate \"exec:cat >{state}\""))?;
-                migrated(&mut vm)?;
+                save(&mut vm, &state)?;
                 ensure!(vm.serial().is_empty(), "{}", vm.report());
                 drop(vm);
                 if seen > 0 {
                     // It had got to the kernel already.
                     continue;
                 }
-                let incoming = ["-incoming".into(), format!("exec:cat {state}")];
-                let mut vm = qemu.clone().args(incoming).spawn()?;
-                while vm.monitor("info status")?.contains("inmigrate") {
-                    sleep(Duration::from_millis(5));
-                }
+                let mut vm = restored(qemu.clone(), &state)?;
                 vm.monitor("cont")?;
                 inside += 1;
                 let context = || format!("{machine} {kind:?}");
@@ -178,7 +189,7 @@ fn handed(vm: &mut Vm, record: &Record) -> Result<([u32; 3], Vec<Vec<u8>>)> {
 /// `savevm` while the firmware is at work, some time after its
 /// reset; then `loadvm` in the same QEMU when it has got to the kernel, and in
 /// another. Gives `None` when it had got there before.
-fn snapshot(qemu: &Qemu, disk: &std::path::Path, wait: Duration) -> Result<Option<()>> {
+fn snapshot(qemu: &Qemu, disk: &Path, wait: Duration) -> Result<Option<()>> {
     std::fs::write(disk, qcow2())?;
     let drive = format!("if=none,id=snap,format=qcow2,file={}", disk.display());
     let qemu = qemu.clone().args(["-drive", &drive]);
@@ -240,6 +251,52 @@ fn snapshots_while_booting() -> Result<()> {
             }
             ensure!(inside == 2, "{machine} {kind:?}: {inside} snapshots");
         }
+    }
+    Ok(())
+}
+
+/// QEMU's monitor names an identifier as a UUID, the guest has its first three
+/// fields in its own byte order.
+const GENERATIONS: [(&str, [u8; 16]); 2] = [
+    (
+        "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87",
+        *b"\xaf\x6e\x4e\x32\xd1\xd1\xf6\x4b\xbf\x41\xb9\xbb\x6c\x91\xfb\x87",
+    ),
+    (
+        "5a1b7c93-0e2d-4f68-8a4c-d3e95b706142",
+        *b"\x93\x7c\x1b\x5a\x2d\x0e\x68\x4f\x8a\x4c\xd3\xe9\x5b\x70\x61\x42",
+    ),
+];
+
+/// A machine that is restored is of a new generation: QEMU writes it to the
+/// address that the firmware has told it before, and again after a reset.
+#[test]
+fn the_generation_follows_a_migration() -> Result<()> {
+    let [(first, old), (second, new)] = GENERATIONS;
+    let device = |guid| ["-device".to_owned(), format!("vmgenid,guid={guid}")];
+    for machine in ["pc", "q35"] {
+        let (qemu, probe) = busy(machine, Kind::Pvh)?;
+        let mut vm = qemu.clone().args(device(first)).spawn()?;
+        entered(&mut vm, 0)?;
+        let found = vm.memory(0, 64 << 20)?;
+        let addr = found.chunks(8).zip(found[8..].chunks(8));
+        let addr = addr
+            .enumerate()
+            .find(|(_, (low, high))| [*low, *high].concat() == old);
+        let addr = 8 * addr.context("no generation in memory")?.0 as u64;
+        let state = probe.file("generation", b"")?;
+        vm.monitor("stop")?;
+        save(&mut vm, &state)?;
+        drop(vm);
+        let mut vm = restored(qemu.args(device(second)), &state)?;
+        let shown = vm.monitor("info vm-generation-id")?;
+        ensure!(shown.contains(second), "{shown}");
+        ensure!(vm.memory(addr, 16)? == new, "{machine}: not at {addr:#x}");
+        let seen = vm.debugcon(REPORT_PORT).len();
+        vm.monitor("cont")?;
+        vm.monitor("system_reset")?;
+        entered(&mut vm, seen)?;
+        ensure!(vm.memory(addr, 16)? == new, "{machine}: gone by a reset");
     }
     Ok(())
 }
