@@ -85,7 +85,10 @@ pub fn run(options: &Options) -> Result<()> {
             let programs = program::program(cell, options.qemu.as_deref())?;
             let known = before.get(&programs.1, &cell.id(), firmware).is_some();
             let left_out = cell.row.only.as_ref();
-            if left_out.is_none_or(|only| only.contains(firmware)) && !(options.missing && known) {
+            if cell.is_for(&programs.1)
+                && left_out.is_none_or(|only| only.contains(firmware))
+                && !(options.missing && known)
+            {
                 jobs.push((cell, firmware.as_str(), programs));
             }
         }

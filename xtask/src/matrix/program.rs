@@ -26,10 +26,10 @@ const SID: &str = "sid";
 pub fn program(cell: &Cell, asked: Option<&str>) -> Result<Program> {
     let found = known(asked)?;
     let major = found.1.split('.').next().unwrap_or_default();
-    if major.parse::<u32>()? >= cell.row.qemu {
-        return Ok(found);
+    match major.parse::<u32>()? < cell.row.qemu {
+        true => known(Some(BACKPORTS)),
+        false => Ok(found),
     }
-    known(Some(BACKPORTS))
 }
 
 /// What `asked` stands for; asked again, the same.

@@ -61,6 +61,7 @@ pub struct Row {
     pub helpers: Vec<String>,
     #[serde(default)]
     pub qemu: u32,
+    pub before_qemu: Option<u32>,
     #[serde(default)]
     pub steps: Vec<Step>,
     pub expect: Vec<String>,
@@ -142,6 +143,14 @@ impl Cell {
     pub fn id(&self) -> String {
         format!("{}@{}", self.row.name, self.machine)
     }
+
+    /// Whether it can be tried with a QEMU of this version, `7.2`.
+    #[must_use]
+    pub fn is_for(&self, version: &str) -> bool {
+        let major = version.split('.').next().and_then(|n| n.parse().ok());
+        let before = self.row.before_qemu.unwrap_or(u32::MAX);
+        major.is_some_and(|major: u32| major >= self.row.qemu && major < before)
+    }
 }
 
 /// An expression of the table; `^` and `$` are a line's.
@@ -222,6 +231,17 @@ mod tests {
             parse(&format!("{good}end={{status=3}}")).unwrap()[0].end,
             End::Status(3)
         );
+    }
+
+    #[test]
+    fn cells_are_for_some_versions_of_qemu() {
+        let rows = parse(&format!("{ROW}expect=['x']\nqemu=8\nbefore_qemu=11\n")).unwrap();
+        let [row] = rows.try_into().unwrap();
+        let machine = "pc".to_owned();
+        let cell = Cell { row, machine };
+        let versions = ["7.2", "8.0", "10.2", "11.1", "?"];
+        let tried = versions.map(|version| cell.is_for(version));
+        assert_eq!(tried, [false, true, true, false, false]);
     }
 
     #[test]
