@@ -183,17 +183,17 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         // PCI before the tables: QEMU writes what is programmed into them.
         let script = dir.table_loader();
         let has_acpi = script.is_some();
-        let is_linux = kernel.is_linux();
+        let guest = kernel.guest();
         let has_expanders =
             || chipset != Chipset::None && dir.find(&file::EXTRA_PCI_ROOTS).is_some();
-        let setup = policy::pci_setup(options.pci, is_linux, has_acpi, line, has_expanders);
+        let setup = policy::pci_setup(options.pci, guest, has_acpi, line, has_expanders);
         let summary = match setup {
             PciSetup::None => None,
             _ => Some(self.set_up_pci(chipset, setup, dir, &mut watch, scratch)?),
         };
         let decision = PciDecision {
             setup,
-            is_linux,
+            guest,
             has_acpi,
             line,
         };

@@ -33,6 +33,8 @@ bitflags! {
     /// `xloadflags`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct XLoadFlags: u16 {
+        /// A 64-bit kernel.
+        const KERNEL_64 = 1 << 0;
         /// Kernel, boot parameters, command line and initrd may lie anywhere.
         const CAN_BE_LOADED_ABOVE_4G = 1 << 1;
         const _ = !0;
@@ -184,6 +186,16 @@ impl<'a> SetupHeader<'a> {
         let pref_address = u64_at(self.bytes, 0x258);
         let runtime = pref_address.zip(u32_at(self.bytes, 0x260));
         runtime.map(Some).ok_or(Error::BadSetupHeader)
+    }
+
+    /// Whether this is a 32-bit kernel for sure: it could say that it is not,
+    /// and is a real one, which names its version (`kernel_version`).
+    #[inline]
+    #[must_use]
+    pub fn is_32bit(&self) -> bool {
+        self.protocol >= 0x20c
+            && !self.xloadflags().contains(XLoadFlags::KERNEL_64)
+            && u16_at(self.bytes, 0x20e).is_some_and(|version| version != 0)
     }
 
     /// `payload_offset` (from the protected-mode code's start) and

@@ -17,8 +17,8 @@ use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::multiboot;
 use crate::phys::{GuestMemory, PhysRange};
-use crate::policy::EntryOption;
-use crate::pvh::{Elf, StartInfo, is_linux_by_remains};
+use crate::policy::{EntryOption, Guest};
+use crate::pvh::{Elf, StartInfo, guest_by_remains};
 
 /// The seams and the map, borrowed for loading.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub enum Kernel<'a> {
     Elf {
         /// Its 32-bit entry point.
         entry: u32,
-        /// Whether its notes say Linux.
-        is_linux: bool,
+        /// What its notes say, and its headers.
+        guest: Guest,
         /// From the first to the last byte that QEMU has loaded.
         span: PhysRange,
         /// Its headers, where QEMU still has them.
@@ -137,7 +137,7 @@ impl<'a> Kernel<'a> {
             };
             let kernel = Self::Elf {
                 entry,
-                is_linux: notes.is_linux,
+                guest: elf.guest(notes),
                 span,
                 elf: Some(elf),
             };
@@ -160,7 +160,7 @@ impl<'a> Kernel<'a> {
                 let first = header.get(..HEADER_READ).unwrap_or(header);
                 let kernel = Self::Elf {
                     entry,
-                    is_linux: is_linux_by_remains(first, span, entry, memory),
+                    guest: guest_by_remains(first, span, entry, memory),
                     span,
                     elf: None,
                 };
@@ -189,15 +189,19 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    /// Whether this is Linux: a bzImage with a compressed payload (others
-    /// use the format without one), or an ELF whose notes say so.
-    #[inline(always)]
+    /// Who this is. Linux is a bzImage with a compressed payload (others use
+    /// the format without one), or an ELF whose notes say so.
+    #[inline(never)]
     #[must_use]
-    pub fn is_linux(&self) -> bool {
+    pub fn guest(&self) -> Guest {
         match self {
-            Self::Linux(header) | Self::RealMode(header) => header.payload().is_some(),
-            Self::Elf { is_linux, .. } => *is_linux,
-            Self::Multiboot(_) => false,
+            Self::Linux(header) | Self::RealMode(header) => match header.payload() {
+                Some(_) if header.is_32bit() => Guest::Linux32,
+                Some(_) => Guest::Linux,
+                None => Guest::Other,
+            },
+            Self::Elf { guest, .. } => *guest,
+            Self::Multiboot(_) => Guest::Other,
         }
     }
 
@@ -226,7 +230,7 @@ impl<'a> Kernel<'a> {
             }
             Self::Elf {
                 entry,
-                is_linux,
+                guest,
                 span,
                 elf,
             } => {
@@ -242,7 +246,7 @@ impl<'a> Kernel<'a> {
                 if !loader.map.is_claimed(*entry) {
                     return Err(Error::ElfWithoutPvh);
                 }
-                let limit = if *is_linux {
+                let limit = if *guest != Guest::Other {
                     LINUX_COMMAND_LINE
                 } else {
                     MAX_COMMAND_LINE

@@ -14,7 +14,7 @@ use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Claimed, Kernel};
 use crate::pci::{Bdf, Summary};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
-use crate::policy::{LogOption, Options, PciDecision, PciSetup};
+use crate::policy::{Guest, LogOption, Options, PciDecision, PciSetup};
 use crate::text::{print, print_foreign};
 
 /// A step that is done, and what it found.
@@ -224,10 +224,10 @@ impl<T: Terminal> Log<T> {
             PciSetup::Full => "pci: full",
         };
         self.say(setup);
-        self.say(if decision.is_linux {
-            " for Linux"
-        } else {
-            " for another kernel"
+        self.say(match decision.guest {
+            Guest::Linux => " for Linux",
+            Guest::Linux32 => " for 32-bit Linux",
+            Guest::Other => " for another kernel",
         });
         let line = decision.line;
         let acpi = match decision.has_acpi {

@@ -2,7 +2,8 @@
 //! up, and whether a kernel without ACPI is coming.
 //!
 //! Linux with ACPI numbers buses, assigns BARs and routes interrupts itself,
-//! so nothing of that is done twice. Any other kernel gets it done.
+//! so nothing of that is done twice. Any other kernel gets it done, and so does
+//! a 32-bit Linux, which assigns BARs badly.
 
 use crate::error::{Error, Result};
 use crate::fw_cfg::{Directory, FwCfg};
@@ -135,16 +136,25 @@ fn trimmed(value: &[u8]) -> &[u8] {
     value.get(..end.unwrap_or(value.len())).unwrap_or(value)
 }
 
-/// Four equals signs.
-const EQUALS_SIGNS: u32 = u32::from_le_bytes(*b"====");
-
-/// Four times the letter that is before them where ACPI or PCI is meant.
-const LETTERS: u32 = u32::from_le_bytes(*b"iiii");
+/// The letter that all parameters have which are looked for.
+const LETTERS_P: u32 = u32::from_le_bytes(*b"pppp");
 
 /// Whether one of four bytes is zero: only then a borrow sets a top bit that
 /// was not set.
 const fn has_zero(word: u32) -> bool {
     word.wrapping_sub(0x0101_0101) & !word & 0x8080_8080 != 0
+}
+
+/// Who is booted, as far as it decides about PCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Linux, mostly of 64 bits.
+    Linux,
+    /// Linux of 32 bits. Left to itself it gives 64-bit BARs addresses above
+    /// 4 GiB, where its drivers then find nothing.
+    Linux32,
+    /// Another kernel.
+    Other,
 }
 
 /// What of PCI is set up.
@@ -165,7 +175,7 @@ pub struct CommandLine {
     /// `acpi=off`: no table is read.
     pub acpi_off: bool,
     /// ACPI is not asked about PCI: `pci=noacpi`, `pci=conf1`, `pci=bios`,
-    /// `acpi=noirq` and their like.
+    /// `acpi=noirq` and their like; or the 8259A is to interrupt: `nolapic`.
     pub pci_without_acpi: bool,
 }
 
@@ -175,52 +185,57 @@ impl CommandLine {
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
-        // Both parameters end in `i=`: few bytes are an equals sign, fewer
-        // stand behind an i, and only those are looked at closer.
+        // Few bytes are a p, as in `acpi=`, `pci=` and `nolapic`, and only
+        // those are looked at closer.
         let (words, tail) = line.as_chunks::<4>();
         let mut at: usize = 0;
-        let mut before: u32 = 0;
         for bytes in words {
             let word = u32::from_le_bytes(*bytes);
-            let equals_sign = word ^ EQUALS_SIGNS;
-            if has_zero(equals_sign) && has_zero(equals_sign | (word << 8 | before >> 24) ^ LETTERS)
-            {
-                found.values(line, at, bytes);
+            if has_zero(word ^ LETTERS_P) {
+                found.letters(line, at, bytes);
             }
             if has_zero(word) {
                 return found;
             }
-            before = word;
             at = at.wrapping_add(4);
         }
-        found.values(line, at, tail);
+        found.letters(line, at, tail);
         found
     }
 
-    /// Looks at the equals signs in `bytes`, the part of the line at `at`.
+    /// Looks at each p in `bytes`, the part of the line at `at`.
     #[inline(never)]
-    fn values(&mut self, line: &[u8], at: usize, bytes: &[u8]) {
+    fn letters(&mut self, line: &[u8], at: usize, bytes: &[u8]) {
         for (at, byte) in (at..).zip(bytes) {
             match byte {
                 0 => return,
-                b'=' => self.value(line, at),
+                b'p' => self.parameter(line, at),
                 _ => {}
             }
         }
     }
 
-    /// Looks at the word whose equals sign is at `at`.
-    fn value(&mut self, line: &[u8], at: usize) {
-        let Some((before, [_, value @ ..])) = line.split_at_checked(at) else {
+    /// Looks at the word that has a p at `at`.
+    fn parameter(&mut self, line: &[u8], at: usize) {
+        let Some((before, [_, from @ ..])) = line.split_at_checked(at) else {
             return;
         };
-        let (is_acpi, before) = match before {
-            [before @ .., b'a', b'c', b'p', b'i'] => (true, before),
-            [before @ .., b'p', b'c', b'i'] => (false, before),
-            _ => return,
-        };
-        if matches!(before, [] | [.., b' ']) {
-            self.word(is_acpi, value);
+        // What stands before the p, and behind it.
+        const PARAMETERS: [(&[u8], &[u8]); 4] = [
+            (b"", b"ci="),
+            (b"ac", b"i="),
+            (b"nola", b"ic"),
+            (b"disablea", b"ic"),
+        ];
+        for (n, (front, back)) in PARAMETERS.iter().enumerate() {
+            let before = before.strip_suffix(*front);
+            if let (Some([] | [.., b' ']), Some(value)) = (before, from.strip_prefix(*back)) {
+                match (n, value) {
+                    (0 | 1, _) => self.word(n == 1, value),
+                    (_, [] | [0 | b' ', ..]) => self.pci_without_acpi = true,
+                    _ => {}
+                }
+            }
         }
     }
 
@@ -246,8 +261,8 @@ impl CommandLine {
 pub struct PciDecision {
     /// The decision.
     pub setup: PciSetup,
-    /// Whether the kernel is Linux.
-    pub is_linux: bool,
+    /// Who is booted.
+    pub guest: Guest,
     /// Whether QEMU has ACPI tables.
     pub has_acpi: bool,
     /// What the command line says about them.
@@ -259,7 +274,7 @@ pub struct PciDecision {
 #[must_use]
 pub fn pci_setup(
     option: PciOption,
-    is_linux: bool,
+    guest: Guest,
     has_acpi: bool,
     line: CommandLine,
     has_expanders: impl FnOnce() -> bool,
@@ -268,16 +283,11 @@ pub fn pci_setup(
         PciOption::None => PciSetup::None,
         PciOption::Scan => PciSetup::Scan,
         PciOption::Full => PciSetup::Full,
-        PciOption::Auto if is_linux && has_acpi && !line.acpi_off && !line.pci_without_acpi => {
-            if has_expanders() {
-                PciSetup::Full
-            } else {
-                PciSetup::None
-            }
-        }
+        PciOption::Auto if guest != Guest::Linux => PciSetup::Full,
         // Linux assigns addresses itself, with ACPI or without.
-        PciOption::Auto if is_linux => PciSetup::Scan,
-        PciOption::Auto => PciSetup::Full,
+        PciOption::Auto if !has_acpi || line.acpi_off || line.pci_without_acpi => PciSetup::Scan,
+        PciOption::Auto if has_expanders() => PciSetup::Full,
+        PciOption::Auto => PciSetup::None,
     }
 }
 
@@ -308,25 +318,47 @@ mod tests {
         assert!(parse("pci=conf1\0").pci_without_acpi);
         assert!(!parse("pci=nocrs\0").pci_without_acpi);
         assert!(parse("acpi=noirq").pci_without_acpi);
+        for line in ["nolapic\0", "quiet nolapic", "disableapic x\0"] {
+            assert!(parse(line).pci_without_acpi, "{line}");
+        }
+        for line in [
+            "nolapic_timer\0",
+            "xnolapic",
+            "lapic noapic",
+            "p",
+            "ap",
+            "nolap",
+        ] {
+            assert_eq!(parse(line), neither, "{line}");
+        }
     }
 
     #[test]
     fn linux_with_acpi_sets_pci_up_itself() {
         use PciOption::Auto;
+        let linux = Guest::Linux;
         let line = CommandLine::default();
         let off = CommandLine {
             acpi_off: true,
             ..line
         };
-        assert_eq!(pci_setup(Auto, true, true, line, || false), PciSetup::None);
-        assert_eq!(pci_setup(Auto, true, false, line, || true), PciSetup::Scan);
-        assert_eq!(pci_setup(Auto, true, true, off, || true), PciSetup::Scan);
-        assert_eq!(pci_setup(Auto, true, true, line, || true), PciSetup::Full);
-        assert_eq!(pci_setup(Auto, false, true, line, || false), PciSetup::Full);
+        assert_eq!(pci_setup(Auto, linux, true, line, || false), PciSetup::None);
+        assert_eq!(pci_setup(Auto, linux, false, line, || true), PciSetup::Scan);
+        assert_eq!(pci_setup(Auto, linux, true, off, || true), PciSetup::Scan);
+        assert_eq!(pci_setup(Auto, linux, true, line, || true), PciSetup::Full);
         assert_eq!(
-            pci_setup(PciOption::None, false, false, off, || true),
+            pci_setup(Auto, Guest::Other, true, line, || false),
+            PciSetup::Full
+        );
+        assert_eq!(
+            pci_setup(PciOption::None, Guest::Other, false, off, || true),
             PciSetup::None
         );
+        // A 32-bit one assigns addresses where it does not reach them.
+        for (has_acpi, line) in [(true, line), (false, line), (true, off)] {
+            let setup = pci_setup(Auto, Guest::Linux32, has_acpi, line, || false);
+            assert_eq!(setup, PciSetup::Full);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use crate::e820::Entry;
 use crate::error::{Error, Result};
 use crate::phys::{GuestMemory, PhysRange, u16_at, u32_at, u64_at};
+use crate::policy::Guest;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
 
@@ -208,6 +209,25 @@ impl<'a> Elf<'a> {
         }
     }
 
+    /// Who the kernel is, by its `notes`. A 32-bit Linux is an ELF of 32 bits
+    /// that is linked to virtual addresses above those it is loaded to.
+    #[inline(always)]
+    #[must_use]
+    pub fn guest(&self, notes: Notes) -> Guest {
+        let is_virtual = match self.headers {
+            Headers::Elf32([first, ..]) => {
+                let [_, vaddr] = &first.offset_vaddr;
+                *vaddr != first.paddr
+            }
+            _ => false,
+        };
+        match notes.is_linux {
+            true if is_virtual => Guest::Linux32,
+            true => Guest::Linux,
+            false => Guest::Other,
+        }
+    }
+
     /// Reads the Xen notes where QEMU has loaded them.
     pub fn notes<M: GuestMemory>(&self, memory: &mut M) -> Notes {
         let bytes = memory.bytes_inline(self.notes);
@@ -236,19 +256,18 @@ impl Sum {
     }
 }
 
-/// Whether an ELF kernel calls itself Linux whose headers are partly
-/// overwritten.
+/// Who an ELF kernel is whose headers are partly overwritten.
 ///
 /// Looks at `bytes`, what is left of the file's first ones, for a program
 /// header of notes, and believes it when its notes lie in `span`, what QEMU has
 /// loaded, and give the `entry` that QEMU has found.
 #[cold]
-pub fn is_linux_by_remains<M: GuestMemory>(
+pub fn guest_by_remains<M: GuestMemory>(
     bytes: &[u8],
     span: PhysRange,
     entry: u32,
     memory: &mut M,
-) -> bool {
+) -> Guest {
     for at in (0..bytes.len()).step_by(4) {
         if u32_at(bytes, at) != Some(PT_NOTE) {
             continue;
@@ -261,14 +280,19 @@ pub fn is_linux_by_remains<M: GuestMemory>(
                 .zip(len)
                 .and_then(|(start, len)| PhysRange::new(start, len.min(MAX_NOTES)))
                 .filter(|range| span.contains(*range));
-            let bytes = range.and_then(|range| memory.bytes(range).ok());
-            let found = bytes.map_or(Notes::default(), |bytes| read_notes(bytes));
+            let notes = range.and_then(|range| memory.bytes(range).ok());
+            let found = notes.map_or(Notes::default(), |notes| read_notes(notes));
             if found.entry == Some(entry) {
-                return found.is_linux;
+                let vaddr = u32_at(bytes, at.saturating_add(8));
+                return match found.is_linux {
+                    true if paddr == 12 && vaddr != start => Guest::Linux32,
+                    true => Guest::Linux,
+                    false => Guest::Other,
+                };
             }
         }
     }
-    false
+    Guest::Other
 }
 
 /// `Elf32_Nhdr`, which is `Elf64_Nhdr` too; name and descriptor follow, each
