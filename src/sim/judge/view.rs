@@ -42,7 +42,8 @@ impl View {
         let fw_cfg = &guest.machine.fw_cfg;
         let given = u32_at(fw_cfg.data(item::INITRD_SIZE), 0).unwrap_or(0);
         // A bzImage's header says whether there is one.
-        let announced = self.loaded || u32_at(fw_cfg.data(item::SETUP_DATA), 0x21c) != Some(0);
+        let announced =
+            self.loaded || u32_at(fw_cfg.data(item::SETUP_DATA), 0x21c).is_some_and(|n| n != 0);
         let (start, len) = self.initrd;
         if len != if announced { given } else { 0 } {
             return Err(format!("an initrd of {len} bytes instead of {given}"));
