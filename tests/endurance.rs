@@ -1,9 +1,10 @@
 //! Boot after boot: each leaves the registers and the memory of the first, and
-//! cold boots, whose instructions QEMU counts, cost as many.
+//! takes as many instructions.
 //!
 //! 25 of each kind run with every test; `cargo test --package qboot-tests
 //! --test endurance -- --ignored` runs 1,000.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,9 @@ use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, Record, SU
 use xtask::qemu::{Accel, Qemu};
 
 const MACHINES: [&str; 3] = ["pc", "q35", "microvm"];
+/// Instructions of the probe from its RDTSC to the reset: five for each word that
+/// it sums, and the rest of `probe.S`, REP OUTSB counting as often as it repeats.
+const OWN: u64 = 5 * (0x2_8000 + 0x2_0000 + 0x1_0000 + 0x10_0000) / 4 + 247;
 /// Long enough for 1,000 boots on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -57,6 +61,12 @@ fn cold_boots(name: &str, kind: Kind, count: usize) -> Result<()> {
 }
 
 /// One machine that resets itself when it has reported.
+///
+/// QEMU's counter goes on over a reset. From one report to the next it counts the
+/// probe's instructions and the firmware's, and nothing else: unless QEMU takes
+/// so long to reset that the idle machine is moved on to the timer's next edge,
+/// one period after the reset before. Then it has counted that period, less
+/// the firmware's instructions of the one boot and with those of the other.
 fn warm_resets(name: &str, kind: Kind, count: usize) -> Result<()> {
     const LEN: usize = RECORD_LEN + SUM_LEN;
     let (qemu, _probe) = machine(name, kind, Mode::SumAndReset)?;
@@ -64,14 +74,31 @@ fn warm_resets(name: &str, kind: Kind, count: usize) -> Result<()> {
     let report = vm.wait_debugcon(probe::REPORT_PORT, (count + 1) * LEN, TIMEOUT)?;
     ensure!(vm.serial().is_empty(), "{}", vm.report());
     let mut first = None;
+    let mut counters = Vec::new();
     for (n, report) in report.chunks_exact(LEN).take(count + 1).enumerate() {
         let (mut record, sum) = parse(report)?;
-        // QEMU's clock goes on, by a little while a reset is pending.
+        counters.push(record.tsc);
         (record.tsc, record.eax, record.edx) = (0, 0, 0);
         let found = (record, sum);
         let first = first.get_or_insert_with(|| found.clone());
         ensure!(found == *first, "boot {n}: {found:x?} after {first:x?}");
     }
+    let mut steps = BTreeMap::new();
+    for pair in counters.windows(2) {
+        *steps.entry(pair[1] - pair[0]).or_insert(0) += 1;
+    }
+    println!(
+        "{name} {kind:?}: {} instructions, then {steps:?}",
+        counters[0]
+    );
+    // One instruction more or less in any boot makes a third number.
+    ensure!(steps.len() <= 2, "{steps:?} from boot to boot");
+    let least = steps.first_key_value().map(|(least, _)| *least);
+    let expected = counters[0] + OWN;
+    ensure!(
+        least == Some(expected),
+        "{steps:?}, but {expected} by the cold boot"
+    );
     Ok(())
 }
 
