@@ -11,7 +11,7 @@ mod loader;
 
 use crate::boot::Handoff;
 use crate::bzimage::{LoadFlags, SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
-use crate::e820::{Claim, MAX_ENTRIES, MemoryMap};
+use crate::e820::{Claim, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
@@ -76,6 +76,9 @@ const ELF_READ: usize = 8192;
 const ELF_SETUP_SIZE: u32 = 8192;
 /// The longest command line that is taken from a kernel that names no limit.
 const MAX_COMMAND_LINE: u32 = 0xffff;
+/// Map entries that there is room for behind the command line: few machines have
+/// more, and line and `start_info` share a page then.
+const USUAL_ENTRIES: usize = 32;
 /// Linux's own limit (`COMMAND_LINE_SIZE` less its NUL), which a vmlinux
 /// does not tell.
 const LINUX_COMMAND_LINE: u32 = 2047;
@@ -96,20 +99,21 @@ impl<'a> Kernel<'a> {
         memory: &mut M,
         scratch: &'a mut [u8],
     ) -> Result<(Self, &'a mut [u8])> {
-        let (header, rest) = scratch
-            .split_at_mut_checked(ELF_READ)
-            .ok_or(Error::TooManyFiles)?;
-        let first = header.get_mut(..HEADER_READ).ok_or(Error::NotOurMemory)?;
+        let first = scratch.get_mut(..HEADER_READ).ok_or(Error::TooManyFiles)?;
         fw_cfg.read_inline(item::SETUP_DATA, first)?;
         let is_elf = Elf::is_elf(first);
-        if is_elf {
-            if !Elf::has_headers(first) {
-                fw_cfg.read(item::SETUP_DATA, header)?;
-            }
-        } else if SetupHeader::find(first).is_some() {
-            let header: &'a [u8] = header;
-            let setup = header.get(..HEADER_READ).and_then(SetupHeader::find);
-            let setup = setup.ok_or(Error::NotOurMemory)?;
+        // What follows uses the next bytes, mostly of the same page.
+        let mut read = HEADER_READ;
+        if is_elf && !Elf::has_headers(first) {
+            let more = scratch.get_mut(..ELF_READ).ok_or(Error::TooManyFiles)?;
+            fw_cfg.read(item::SETUP_DATA, more)?;
+            read = ELF_READ;
+        }
+        let (header, rest) = scratch
+            .split_at_mut_checked(read)
+            .ok_or(Error::TooManyFiles)?;
+        let header: &'a [u8] = header;
+        if !is_elf && let Some(setup) = SetupHeader::find(header) {
             return if setup.is_32bit_entry() {
                 Ok((Self::Linux(setup), rest))
             } else if setup.is_cut() {
@@ -118,7 +122,6 @@ impl<'a> Kernel<'a> {
                 Ok((Self::RealMode(setup), rest))
             };
         }
-        let header: &'a [u8] = header;
         // QEMU before 8.0 gives an ELF file's first bytes from a stack frame
         // that it has left: the set-up of other devices may have written over
         // them (virtio-net does). Its other items say what it found in the
@@ -252,7 +255,7 @@ impl<'a> Kernel<'a> {
                     MAX_COMMAND_LINE
                 };
                 // `start_info` lies behind the line, in bytes that are zero.
-                let room = StartInfo::block_len(MAX_ENTRIES);
+                let room = StartInfo::block_len(USUAL_ENTRIES);
                 let (block, line_len) = loader.read_command_line(limit, room)?;
                 Ok(Claimed {
                     image: None,
@@ -320,19 +323,20 @@ impl<'a> Kernel<'a> {
             }
             Self::Elf { entry, .. } => {
                 let initrd = loader.load_initrd(u32::MAX, true)?;
-                let info = claimed.block.behind(claimed.line_len);
+                let mut info = claimed.block.behind(claimed.line_len);
+                if loader.map.entries().len() > USUAL_ENTRIES {
+                    info = loader.place_start_info()?;
+                }
                 let info = info.ok_or(Error::NotOurMemory)?;
+                let (entry, start_info) = (*entry, info.start());
                 StartInfo {
                     cmdline_paddr: line,
                     initrd,
                     rsdp_paddr: rsdp,
                     e820: loader.map.entries(),
                 }
-                .write(loader.memory.bytes_inline(info)?, info.start())?;
-                Ok(Handoff::Pvh {
-                    entry: *entry,
-                    start_info: info.start(),
-                })
+                .write(loader.memory.bytes_inline(info)?, start_info)?;
+                Ok(Handoff::Pvh { entry, start_info })
             }
             Self::RealMode(header) => loader.load_real_mode(header, claimed),
             Self::Multiboot(image) => loader.load_multiboot(image, claimed),

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! 0x00000  real-mode vectors, BIOS data area
-//! 0x02000  stack, 16 KiB, growing down from 0x06000
-//! 0x06000  statics (.bss)
-//! 0x08000  free for placement
+//! 0x02000  statics (.bss)
+//! 0x02100  stack, 16 KiB less those, growing down from 0x06000
+//! 0x06000  free for placement
 //! 0x30000  scratch: file directory, loader script, kernel header
 //! 0x80000  free for placement: zero page, start_info, command line
 //! 0x9fc00  EBDA, reserved in E820
@@ -17,12 +17,12 @@ use crate::phys::PhysRange;
 
 /// Real-mode interrupt vectors and the BIOS data area.
 pub const IVT_BDA: PhysRange = PhysRange::fixed(0, 0x600);
+/// `.bss`: in one page with the stack's guard, so that one less is touched.
+pub const STATICS: PhysRange = PhysRange::fixed(0x2000, 0x2100);
 /// The stack; the lowest word is its guard.
-pub const STACK: PhysRange = PhysRange::fixed(0x2000, 0x6000);
-/// `.bss`.
-pub const STATICS: PhysRange = PhysRange::fixed(0x6000, 0x8000);
+pub const STACK: PhysRange = PhysRange::fixed(0x2100, 0x6000);
 /// Low memory that placement may use.
-pub const LOW_FREE: PhysRange = PhysRange::fixed(0x8000, 0x3_0000);
+pub const LOW_FREE: PhysRange = PhysRange::fixed(0x6000, 0x3_0000);
 /// Working memory until the kernel is entered.
 pub const SCRATCH: PhysRange = PhysRange::fixed(0x3_0000, 0x8_0000);
 /// More low memory that placement may use.
@@ -43,7 +43,7 @@ pub const HIGH_RAM: u32 = 0x10_0000;
 /// Where the I/O APIC and other fixed devices start, and no RAM is below 4 GiB.
 pub const HIGH_RAM_END: u32 = 0xfec0_0000;
 /// Everything below 1 MiB that the running firmware occupies.
-pub const FIRMWARE: PhysRange = PhysRange::fixed(STACK.start(), LOW_FREE.start());
+pub const FIRMWARE: PhysRange = PhysRange::fixed(STATICS.start(), LOW_FREE.start());
 
 /// ECAM of q35, as QEMU's ACPI tables expect it: 256 buses of 1 MiB.
 pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
@@ -64,8 +64,8 @@ pub const LOCAL_APIC: PhysRange = PhysRange::fixed(0xfee0_0000, 0xfee0_1000);
 const _: () = {
     let all = [
         IVT_BDA,
-        STACK,
         STATICS,
+        STACK,
         LOW_FREE,
         SCRATCH,
         LOW_FREE_TOP,
@@ -97,8 +97,8 @@ mod tests {
         let documented = include_str!("../docs/architecture.md");
         for (name, range) in [
             ("IVT_BDA", IVT_BDA),
-            ("STACK", STACK),
             ("STATICS", STATICS),
+            ("STACK", STACK),
             ("LOW_FREE", LOW_FREE),
             ("SCRATCH", SCRATCH),
             ("LOW_FREE_TOP", LOW_FREE_TOP),

@@ -229,6 +229,7 @@ impl<'a> Elf<'a> {
     }
 
     /// Reads the Xen notes where QEMU has loaded them.
+    #[inline(always)]
     pub fn notes<M: GuestMemory>(&self, memory: &mut M) -> Notes {
         let bytes = memory.bytes_inline(self.notes);
         bytes.map_or(Notes::default(), |bytes| read_notes(bytes))

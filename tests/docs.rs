@@ -185,12 +185,12 @@ fn ranges() -> [(PhysRange, &'static str, usize); 14] {
             "more for command line and zero page",
             KERNEL,
         ),
-        (layout::STATICS, "statics until the jump", KERNEL),
         (
             layout::STACK,
             "stack until the jump, its guard word at the bottom",
             KERNEL,
         ),
+        (layout::STATICS, "statics until the jump", KERNEL),
         (layout::IVT_BDA, "real-mode vectors, BIOS data area", KERNEL),
     ]
 }

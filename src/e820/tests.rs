@@ -103,7 +103,7 @@ fn placement_goes_round_what_is_held() {
 proptest! {
     #[test]
     fn the_map_is_always_sorted_and_disjoint(
-        entries in prop::collection::vec((0u64..1 << 34, 0u64..1 << 33, 1u32..4), 0..12)
+        entries in prop::collection::vec((0xa_0000_u64..1 << 34, 0u64..1 << 33, 1u32..4), 0..12)
     ) {
         let mut entries = entries;
         entries.push((0, MIB, 1));

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::phys::{GuestMemory, PhysRange, align_up, copy_at, kib, u32_at};
+use crate::pvh::StartInfo;
 
 /// No wrong `setup_sects` moves the code by more bytes.
 const MAX_MOVE: u32 = 255 * SECTOR;
@@ -217,6 +218,18 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         } else {
             Err(Error::CommandLineTooLong)
         }
+    }
+
+    /// A place of its own for `start_info`, zeroed: the map has more entries than
+    /// there is room for behind the command line.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn place_start_info(&mut self) -> Result<Option<PhysRange>> {
+        let len = StartInfo::block_len(self.map.entries().len());
+        let claim = self.map.place_low(len, 16);
+        let block = claim.ok_or(Error::KernelOverlapsFirmware)?.range();
+        self.memory.clear(block)?;
+        Ok(Some(block))
     }
 
     /// Places and loads the initrd, if there is one: as high as it may go,

@@ -132,6 +132,36 @@ fn small_elf() -> Vec<u8> {
 }
 
 #[test]
+fn a_long_map_takes_start_info_elsewhere() {
+    for holes in [0, 20, 100, 123] {
+        let mut guest = Guest::new(Board::Microvm, capture::device("microvm"), 64 << 20);
+        guest.command_line(b"quiet");
+        assert!(guest.elf(&small_elf(), 0x10_0000));
+        let mut map = e820(64 << 20);
+        for hole in 0..holes {
+            map.extend(e820_entry((5 << 30) + (hole << 20), 0x1000, 2));
+        }
+        let selector = guest.machine.fw_cfg.selector("etc/e820").unwrap();
+        guest.machine.fw_cfg.item(selector, &map);
+        let mut dir = guest.machine.fw_cfg.data(item::FILE_DIR).to_vec();
+        let at = dir.windows(9).position(|name| name == b"etc/e820\0");
+        let size = at.unwrap() - 8;
+        dir[size..size + 4].copy_from_slice(&(map.len() as u32).to_be_bytes());
+        guest.machine.fw_cfg.item(item::FILE_DIR, &dir);
+        let result = guest.run();
+        assert!(
+            matches!(result, Ok(Handoff::Pvh { .. })),
+            "{holes}: {result:x?}"
+        );
+        assert_eq!(guest.check(result), Ok(()), "{holes}");
+        let Ok(Handoff::Pvh { start_info, .. }) = result else {
+            continue;
+        };
+        assert_eq!(start_info < 0x9_f000, holes > 27, "{start_info:x}");
+    }
+}
+
+#[test]
 fn captured_machines_boot_elf_kernels() {
     for (name, board) in CAPTURES {
         let mut guest = Guest::new(board, capture::device(name), ram_of(name));

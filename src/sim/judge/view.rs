@@ -221,7 +221,7 @@ impl Guest {
             return Err("no start_info".into());
         }
         let (modules, modlist) = (word(12)?, address(16)?);
-        let (memmap, entries) = (address(40)?, word(48)?);
+        let (line, memmap, entries) = (address(24)?, address(40)?, word(48)?);
         let len = 56 + 32 + entries * 24;
         if memmap != info + 88 || modules > 1 || entries > 128 {
             return Err(format!(
@@ -267,11 +267,11 @@ impl Guest {
         Ok(View {
             parts,
             e820,
-            line: address(24)?,
+            line,
             initrd,
             rsdp: address(32)?,
-            // The line and room for the longest start_info were read as one.
-            block: PhysRange::between(address(24)?, info + 88 + 24 * 128),
+            // The line and room for an ordinary start_info were read as one.
+            block: memory.touched.iter().find(|r| r.start() == line).copied(),
             loaded: true,
         })
     }

@@ -188,7 +188,7 @@ fn reserved_low_memory_is_refused() {
 #[test]
 fn a_directory_that_leaves_no_room_is_too_large() {
     let mut guest = small_guest(&small_bzimage());
-    for _ in 0..5100 {
+    for _ in 0..5110 {
         guest.machine.fw_cfg.file("opt/a", b"");
     }
     assert_eq!(outcome(guest), Err(Error::TooManyFiles));
@@ -199,12 +199,12 @@ fn a_kernel_that_fills_low_memory_leaves_no_room() {
     let mut file = small_elf();
     let mut put = |at: usize, value: u32| file[at..at + 4].copy_from_slice(&value.to_le_bytes());
     // One segment at the bottom of free low memory, one over the rest.
-    put(52 + 12, 0x8000);
-    put(52 + 20, 0x2_8000);
+    put(52 + 12, 0x6000);
+    put(52 + 20, 0x2_a000);
     put(84, 1);
     put(84 + 12, 0x8_0000);
     put(84 + 20, 0x1_fc00 - 0x900);
     let mut guest = small_guest(&small_bzimage());
-    assert!(guest.elf(&file, 0x8000));
+    assert!(guest.elf(&file, 0x6000));
     assert_eq!(outcome(guest), Err(Error::KernelOverlapsFirmware));
 }
