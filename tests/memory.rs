@@ -18,6 +18,9 @@ use xtask::probe::{self, BzImage, Elf, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFF
 use xtask::qemu::{Qemu, Vm};
 use xtask::{build, capture};
 
+#[path = "memory/frames.rs"]
+mod frames;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// No byte of the stack is this, unless by chance.
 const PAINT: u8 = 0xa7;
