@@ -40,7 +40,7 @@ fn acpi(
 #[rstest]
 fn old_processors(
     #[values("pc", "q35", "microvm")] machine: &str,
-    #[values("486", "pentium", "pentium2")] processor: &str,
+    #[values("486", "pentium", "pentium2", "pentium3", "athlon", "qemu32")] processor: &str,
 ) -> Result<()> {
     let probe = Probe::new(Kind::BzImage)?;
     let qemu = probe.machine(machine)?.args(["-cpu", processor]);
