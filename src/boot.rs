@@ -9,7 +9,7 @@ use crate::chipset::{self, Chipset};
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
-use crate::fw_cfg::{Directory, File, FwCfg, file, item};
+use crate::fw_cfg::{Directory, File, FwCfg, item};
 use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Kernel, Loader};
 use crate::layout;
@@ -184,8 +184,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let script = dir.table_loader();
         let has_acpi = script.is_some();
         let guest = kernel.guest();
-        let has_expanders =
-            || chipset != Chipset::None && dir.find(&file::EXTRA_PCI_ROOTS).is_some();
+        let has_expanders = || chipset != Chipset::None && dir.extra_pci_roots().is_some();
         let setup = policy::pci_setup(options.pci, guest, has_acpi, line, has_expanders);
         let summary = match setup {
             PciSetup::None => None,

@@ -220,6 +220,7 @@ struct Known<'a> {
     tables: Option<&'a FileEntry>,
     smbios_anchor: Option<&'a FileEntry>,
     smbios_tables: Option<&'a FileEntry>,
+    extra_pci_roots: Option<&'a FileEntry>,
     has_options: bool,
 }
 
@@ -237,27 +238,25 @@ impl<'a> Known<'a> {
         const RSDP: u32 = key(&file::RSDP);
         const TABLES: u32 = key(&file::TABLES);
         const SMBIOS: u32 = key(&file::SMBIOS_ANCHOR);
+        const EXTRA_PCI_ROOTS: u32 = key(&file::EXTRA_PCI_ROOTS);
         const OPTION: u32 = key(&file_name("opt/org.qboot/"));
         for entry in entries {
             let name = entry.name();
-            let (expected, slot) = match key(name) {
-                E820 => (&file::E820, &mut self.e820),
-                TABLE_LOADER => (&file::TABLE_LOADER, &mut self.table_loader),
-                RSDP => (&file::RSDP, &mut self.rsdp),
-                TABLES => (&file::TABLES, &mut self.tables),
-                // They differ in their 19th byte only: `a` or `t`.
-                SMBIOS => match name.get(18) {
-                    Some(b'a') => (&file::SMBIOS_ANCHOR, &mut self.smbios_anchor),
-                    _ => (&file::SMBIOS_TABLES, &mut self.smbios_tables),
-                },
-                OPTION => {
-                    self.has_options = true;
-                    continue;
+            // Each name in its arm: compared with constants.
+            match key(name) {
+                E820 if same_name(name, &file::E820) => self.e820 = Some(entry),
+                TABLE_LOADER if same_name(name, &file::TABLE_LOADER) => {
+                    self.table_loader = Some(entry);
                 }
-                _ => continue,
-            };
-            if same_name(name, expected) {
-                *slot = Some(entry);
+                RSDP if same_name(name, &file::RSDP) => self.rsdp = Some(entry),
+                TABLES if same_name(name, &file::TABLES) => self.tables = Some(entry),
+                SMBIOS if same_name(name, &file::SMBIOS_ANCHOR) => self.smbios_anchor = Some(entry),
+                SMBIOS if same_name(name, &file::SMBIOS_TABLES) => self.smbios_tables = Some(entry),
+                EXTRA_PCI_ROOTS if same_name(name, &file::EXTRA_PCI_ROOTS) => {
+                    self.extra_pci_roots = Some(entry);
+                }
+                OPTION => self.has_options = true,
+                _ => {}
             }
         }
     }
@@ -350,6 +349,12 @@ impl<'a> Directory<'a> {
     pub fn smbios(&self) -> Option<(File, File)> {
         let (anchor, tables) = (self.known.smbios_anchor?, self.known.smbios_tables?);
         Some((anchor.file(), tables.file()))
+    }
+
+    /// The number of PCI expander buses.
+    #[must_use]
+    pub fn extra_pci_roots(&self) -> Option<File> {
+        self.known.extra_pci_roots.map(FileEntry::file)
     }
 
     /// Whether a name starts like an option for this firmware.
