@@ -1,6 +1,7 @@
 //! The fuzzer's corpus, replayed.
 
 use super::*;
+use proptest::prelude::*;
 use std::path::PathBuf;
 use std::string::ToString;
 
@@ -82,5 +83,20 @@ fn corpus_replays_without_a_finding() {
             }
         }
         assert!(count > 0, "no corpus for {name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// What fuzzing asks of any bytes, on both widths: the same invariants.
+    #[test]
+    fn any_input_keeps_the_invariants(
+        which in 0..target::ALL.len(),
+        bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+    ) {
+        let (name, run) = target::ALL[which];
+        std::println!("{name}");
+        run(&bytes);
     }
 }
