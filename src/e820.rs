@@ -214,6 +214,19 @@ impl MemoryMap {
         &self.entries
     }
 
+    /// As the function of this name, quickly where that entry is in its
+    /// ordinary place.
+    #[inline]
+    #[must_use]
+    pub fn high_ram_end(&self) -> u32 {
+        match self.entries.get(BELOW_1M.len()) {
+            Some(ram) if ram.base() == u64::from(layout::HIGH_RAM) && ram.kind() == Kind::RAM => {
+                u32::try_from(ram.end()).unwrap_or(layout::HIGH_RAM_END)
+            }
+            _ => high_ram_end(&self.entries),
+        }
+    }
+
     /// RAM from 1 MiB up that lies below 4 GiB in one piece.
     #[must_use]
     pub const fn high(&self) -> PhysRange {

@@ -310,7 +310,7 @@ impl<'a> Kernel<'a> {
                     ramdisk_size: initrd.map_or(0, PhysRange::len),
                     acpi_rsdp_addr: rsdp,
                     e820: loader.map.entries(),
-                    high_ram_end: loader.map.high().end(),
+                    high_ram_end: loader.map.high_ram_end(),
                 }
                 .write(loader.memory.bytes_inline(page)?)?;
                 if setup_data != 0 {

@@ -16,6 +16,17 @@ fn the_zero_page_keeps_the_header(#[values("pc", "q35", "microvm")] machine: &st
     let qemu = probe.machine(machine)?.append("a");
     let (handover, _vm) = probe.boot(&qemu)?;
     let page = &handover.zero_page;
+    // alt_mem_k, for kernels that do not read the map: tables are no memory.
+    let high = handover
+        .e820
+        .iter()
+        .find(|e| e.addr == 1 << 20 && e.kind == 1);
+    let high = high.context("no RAM at 1 MiB")?;
+    let alt_mem_k = u32::from_le_bytes(page[0x1e0..0x1e4].try_into()?);
+    ensure!(
+        u64::from(alt_mem_k) == high.len >> 10,
+        "alt_mem_k {alt_mem_k:#x} of {high:x?}"
+    );
     ensure!(page[hdr::HEADER..hdr::HEADER + 4] == *b"HdrS");
     ensure!(page[hdr::VERSION..hdr::VERSION + 2] == [0x0f, 0x02]);
     ensure!(
