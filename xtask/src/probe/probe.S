@@ -159,7 +159,7 @@ reset:
 
         .balign 4
 parts:
-        .long   0x8000, 0x28000 / 4
+        .long   0x6000, 0x2a000 / 4
         .long   0x80000, 0x20000 / 4
         .long   0xf0000, 0x10000 / 4
         .long   0xf00000, 0x100000 / 4
