@@ -240,7 +240,7 @@ fn payload(bytes: &[u8]) -> Result<&[u8]> {
     let start = (setup_sects + 1) * 512 + offset;
     bytes
         .get(start..start + length)
-        .with_context(|| format!("the payload at {start:#x} lies outside the file"))
+        .with_context(|| format!("the payload at {start:#x} lies outside the file; is it whole?"))
 }
 
 #[cfg(test)]

@@ -142,7 +142,10 @@ impl Task {
                 let mut out = std::io::stdout();
                 clap_complete::generate(shell, &mut Cli::command(), "qboot", &mut out);
             }
-            Task::Manual { dir } => clap_mangen::generate_to(manual(), dir)?,
+            Task::Manual { dir } => {
+                std::fs::create_dir_all(&dir)?;
+                clap_mangen::generate_to(manual(), dir)?;
+            }
             Task::Dist { dir } => package::dist(&package::tool()?, &dir)?,
             #[cfg(feature = "measure")]
             Task::Release(options) => release::run(&options)?,

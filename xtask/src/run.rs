@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::extract::Format;
 use crate::initramfs::Arch;
@@ -105,6 +105,9 @@ pub enum Outcome {
 /// When something that the boot needs is missing or cannot be made, or QEMU
 /// cannot be started. A guest that fails is an [`Outcome`], not an error.
 pub fn run(options: &Options) -> Result<Outcome> {
+    if !options.dry_run {
+        guest::find(&options.qemu)?;
+    }
     let plan = plan(options)?;
     if options.dry_run {
         println!("{}", plan.shown());
@@ -163,17 +166,33 @@ struct Files {
 
 /// The files that were named, and those that are made where none was.
 fn files(options: &Options) -> Result<Files> {
+    // A name that is wrong shows before anything is built or fetched for it.
+    for (what, path) in [
+        ("kernel", &options.kernel),
+        ("initrd", &options.initrd),
+        ("firmware", &options.firmware),
+    ] {
+        if let Some(path) = path {
+            readable(path).with_context(|| format!("the {what} {}", path.display()))?;
+        }
+    }
     let firmware = match &options.firmware {
-        Some(path) => readable(path)?,
+        Some(path) => path.clone(),
         None => default_rom()?,
     };
     let kernel = match &options.kernel {
-        Some(path) => readable(path)?,
+        Some(path) => path.clone(),
         None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
     };
     let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    if extract::format(&bytes) == Format::Unknown {
+        eprintln!(
+            "{} looks like no kernel: neither a bzImage nor an ELF file",
+            kernel.display()
+        );
+    }
     let initrd = match &options.initrd {
-        Some(path) => readable(path)?,
+        Some(path) => path.clone(),
         None if extract::is_32_bit(&bytes) => initramfs::standard(Arch::I386)?,
         None => initramfs::standard(Arch::Amd64)?,
     };
@@ -256,9 +275,10 @@ fn plan(options: &Options) -> Result<Plan> {
 /// Ends QEMU when the firmware gives up, so that nobody waits for a timeout.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
 
-fn readable(path: &Path) -> Result<PathBuf> {
-    fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    Ok(path.to_path_buf())
+fn readable(path: &Path) -> Result<()> {
+    let file = fs::File::open(path)?;
+    ensure!(!file.metadata()?.is_dir(), "is a directory");
+    Ok(())
 }
 
 /// The vmlinux inside the bzImage `kernel`, or `kernel` itself when it has no

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,18 +63,30 @@ pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
     Ok(judge(&ended, &output, options))
 }
 
+/// Looks for QEMU before anything is built for it.
+pub(super) fn find(program: &Path) -> Result<()> {
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .with_context(|| missing(program))?;
+    Ok(())
+}
+
+fn missing(program: &Path) -> String {
+    format!(
+        "starting {}: install qemu-system-x86 (scripts/setup.sh does), or name another with --qemu",
+        program.display()
+    )
+}
+
 fn spawn(plan: &Plan, stdin: Stdio, stdout: Stdio) -> Result<Child> {
     Command::new(&plan.program)
         .args(&plan.arguments)
         .stdin(stdin)
         .stdout(stdout)
         .spawn()
-        .with_context(|| {
-            format!(
-                "starting {} (scripts/setup.sh installs QEMU)",
-                plan.program.display()
-            )
-        })
+        .with_context(|| missing(&plan.program))
 }
 
 /// Copies the console to standard output as it comes, and keeps it.
