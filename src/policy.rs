@@ -26,13 +26,9 @@ impl PciOption {
     /// The option's value; `None` for what is none.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        match trimmed(value) {
-            b"auto" => Some(Self::Auto),
-            b"none" => Some(Self::None),
-            b"scan" => Some(Self::Scan),
-            b"full" => Some(Self::Full),
-            _ => None,
-        }
+        let all = [Self::Auto, Self::None, Self::Scan, Self::Full];
+        let at = position(value, &[b"auto", b"none", b"scan", b"full"]);
+        all.get(at).copied()
     }
 }
 
@@ -52,12 +48,8 @@ impl EntryOption {
     /// The option's value; `None` for what is none.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        match trimmed(value) {
-            b"auto" => Some(Self::Auto),
-            b"16" => Some(Self::Bits16),
-            b"32" => Some(Self::Bits32),
-            _ => None,
-        }
+        let at = position(value, &[b"auto", b"16", b"32"]);
+        [Self::Auto, Self::Bits16, Self::Bits32].get(at).copied()
     }
 }
 
@@ -77,12 +69,8 @@ impl LogOption {
     /// The option's value; `None` for what is none.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        match trimmed(value) {
-            b"off" => Some(Self::Off),
-            b"steps" => Some(Self::Steps),
-            b"all" => Some(Self::All),
-            _ => None,
-        }
+        let at = position(value, &[b"off", b"steps", b"all"]);
+        [Self::Off, Self::Steps, Self::All].get(at).copied()
     }
 }
 
@@ -113,10 +101,10 @@ impl Options {
             };
             let mut value = [0; 8];
             fw_cfg.read(entry.file().selector, &mut value)?;
-            let known = match trimmed(name) {
-                b"pci" => PciOption::parse(&value).map(|pci| options.pci = pci),
-                b"entry" => EntryOption::parse(&value).map(|entry| options.entry = entry),
-                b"log" => LogOption::parse(&value).map(|log| options.log = log),
+            let known = match position(name, &[b"pci", b"entry", b"log"]) {
+                0 => PciOption::parse(&value).map(|pci| options.pci = pci),
+                1 => EntryOption::parse(&value).map(|entry| options.entry = entry),
+                2 => LogOption::parse(&value).map(|log| options.log = log),
                 _ => continue,
             };
             known.ok_or(Error::BadOption)?;
@@ -128,12 +116,15 @@ impl Options {
 /// What an option's file name starts with.
 const PREFIX: &[u8] = b"opt/org.qboot/";
 
-/// An option's value up to its NUL or line end.
+/// Where in `names` the value is, up to its NUL or line end; behind them all
+/// where it is in none.
 #[cold]
 #[inline(never)]
-fn trimmed(value: &[u8]) -> &[u8] {
+fn position(value: &[u8], names: &[&[u8]]) -> usize {
     let end = value.iter().position(|b| matches!(b, 0 | b'\n'));
-    value.get(..end.unwrap_or(value.len())).unwrap_or(value)
+    let value = value.get(..end.unwrap_or(value.len())).unwrap_or(value);
+    let at = names.iter().position(|name| *name == value);
+    at.unwrap_or(names.len())
 }
 
 /// The letter that all parameters have which are looked for.
