@@ -25,6 +25,11 @@ pub trait Terminal {
     fn print(&mut self, text: &[u8]);
     /// The time stamp counter.
     fn ticks(&mut self) -> u64;
+    /// What a log tells of: a dword of PCI configuration space by mechanism 1,
+    /// all ones where that is not there.
+    fn pci(&mut self, _address: u32) -> u32 {
+        u32::MAX
+    }
 }
 
 /// Memory-mapped registers, ECAM above all.

@@ -5,6 +5,8 @@
 //! that is [`Quiet`], of which nothing is left in the code; the sequence with
 //! a [`Log`] is compiled a second time and stays in the ROM.
 
+mod functions;
+
 use crate::boot::{Boot, Handoff};
 use crate::chipset::Chipset;
 use crate::e820::{Kind, MemoryMap};
@@ -237,19 +239,17 @@ impl<T: Terminal> Log<T> {
             false => " without ACPI",
         };
         self.say(acpi);
+        let mut last_bus = 0;
         if let Some(summary) = summary {
-            let Summary {
-                last_bus,
-                functions,
-                unnumbered,
-                unplaced,
-                ..
-            } = *summary;
-            let counts = [functions, u16::from(last_bus), unnumbered, unplaced].map(u32::from);
-            let format = ", # functions, last bus #, # bridges unnumbered, # BARs unplaced";
-            self.add(format, &counts);
+            last_bus = summary.last_bus;
+            // What has no number or no place is told in a warning.
+            let counts = [summary.functions.into(), last_bus.into()];
+            self.add(", # functions, last bus #", &counts);
         }
         self.say("\r\n");
+        if self.is_detailed() {
+            functions::list(&mut self.terminal, last_bus);
+        }
     }
 
     /// What the RSDP leads to (ACPI 6.5, 5.2.5 to 5.2.9).

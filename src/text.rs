@@ -9,17 +9,27 @@ use crate::io::Terminal;
 /// |---|---|
 /// | `#` | a decimal number |
 /// | `$` | eight hexadecimal digits |
+/// | `~` | four hexadecimal digits |
 /// | `%` | two hexadecimal digits |
 #[cold]
 #[inline(never)]
 pub fn print<T: Terminal>(terminal: &mut T, format: &str, values: &[u32]) {
     let mut values = values.iter().copied();
     for byte in format.bytes() {
-        match byte {
-            b'#' => decimal(terminal, values.next().unwrap_or(0)),
-            b'$' => hexadecimal(terminal, values.next().unwrap_or(0), 8),
-            b'%' => hexadecimal(terminal, values.next().unwrap_or(0) << 24, 2),
-            _ => terminal.print(&[byte]),
+        let digits: u8 = match byte {
+            b'#' => 0,
+            b'%' => 2,
+            b'~' => 4,
+            b'$' => 8,
+            _ => {
+                terminal.print(&[byte]);
+                continue;
+            }
+        };
+        let value = values.next().unwrap_or(0);
+        match digits {
+            0 => decimal(terminal, value),
+            _ => hexadecimal(terminal, value, digits),
         }
     }
 }
@@ -43,12 +53,11 @@ fn decimal<T: Terminal>(terminal: &mut T, value: u32) {
     terminal.print(&[digit(value % 10)]);
 }
 
-/// The first `count` of eight digits.
+/// The last `count` of eight digits.
 fn hexadecimal<T: Terminal>(terminal: &mut T, value: u32, count: u8) {
-    let mut rest = value;
-    for _ in 0..count {
-        rest = rest.rotate_left(4);
-        terminal.print(&[digit(rest & 15)]);
+    for left in (0..count).rev() {
+        let shift = u32::from(left).wrapping_mul(4);
+        terminal.print(&[digit(value.wrapping_shr(shift) & 15)]);
     }
 }
 

@@ -196,6 +196,84 @@ fn another_value_is_an_error() -> Result<()> {
     Ok(())
 }
 
+/// Everything that QEMU tells is listed; how many functions and BARs it tells of.
+fn check_listed(info: &str, listed: &[&str]) -> Result<(usize, usize)> {
+    let (mut line, mut bars, mut functions) = ("", 0, 0);
+    for told in info.lines().map(str::trim) {
+        let words: Vec<&str> = told
+            .split(&[' ', ',', ':', '.'])
+            .filter(|w| !w.is_empty())
+            .collect();
+        if let ["Bus", bus, "device", device, "function", function] = words[..] {
+            let [bus, device]: [u8; 2] = [bus.parse()?, device.parse()?];
+            let place = format!("{bus:02x}:{device:02x}.{function} ");
+            let at = listed.iter().find(|line| line.starts_with(&place));
+            line = at.with_context(|| format!("no {place}"))?;
+            functions += 1;
+        } else if let Some((_, id)) = told.split_once(": PCI device ") {
+            ensure!(line[8..].starts_with(id), "{line}, {told}");
+        } else if let Some((_, at)) = told.split_once(" at 0x")
+            && let Some((start, _)) = at.split_once(' ')
+            && !told.starts_with("BAR6")
+            && !start.starts_with("ffffffff")
+        {
+            let start = u64::from_str_radix(start, 16)? as u32;
+            let (_, dwords) = line.split_once(" BARs ").context("no BARs")?;
+            let found = dwords
+                .split(' ')
+                .filter_map(|word| u32::from_str_radix(word, 16).ok())
+                .any(|dword| dword & !15 == start & !15);
+            ensure!(found, "{told} is not in {line}");
+            bars += 1;
+        } else if let ["secondary", "bus", bus] = words[..] {
+            let bus: u8 = bus.parse()?;
+            let buses = format!(" buses {bus:02x}-{bus:02x} windows ");
+            ensure!(line.contains(&buses), "{line}, {told}");
+        }
+    }
+    Ok((functions, bars))
+}
+
+/// The functions that the log lists are those that QEMU has, with its BARs.
+#[rstest]
+#[case(
+    "pc",
+    "pci-bridge,id=b1,chassis_nr=1,addr=3",
+    "virtio-rng-pci,bus=b1,addr=5"
+)]
+#[case("q35", "pcie-root-port,id=b1,slot=1,addr=3", "virtio-net-pci,bus=b1")]
+fn functions_are_listed(
+    #[case] machine: &str,
+    #[case] bridge: &str,
+    #[case] behind: &str,
+) -> Result<()> {
+    // Not Linux: everything gets an address.
+    let probe = Probe::new(Kind::Multiboot)?;
+    let devices = [
+        "-device",
+        bridge,
+        "-device",
+        behind,
+        "-device",
+        "e1000,addr=2",
+    ];
+    let qemu = with_log(probe.machine(machine)?, "all").args(devices).qmp();
+    let mut vm = qemu.spawn()?;
+    probe::wait(&mut vm, 1, PROBE_TIMEOUT).with_context(|| vm.report())?;
+    let serial = lines(&vm.serial())?;
+    let (_, after) = serial.split_once(" pci: full").context("no PCI")?;
+    let listed: Vec<&str> = after
+        .lines()
+        .skip(1)
+        .map_while(|line| line.strip_prefix("qboot:   function "))
+        .collect();
+    let info = vm.monitor("info pci")?;
+    let (functions, bars) = check_listed(&info, &listed)?;
+    ensure!(functions == listed.len(), "more than QEMU has: {serial}");
+    ensure!(bars >= 3, "{bars} BARs: {info}");
+    Ok(())
+}
+
 /// Every number alike: addresses, ticks and sizes change with the source.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
