@@ -319,23 +319,21 @@ fn current_size<F: FwCfg>(file: File, dir: &Directory<'_>, fw_cfg: &mut F) -> Re
     Ok(file.size)
 }
 
-/// The end of the last byte in file `name` that a checksum covers; 0 without
-/// a checksum.
+/// The end of what the last checksum in file `name` covers; 0 without one.
+///
+/// QEMU's tables follow each other, so this is the end of them all. Where it
+/// were not, the command for a later one would have the file filled.
+#[inline(always)]
 fn checksummed_end(name: &FileName, commands: &[[u8; COMMAND_LEN]]) -> u32 {
-    let mut end = 0;
-    for bytes in commands {
-        match number(bytes) {
-            END => break,
-            ADD_CHECKSUM => {
-                let command: &AddChecksum = transmute_ref!(bytes);
-                if same_name(&command.file, name) {
-                    end = end.max(command.start.get().saturating_add(command.len.get()));
-                }
+    for bytes in commands.iter().rev() {
+        if number(bytes) == ADD_CHECKSUM {
+            let command: &AddChecksum = transmute_ref!(bytes);
+            if same_name(&command.file, name) {
+                return command.start.get().saturating_add(command.len.get());
             }
-            _ => {}
         }
     }
-    end
+    0
 }
 
 /// Runs the commands at the start of `commands` that patch `file`, of which
