@@ -128,12 +128,14 @@ pub fn image(firmware: &str, machine: &str) -> Result<PathBuf> {
         path => return Ok(path.into()),
     };
     let image = match &peer.microvm {
-        Some(image) if machine.starts_with("microvm") => image,
-        _ => &peer.image,
+        Some(image) if machine.starts_with("microvm") => image.clone(),
+        // SeaBIOS's 256 KiB do not fit there.
+        Some(_) if machine.starts_with("isapc") => peer.image.with_file_name("bios.bin"),
+        _ => peer.image.clone(),
     };
     let shown = image.display();
     ensure!(image.is_file(), "{} is not at {shown}", peer.name);
-    Ok(image.clone())
+    Ok(image)
 }
 
 fn ours() -> Result<PathBuf> {
