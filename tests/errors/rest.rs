@@ -51,7 +51,7 @@ fn too_many_files() -> Result<()> {
 /// So many files leave no room for the tree of what PCI asks for.
 #[test]
 fn too_many_functions() -> Result<()> {
-    let (qemu, _probe) = with_files("pc", 4940)?;
+    let (qemu, _probe) = with_files("pc", 5052)?;
     let option = "name=opt/org.qboot/pci,string=full";
     let device = ["-device", "am53c974"];
     let qemu = qemu.args(["-fw_cfg", option]).args(device).args(device);
