@@ -39,6 +39,14 @@ case $prefix in
 esac
 to=${DESTDIR:-}$prefix
 
+# Before anything is built: may it be written?
+above=$to
+while [ ! -e "$above" ]; do above=$(dirname "$above"); done
+if [ ! -w "$above" ]; then
+    echo "$above cannot be written: sudo $0, or another --prefix" >&2
+    exit 1
+fi
+
 if [ -n "$uninstall" ]; then
     rm -f "$to/bin/qboot" "$to/share/qemu/qboot-rs.rom" \
         "$to/share/qemu/firmware/60-qboot-rs.json" \
@@ -47,11 +55,15 @@ if [ -n "$uninstall" ]; then
         "$to/share/fish/vendor_completions.d/qboot.fish" \
         "$to/share/man/man1/qboot.1.gz" "$to"/share/man/man1/qboot-*.1.gz
     rm -rf "$to/share/doc/qboot-rs"
-    # Directories that nobody else uses go too.
-    for dir in share/qemu/firmware share/qemu share/bash-completion/completions \
-        share/bash-completion share/zsh/site-functions share/zsh \
-        share/fish/vendor_completions.d share/fish share/man/man1 share/man share/doc share bin; do
-        rmdir "$to/$dir" 2>/dev/null || true
+    # Directories that nobody else uses go too, but for the system's own.
+    dirs=(share/qemu/firmware share/qemu share/bash-completion/completions share/bash-completion
+        share/zsh/site-functions share/zsh share/fish/vendor_completions.d share/fish)
+    case $prefix in
+    /usr | /usr/local) ;;
+    *) dirs+=(share/man/man1 share/man share/doc share bin .) ;;
+    esac
+    for dir in "${dirs[@]}"; do
+        rmdir "$(realpath -m "$to/$dir")" 2>/dev/null || true
     done
     exit
 fi
