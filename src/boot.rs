@@ -186,9 +186,10 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let guest = kernel.guest();
         let has_expanders = || chipset != Chipset::None && dir.extra_pci_roots().is_some();
         let setup = policy::pci_setup(options.pci, guest, has_acpi, line, has_expanders);
+        let pic = policy::needs_8259a(guest, has_acpi, line);
         let summary = match setup {
             PciSetup::None => None,
-            _ => Some(self.set_up_pci(chipset, setup, dir, &mut watch, scratch)?),
+            _ => Some(self.set_up_pci(chipset, (setup, pic), dir, &mut watch, scratch)?),
         };
         let decision = PciDecision {
             setup,
@@ -223,11 +224,14 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     fn set_up_pci<W: Watch>(
         &mut self,
         chipset: Chipset,
-        setup: PciSetup,
+        (setup, pic): (PciSetup, bool),
         dir: &Directory<'_>,
         watch: &mut W,
         scratch: &mut [u8],
     ) -> Result<Summary> {
+        if pic {
+            chipset::set_up_legacy(&mut self.machine.io, chipset);
+        }
         let summary = legacy::set_up_pci(
             self.machine,
             chipset,

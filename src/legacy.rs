@@ -3,7 +3,7 @@
 //! All of it is cold: Linux with ACPI never comes here.
 
 use crate::boot::Machine;
-use crate::chipset::{self, Chipset};
+use crate::chipset::Chipset;
 use crate::cpu::{Cpuid, Topology, phys_bits};
 use crate::e820::MemoryMap;
 use crate::error::{Error, Result};
@@ -49,7 +49,6 @@ pub fn set_up_pci<I: PortIo + Mmio, F: FwCfg, M: GuestMemory>(
     cpuid: Cpuid,
     scratch: &mut [u8],
 ) -> Result<Summary> {
-    chipset::set_up_legacy(&mut machine.io, chipset);
     let extra_roots = read_number(machine, dir, &file::EXTRA_PCI_ROOTS)?.min(MAX_EXTRA_ROOTS);
     let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
     let low_end = map.high().end();

@@ -260,6 +260,14 @@ pub struct PciDecision {
     pub line: CommandLine,
 }
 
+/// Whether the kernel may want the 8259A's interrupts. Linux with ACPI sees to
+/// interrupt controllers itself, and on microvm looks for no 8259A, whose timer
+/// would interrupt all the same.
+#[must_use]
+pub fn needs_8259a(guest: Guest, has_acpi: bool, line: CommandLine) -> bool {
+    guest == Guest::Other || !has_acpi || line.acpi_off || line.pci_without_acpi
+}
+
 /// Decides about PCI. `has_expanders` tells, where that decides, whether there
 /// are expander buses: QEMU announces for them only what has been programmed.
 #[must_use]
