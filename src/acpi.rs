@@ -378,8 +378,10 @@ fn add_pointer(
     let field = content.get_mut(command.offset.get() as usize..)?;
     let field = field.get_mut(..usize::from(command.size))?;
     let (low, high) = field.split_first_chunk_mut()?;
-    if !high.is_empty() && u32_at(high, 0) != Some(0) {
-        return None;
+    match high.len() {
+        0 => {}
+        4 if u32_at(high, 0) == Some(0) => {}
+        _ => return None,
     }
     let src = if same_name(&command.src, dest.name) {
         dest

@@ -191,6 +191,22 @@ fn malformed_commands_have_their_error() {
     assert_eq!(at(0, 0), Err(Error::BadLoaderScript));
     assert_eq!(at(0, 3), Err(Error::BadLoaderScript));
     assert_eq!(at(0, 5), Err(Error::BadLoaderScript));
+    // Pointers into the file, but for their sizes.
+    let zeroes = |size| {
+        let fw_cfg = files(&[("etc/file", &[0; 64])]);
+        let pointer = add_pointer("etc/file", "etc/file", 0, size);
+        let script = [allocate("etc/file", 1, ZONE_HIGH), pointer].concat();
+        run(fw_cfg, &script).result
+    };
+    for size in 0..=64 {
+        let expected = match size {
+            // The address needs more.
+            1 | 2 => Err(Error::LoaderOutOfBounds),
+            4 | 8 => Ok(None),
+            _ => Err(Error::BadLoaderScript),
+        };
+        assert_eq!(zeroes(size), expected, "{size}");
+    }
 
     let sum = |offset, start, len| with_one_file(add_checksum("etc/file", offset, start, len));
     assert_eq!(sum(63, 0, 64), Ok(None));
