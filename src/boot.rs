@@ -37,8 +37,6 @@ pub struct Machine<I, F, M> {
 pub struct Found {
     /// Dword at register 0 of 00:00.0, all ones where nothing answers.
     pub host_bridge: u32,
-    /// The part of the F segment that the image leaves free.
-    pub f_segment: PhysRange,
     /// The processor's CPUID instruction.
     pub cpuid: Cpuid,
     /// Turns the local APIC's x2APIC mode on.
@@ -125,7 +123,7 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
         machine,
         shortfall,
         map: &mut map,
-        f_segment: found.f_segment,
+        f_segment: layout::F_TABLES,
         cpuid: found.cpuid,
         enable_x2apic: found.enable_x2apic,
     };

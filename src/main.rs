@@ -69,7 +69,6 @@ fn run(host_bridge: u32, signature: u32) -> ! {
     qboot::markers::start(&mut machine.io);
     let found = Found {
         host_bridge,
-        f_segment: layout::F_TABLES,
         cpuid: rom::cpu::cpuid,
         enable_x2apic: rom::cpu::enable_x2apic,
     };

@@ -118,7 +118,6 @@ impl Guest {
             },
             found: Found {
                 host_bridge: board.host_bridge(),
-                f_segment: layout::F_TABLES,
                 cpuid,
                 enable_x2apic: || (),
             },

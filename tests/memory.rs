@@ -202,7 +202,7 @@ fn same(vm: &mut Vm, guest: &Guest, range: PhysRange, except: Range<u64>) -> Res
     let start = u64::from(range.start());
     // SMBIOS has the date of the ROM's commit; the simulation is of none.
     let date = RELEASE_DATE.as_bytes();
-    let tables = guest.found.f_segment.contains(range);
+    let tables = layout::F_TABLES.contains(range);
     let mut texts = simulated.windows(if tables { date.len() } else { simulated.len() });
     if let Some(at) = texts.position(|text| text == date) {
         simulated[at..at + date.len()].copy_from_slice(&real[at..at + date.len()]);
@@ -269,7 +269,7 @@ fn the_simulation_leaves_the_same_memory(
         layout::LOW_FREE,
         layout::LOW_FREE_TOP,
         layout::EBDA,
-        guest.found.f_segment,
+        layout::F_TABLES,
         PhysRange::fixed(layout::HIGH_RAM, 64 << 20),
     ] {
         same(&mut vm, &guest, range, own.clone())?;

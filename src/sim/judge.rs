@@ -114,7 +114,7 @@ impl Guest {
 
     fn is_accounted_for(&self, view: &View, range: PhysRange) -> bool {
         range.is_empty()
-            || self.found.f_segment.contains(range)
+            || layout::F_TABLES.contains(range)
             || layout::OWN_SMBIOS.contains(range)
             // The firmware's own, told to be reserved.
             || layout::EBDA.contains(range)

@@ -63,7 +63,7 @@ fn block_map(bytes: &[u8], info: u32) -> core::result::Result<(Map, u32), String
 impl Guest {
     /// The RSDP, as these kernels look for it.
     fn find_rsdp(&self) -> u32 {
-        let f_segment = self.found.f_segment;
+        let f_segment = layout::F_TABLES;
         let bytes = self.machine.memory.peek(f_segment);
         let at = bytes
             .chunks_exact(16)

@@ -8,7 +8,7 @@ impl Guest {
     pub(super) fn check_tables(&self, view: &View) -> core::result::Result<(), String> {
         let memory = &self.machine.memory;
         let at = |addr: u32, len: u32| match PhysRange::new(addr, len) {
-            Some(range) if self.found.f_segment.contains(range) || view.is_kind(range, 3) => {
+            Some(range) if layout::F_TABLES.contains(range) || view.is_kind(range, 3) => {
                 Ok(memory.peek(range))
             }
             _ => Err(format!("a table at {addr:#x}, {len} bytes: not reserved")),
@@ -66,7 +66,7 @@ impl Guest {
         if fw_cfg.selector("etc/smbios/smbios-anchor").is_none() {
             return Ok(());
         }
-        let segment = self.machine.memory.peek(self.found.f_segment);
+        let segment = self.machine.memory.peek(layout::F_TABLES);
         for chunk in segment.chunks(16).enumerate() {
             let rest = &segment[chunk.0 * 16..];
             let (start, len, entry) = if rest.starts_with(b"_SM3_") {
@@ -84,7 +84,7 @@ impl Guest {
             if byte_sum(entry) != 0 {
                 return Err("the SMBIOS entry point's checksum is wrong".into());
             }
-            if !self.found.f_segment.contains(range) && !view.is_kind(range, 3) {
+            if !layout::F_TABLES.contains(range) && !view.is_kind(range, 3) {
                 return Err(format!("SMBIOS structures at {range:x?}"));
             }
             return Ok(());
