@@ -12,9 +12,9 @@ target remote :1234
 define here16
   set language c
   set $linear = ($cs == 0xf000 ? 0xffff0000 : $cs * 16) + (unsigned long) $eip
-  # gdb itself would read the bytes as 32-bit code.
-  dump binary memory /tmp/qboot-here16.bin $linear $linear+15
-  eval "shell objdump -D -b binary -m i8086 --adjust-vma=0x%x /tmp/qboot-here16.bin | tail -n +8", $linear
+  # gdb itself would read the bytes as 32-bit code. 15 are the longest instruction.
+  set $b = (unsigned char *) $linear
+  eval "shell f=$(mktemp); printf '\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o\\%03o' >$f; objdump -D -b binary -m i8086 --adjust-vma=0x%x $f | tail -n +8; rm $f", $b[0], $b[1], $b[2], $b[3], $b[4], $b[5], $b[6], $b[7], $b[8], $b[9], $b[10], $b[11], $b[12], $b[13], $b[14], $linear
   set language auto
 end
 document here16
@@ -42,5 +42,5 @@ define tokernel
   continue
 end
 document tokernel
-Runs to the jump to the kernel; `print handoff` tells where that goes.
+Runs to the jump to the kernel; `print *handoff` tells where that goes.
 end

@@ -16,14 +16,21 @@ for program in gdb qemu-system-i386; do
         exit 1
     }
 done
+listens() { (: </dev/tcp/127.0.0.1/1234) 2>/dev/null; }
+if listens; then
+    echo "port 1234 is in use: by another QEMU with -s?" >&2
+    exit 1
+fi
 "$here/build.sh" >&2
-root=$here/..
-qemu-system-i386 -display none -bios "$root/target/qboot.rom" -kernel "$kernel" "$@" -S -s &
+root=$(dirname "$here")
+# In a session of its own: Ctrl-C is for gdb, and would end QEMU.
+setsid qemu-system-i386 -display none -bios "$root/target/qboot.rom" -kernel "$kernel" "$@" -S -s </dev/null &
 qemu=$!
 trap 'kill "$qemu" 2>/dev/null || true' EXIT
-# Until it listens.
+# Until it listens, or has ended because it cannot.
 for _ in $(seq 100); do
-    (: </dev/tcp/127.0.0.1/1234) 2>/dev/null && break
+    kill -0 "$qemu" 2>/dev/null || { trap - EXIT; exit 1; }
+    listens && break
     sleep 0.05
 done
 read -r -a arguments <<<"${QBOOT_GDB:-}"

@@ -29,6 +29,7 @@ has cc && [ -e "$(cc -print-file-name=crt1.o)" ] || packages+=(gcc libc6-dev)
 has ld.bfd && has objcopy || packages+=(binutils)
 if [ "${1:-}" = test ]; then
     links_32_bit || packages+=(gcc-multilib)
+    has gdb || packages+=(gdb)
     has swtpm || packages+=(swtpm)
 fi
 

@@ -1,0 +1,143 @@
+//! The sessions with gdb that docs/debugging.md shows, held with a real gdb.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use qboot_tests::rom;
+use rstest::rstest;
+use xtask::kernel::{self, Flavour};
+use xtask::workspace;
+
+/// The block of the page that has `mark` in it.
+fn block<'a>(page: &'a str, mark: &str) -> Result<&'a str> {
+    let found = page.split("```").find(|block| block.contains(mark));
+    found.with_context(|| format!("no session with {mark}"))
+}
+
+/// A line without what another version of the source or of gdb changes: numbers
+/// of lines, and the gaps that tables are drawn with.
+fn shape(line: &str) -> String {
+    let line = match line.split_once(['\t', ' ']) {
+        Some((number, rest)) if number.trim_end_matches(':').parse::<u32>().is_ok() => rest,
+        _ => line,
+    };
+    let line = match line.rsplit_once(".rs:") {
+        Some((before, number)) if number.parse::<u32>().is_ok() => before,
+        _ => line,
+    };
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Where `text` is in a file of the source, so that a line of the page that is
+/// out of date by a few is none the worse.
+fn line_of(file: &str, text: &str) -> Result<usize> {
+    let source = fs::read_to_string(workspace::root().join(file))?;
+    let found = source.lines().position(|line| line.contains(text));
+    Ok(found.with_context(|| format!("no {text} in {file}"))? + 1)
+}
+
+/// What gdb answers to `commands`, each after a line with a plus before it.
+fn answers(commands: &str, options: &[&str]) -> Result<String> {
+    let root = workspace::root();
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str| dir.path().join(name);
+    let socket = file("socket");
+    let init = fs::read_to_string(root.join(".gdbinit"))?;
+    let connect = format!("target remote {}", socket.display());
+    ensure!(init.contains("target remote :1234\n"), "{init}");
+    fs::write(file("init"), init.replace("target remote :1234", &connect))?;
+    fs::write(
+        file("session"),
+        format!("set trace-commands on\n{commands}disconnect\n"),
+    )?;
+    let mut qemu = Command::new("qemu-system-i386")
+        .args([
+            "-M",
+            "q35",
+            "-display",
+            "none",
+            "-S",
+            "-append",
+            "console=ttyS0",
+        ])
+        .args(options)
+        .arg("-gdb")
+        .arg(format!("unix:{},server=on,wait=off", socket.display()))
+        .arg("-bios")
+        .arg(rom()?)
+        .arg("-kernel")
+        .arg(kernel::debian(Flavour::CloudAmd64)?.bzimage)
+        .stdin(Stdio::null())
+        .spawn()?;
+    let said = wait_for(&socket).and_then(|()| {
+        let mut gdb = Command::new("timeout");
+        gdb.args(["60", "gdb", "-q", "-nx", "-batch"])
+            .current_dir(&root);
+        gdb.arg("-x")
+            .arg(file("init"))
+            .arg("-x")
+            .arg(file("session"));
+        let elf = rom()?.with_extension("elf");
+        Ok(gdb.arg(elf).stdin(Stdio::null()).output()?)
+    });
+    qemu.kill()?;
+    qemu.wait()?;
+    let said = said?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(
+        said.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    Ok(text)
+}
+
+fn wait_for(socket: &Path) -> Result<()> {
+    for _ in 0..1000 {
+        if socket.exists() {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    anyhow::bail!("QEMU does not listen")
+}
+
+/// What is shown comes in that order; what gdb says besides is left out there.
+/// An ellipsis stands for the rest of a line.
+#[rstest]
+#[case("(gdb) torust", &[])]
+#[case("RealMode{", &["-fw_cfg", "name=opt/org.qboot/entry,string=16"])]
+fn sessions_in_the_documentation_are_real(
+    #[case] mark: &str,
+    #[case] options: &[&str],
+) -> Result<()> {
+    let page = fs::read_to_string(workspace::root().join("docs/debugging.md"))?;
+    let session = block(&page, mark)?.trim();
+    let session = session.replace(
+        "277",
+        &line_of("src/kernel.rs", "pub fn load<")?.to_string(),
+    );
+    let commands: String = session
+        .lines()
+        .filter_map(|line| line.strip_prefix("(gdb) "))
+        .map(|command| format!("{command}\n"))
+        .collect();
+    ensure!(commands.lines().count() > 4, "{session}");
+    let said = answers(&commands, options)?;
+    let mut lines = said.lines().map(shape);
+    for line in session.lines() {
+        let wanted = shape(&line.replacen("(gdb) ", "+", 1));
+        let is_it = |line: String| match wanted.split_once("...") {
+            Some((before, after)) if line.starts_with(before) => line.ends_with(after),
+            Some(_) => false,
+            None => line == wanted,
+        };
+        ensure!(
+            lines.any(is_it),
+            "docs/debugging.md shows {line:?}, which does not come there:\n{said}"
+        );
+    }
+    Ok(())
+}
