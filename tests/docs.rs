@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use qboot::error::Error;
+use qboot::error::{Error, Warning};
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::policy::{EntryOption, LogOption, PciOption};
@@ -268,15 +268,36 @@ Codes are hexadecimal and are never reused: 40 and 42 were errors that are warni
 
 ";
 
+const WARNINGS_HEAD: &str = "\
+# Warnings
+
+Where the firmware sets PCI up ([options](options.md)) and not all of it fits, the boot says so and goes on. In brackets
+follow how many, and the first of them:
+
+```
+qboot: warning 43: no addresses for PCI BARs, whose devices stay off; use smaller BARs or fewer devices (1, the first 00:04.0 BAR 2 of 1024 GiB)
+```
+
+";
+
 #[test]
 fn the_errors_are_those_of_the_source() -> Result<()> {
     let mut page = ERRORS_HEAD.to_owned();
-    for (code, name, meaning, message) in errors()? {
+    let warnings = [Warning::PciUnplaced, Warning::PciUnnumbered].map(Warning::code);
+    let (warned, failed): (Vec<_>, Vec<_>) = errors()?
+        .into_iter()
+        .partition(|(code, ..)| warnings.contains(code));
+    ensure!(warned.len() == warnings.len(), "{warned:?}");
+    for (code, name, meaning, message) in failed {
         let status = (i32::from(code) << 1 | 1) & 0xff;
         let _ = writeln!(
             page,
             "## {code:02x}: {name}\n\n{meaning}\n\n> {message}\n\nExit status {status}.\n"
         );
+    }
+    page.push_str(WARNINGS_HEAD);
+    for (code, name, meaning, message) in warned {
+        let _ = writeln!(page, "## {code:02x}: {name}\n\n{meaning}\n\n> {message}\n");
     }
     generated("errors.md", &format!("{}\n", page.trim_end()))
 }
