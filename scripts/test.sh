@@ -21,7 +21,7 @@ step "unsafe code" scripts/unsafe.sh
 step lints cargo clippy --workspace --all-targets -- -D warnings
 step "lints of the ROM" cargo clippy --profile rom --features rom --target $target --bin qboot -- -D warnings
 step "ROM" scripts/build.sh
-step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
+step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --document-private-items
 step "library, 32 bits" cargo test --package qboot --lib --test linker_loader --target $target
 step "library and host program" cargo test --workspace --exclude qboot-tests
 # Last, so that this run ends with the summary of the boots.

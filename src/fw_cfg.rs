@@ -210,7 +210,7 @@ pub mod file {
     pub const SMBIOS_TABLES: FileName = file_name("etc/smbios/smbios-tables");
 }
 
-/// The entries of [`file`], and whether there are options for this firmware:
+/// The entries of [`mod@file`], and whether there are options for this firmware:
 /// found in one pass, since each search by name is one more.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known<'a> {
@@ -224,7 +224,7 @@ struct Known<'a> {
     has_options: bool,
 }
 
-/// Bytes 8 to 11 of a name: the first word in which those of [`file`] differ.
+/// Bytes 8 to 11 of a name: the first word in which those of [`mod@file`] differ.
 const fn key(name: &FileName) -> u32 {
     let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = name;
     u32::from_le_bytes([*a, *b, *c, *d])

@@ -24,7 +24,7 @@ const SLOT_IO: u32 = 4096;
 const CLOSED_IO: u32 = 0x00f0;
 const CLOSED_MEM: u32 = 0x0000_fff0;
 
-/// Does what [`super::scan`] does and gives addresses to all BARs and
+/// Does what [`super::scan()`] does and gives addresses to all BARs and
 /// windows, expansion ROMs included, which stay off.
 ///
 /// `scratch` holds the tree while it runs: 5.5 KiB, 16 bytes a BAR and 48 a
