@@ -1,0 +1,214 @@
+//! The firmware descriptor, against the format that QEMU has for it:
+//! `docs/interop/firmware.json` in QEMU's source.
+
+#[path = "descriptor/schema.rs"]
+mod schema;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use schema::Schema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use xtask::workspace;
+
+/// Where the descriptor is in the source, and installed.
+const DESCRIPTOR: &str = "share/qemu/firmware/60-qboot-rs.json";
+
+/// What the format allows a firmware that is given with `-bios`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Firmware {
+    description: String,
+    interface_types: Vec<Interface>,
+    mapping: Mapping,
+    targets: Vec<Target>,
+    #[serde(rename = "features")]
+    _features: Vec<Feature>,
+    #[serde(rename = "tags")]
+    _tags: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Interface {
+    Bios,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mapping {
+    #[serde(rename = "device")]
+    _device: Device,
+    filename: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Device {
+    Memory,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Target {
+    architecture: Architecture,
+    machines: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Architecture {
+    I386,
+    #[serde(rename = "x86_64")]
+    X86,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Feature {
+    AcpiS3,
+    AcpiS4,
+}
+
+fn ours() -> Result<Value> {
+    let text = fs::read_to_string(workspace::root().join(DESCRIPTOR))?;
+    serde_json::from_str(&text).context(DESCRIPTOR)
+}
+
+/// The machine types of QEMU's program for `architecture` that are no aliases.
+fn machines(architecture: &Architecture) -> Result<Vec<String>> {
+    let program = match architecture {
+        Architecture::I386 => "qemu-system-i386",
+        Architecture::X86 => "qemu-system-x86_64",
+    };
+    let output = Command::new(program).args(["-machine", "help"]).output();
+    let text = String::from_utf8(output.context(program)?.stdout)?;
+    let lines = text
+        .lines()
+        .skip(1)
+        .filter(|line| !line.contains("(alias of"));
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// `pattern` has at most one `*`, at its end.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
+/// What can be wrong with a descriptor, as changes of `good`.
+fn broken(good: &Value) -> Vec<Value> {
+    let mut found = Vec::new();
+    for member in good.as_object().into_iter().flatten() {
+        let mut without = good.clone();
+        without.as_object_mut().map(|all| all.remove(member.0));
+        found.push(without);
+    }
+    for (pointer, value) in [
+        ("", json!([good])),
+        ("/description", json!(1)),
+        ("/interface-types", json!("bios")),
+        ("/interface-types/0", json!("csm")),
+        ("/mapping", json!({ "device": "memory" })),
+        ("/mapping/device", json!("rom")),
+        ("/mapping/device", json!("flash")),
+        ("/mapping/filename", json!(null)),
+        ("/targets/0/architecture", json!("i686")),
+        ("/targets/0/machines", json!("pc-q35-*")),
+        ("/targets/0", json!({ "architecture": "x86_64" })),
+        ("/features", json!(["pci"])),
+        ("/tags", json!([true])),
+    ] {
+        let mut changed = good.clone();
+        if let Some(place) = changed.pointer_mut(pointer) {
+            *place = value;
+        }
+        found.push(changed);
+    }
+    let mut more = good.clone();
+    more["vendor"] = json!("qboot-rs");
+    found.push(more);
+    let mut more = good.clone();
+    more["mapping"]["format"] = json!("raw");
+    found.push(more);
+    found
+}
+
+#[test]
+fn the_descriptor_is_of_qemus_format() -> Result<()> {
+    let good = ours()?;
+    let firmware: Firmware = serde_json::from_value(good.clone())?;
+    ensure!(!firmware.description.is_empty(), "no description");
+    ensure!(
+        matches!(firmware.interface_types[..], [Interface::Bios]),
+        "{:?}",
+        firmware.interface_types
+    );
+    let path = Path::new(&firmware.mapping.filename);
+    ensure!(path.is_absolute(), "{}", path.display());
+    for bad in broken(&good) {
+        let read = serde_json::from_value::<Firmware>(bad.clone());
+        ensure!(read.is_err(), "taken: {bad}");
+    }
+    Ok(())
+}
+
+/// Machines are named as the format wants: what this QEMU has, and no aliases.
+#[test]
+fn the_descriptor_names_machines_that_there_are() -> Result<()> {
+    let firmware: Firmware = serde_json::from_value(ours()?)?;
+    ensure!(firmware.targets.len() == 2, "{:?}", firmware.targets);
+    for target in &firmware.targets {
+        let there = machines(&target.architecture)?;
+        for pattern in &target.machines {
+            ensure!(
+                there.iter().any(|name| matches(pattern, name)),
+                "{pattern} is no machine of {:?}: {there:?}",
+                target.architecture
+            );
+        }
+        for wanted in ["microvm", "pc-i440fx-", "pc-q35-"] {
+            let of = there.iter().find(|name| name.starts_with(wanted));
+            let of = of.with_context(|| format!("QEMU has no {wanted}"))?;
+            ensure!(
+                target.machines.iter().any(|pattern| matches(pattern, of)),
+                "{of} is not listed"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// QEMU's source is not at hand in the ordinary run: `QEMU_SOURCE` names it.
+#[test]
+#[ignore = "needs QEMU's source: QEMU_SOURCE=DIR, then --ignored"]
+fn qemus_schema_says_the_same() -> Result<()> {
+    let source = std::env::var("QEMU_SOURCE").context("QEMU_SOURCE names no directory")?;
+    let schema = Schema::read(Path::new(&source), "docs/interop/firmware.json")?;
+    let good = ours()?;
+    schema.check("Firmware", &good)?;
+    for bad in broken(&good) {
+        ensure!(
+            schema.check("Firmware", &bad).is_err(),
+            "QEMU's schema takes {bad}"
+        );
+    }
+    // That the schema is read rightly, and takes more than ours.
+    for entry in fs::read_dir("/usr/share/qemu/firmware")
+        .into_iter()
+        .flatten()
+    {
+        let path = entry?.path();
+        let other = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        schema
+            .check("Firmware", &other)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
