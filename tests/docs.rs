@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use qboot::error::{Error, Warning};
@@ -60,6 +60,20 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(slug).collect()
 }
 
+/// A path from the top of the repository, without what goes up again.
+fn below(path: &Path) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in path.strip_prefix(workspace::root())?.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+    }
+    Ok(clean)
+}
+
 #[test]
 fn links_resolve() -> Result<()> {
     let root = workspace::root();
@@ -85,7 +99,9 @@ fn links_resolve() -> Result<()> {
             };
             let known = target.exists()
                 && (anchor.is_empty() || anchors(&fs::read_to_string(&target)?).contains(anchor));
-            if !known {
+            // The book has no other files than its own.
+            let leaves_book = page.starts_with(docs()) && !below(&target)?.starts_with("docs");
+            if !known || leaves_book {
                 let _ = writeln!(broken, "{}: {link}", page.display());
             }
         }
