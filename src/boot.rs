@@ -11,26 +11,16 @@ use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{Directory, File, FwCfg, item};
 use crate::io::{Mmio, PortIo, Terminal};
-use crate::kernel::{Kernel, Loader};
+use crate::kernel::{Handoff, Kernel, Loader};
 use crate::layout;
 use crate::legacy;
-use crate::log::{self, Quiet, Step, Watch};
+use crate::log::{Log, Quiet, Step, Watch};
+use crate::machine::Machine;
 use crate::pci::{Roots, Summary};
 use crate::pcibios;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
 use crate::policy::{self, CommandLine, EntryOption, Options, PciDecision, PciSetup};
 use crate::smbios;
-
-/// The machine, through its seams.
-#[derive(Debug)]
-pub struct Machine<I, F, M> {
-    /// Ports and memory-mapped registers.
-    pub io: I,
-    /// Configuration device.
-    pub fw_cfg: F,
-    /// Memory that may be used.
-    pub memory: M,
-}
 
 /// What the entry code has found out.
 #[derive(Clone, Copy, Debug)]
@@ -43,45 +33,9 @@ pub struct Found {
     pub enable_x2apic: fn(),
 }
 
-/// How the kernel is entered: flat 32-bit segments, paging off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handoff {
-    /// Linux's 32-bit boot protocol.
-    Linux {
-        /// First instruction.
-        entry: u32,
-        /// Zero page, for ESI.
-        boot_params: u32,
-    },
-    /// PVH.
-    Pvh {
-        /// First instruction.
-        entry: u32,
-        /// `start_info`, for EBX.
-        start_info: u32,
-    },
-    /// Multiboot 1.
-    Multiboot {
-        /// First instruction.
-        entry: u32,
-        /// Information block, for EBX.
-        info: u32,
-    },
-    /// Linux's 16-bit boot protocol.
-    RealMode {
-        /// Segment of boot sector and setup code.
-        segment: u16,
-        /// Stack pointer in it.
-        stack: u16,
-        /// A zImage, to be moved to [`crate::realmode::LOW_KERNEL`].
-        low_kernel: Option<PhysRange>,
-    },
-}
-
 /// One boot.
-#[derive(Debug)]
-pub struct Boot<'b, I, F, M> {
-    pub(crate) machine: &'b mut Machine<I, F, M>,
+struct Boot<'b, I, F, M> {
+    machine: &'b mut Machine<I, F, M>,
     shortfall: &'b mut Shortfall,
     map: &'b mut MemoryMap,
     f_segment: PhysRange,
@@ -128,7 +82,7 @@ pub fn boot<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
         enable_x2apic: found.enable_x2apic,
     };
     if dir.has_options() {
-        return log::boot_as_asked(boot, chipset, &dir, terminal, scratch);
+        return boot.run_as_asked(chipset, &dir, terminal, scratch);
     }
     boot.run(chipset, &dir, Options::default(), Quiet(terminal), scratch)
 }
@@ -137,7 +91,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     /// The sequence from the memory map on. Compiled twice: without options,
     /// where nothing of `options` and `watch` is left, and as asked for.
     #[inline(always)]
-    pub fn run<W: Watch>(
+    fn run<W: Watch>(
         mut self,
         chipset: Chipset,
         dir: &Directory<'_>,
@@ -214,6 +168,21 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             watch.note(&mut self.machine.memory, Step::Loaded(done, self.map));
         }
         handoff
+    }
+
+    /// The sequence as the options ask for it, with its log.
+    #[cold]
+    #[inline(never)]
+    fn run_as_asked<T: Terminal>(
+        self,
+        chipset: Chipset,
+        dir: &Directory<'_>,
+        terminal: T,
+        scratch: &mut [u8],
+    ) -> Result<Handoff> {
+        let options = Options::read(dir, &mut self.machine.fw_cfg)?;
+        let log = Log::new(terminal, options.log);
+        self.run(chipset, dir, options, log, scratch)
     }
 
     /// Sets up PCI, and offers it as a service.

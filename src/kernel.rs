@@ -9,7 +9,6 @@
 mod legacy;
 mod loader;
 
-use crate::boot::Handoff;
 use crate::bzimage::{LoadFlags, SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
 use crate::e820::{Claim, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
@@ -65,6 +64,41 @@ pub struct Claimed {
     block: PhysRange,
     /// Bytes of the command line's part, NUL and padding included.
     line_len: u32,
+}
+
+/// How the kernel is entered: flat 32-bit segments, paging off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handoff {
+    /// Linux's 32-bit boot protocol.
+    Linux {
+        /// First instruction.
+        entry: u32,
+        /// Zero page, for ESI.
+        boot_params: u32,
+    },
+    /// PVH.
+    Pvh {
+        /// First instruction.
+        entry: u32,
+        /// `start_info`, for EBX.
+        start_info: u32,
+    },
+    /// Multiboot 1.
+    Multiboot {
+        /// First instruction.
+        entry: u32,
+        /// Information block, for EBX.
+        info: u32,
+    },
+    /// Linux's 16-bit boot protocol.
+    RealMode {
+        /// Segment of boot sector and setup code.
+        segment: u16,
+        /// Stack pointer in it.
+        stack: u16,
+        /// A zImage, to be moved to [`crate::realmode::LOW_KERNEL`].
+        low_kernel: Option<PhysRange>,
+    },
 }
 
 /// Bytes of a kernel image that are read to see what it is: longer than any

@@ -2,7 +2,6 @@
 //!
 //! All of it is cold: Linux with ACPI never comes here.
 
-use crate::boot::Machine;
 use crate::chipset::Chipset;
 use crate::cpu::{Cpuid, Topology, phys_bits};
 use crate::e820::MemoryMap;
@@ -10,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::fw_cfg::{Directory, FileName, FwCfg, file, file_name, item};
 use crate::io::{Mmio, PortIo};
 use crate::layout;
+use crate::machine::Machine;
 use crate::mptable::{self, PciInterrupt, Wiring};
 use crate::pci::{self, Access, Apertures, Roots, Routing, Summary};
 use crate::phys::{GuestMemory, PhysRange, u64_at};

@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod layout;
 pub mod legacy;
 pub mod log;
+pub mod machine;
 #[cfg(feature = "markers")]
 pub mod markers;
 pub mod mptable;

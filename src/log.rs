@@ -7,16 +7,15 @@
 
 mod functions;
 
-use crate::boot::{Boot, Handoff};
 use crate::chipset::Chipset;
 use crate::e820::{Kind, MemoryMap};
-use crate::error::{Result, Warning};
-use crate::fw_cfg::{Directory, FwCfg};
-use crate::io::{Mmio, PortIo, Terminal};
-use crate::kernel::{Claimed, Kernel};
+use crate::error::Warning;
+use crate::fw_cfg::Directory;
+use crate::io::Terminal;
+use crate::kernel::{Claimed, Handoff, Kernel};
 use crate::pci::{Bdf, Summary};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
-use crate::policy::{Guest, LogOption, Options, PciDecision, PciSetup};
+use crate::policy::{Guest, LogOption, PciDecision, PciSetup};
 use crate::text::{print, print_foreign};
 
 /// A step that is done, and what it found.
@@ -328,24 +327,6 @@ fn halves(value: u64) -> [u32; 2] {
     let upper = u32::try_from(value >> 32).unwrap_or(u32::MAX);
     let lower = u32::try_from(value & 0xffff_ffff).unwrap_or(u32::MAX);
     [upper, lower]
-}
-
-/// Boots as the files under `opt/org.qboot/` ask for.
-///
-/// # Errors
-/// [`crate::error::Error::BadOption`], and the sequence's.
-#[cold]
-#[inline(never)]
-pub fn boot_as_asked<I: PortIo + Mmio, F: FwCfg, M: GuestMemory, T: Terminal>(
-    boot: Boot<'_, I, F, M>,
-    chipset: Chipset,
-    dir: &Directory<'_>,
-    terminal: T,
-    scratch: &mut [u8],
-) -> Result<Handoff> {
-    let options = Options::read(dir, &mut boot.machine.fw_cfg)?;
-    let log = Log::new(terminal, options.log);
-    boot.run(chipset, dir, options, log, scratch)
 }
 
 /// Tables that are listed at most: a root table may say anything.

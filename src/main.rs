@@ -16,9 +16,10 @@
 mod rom;
 
 use core::arch::global_asm;
-use qboot::boot::{Found, Machine, boot};
+use qboot::boot::{Found, boot};
 use qboot::error::{Error, Shortfall};
 use qboot::layout;
+use qboot::machine::Machine;
 use x86_64::registers::control::Cr0Flags;
 use x86_64::structures::gdt::DescriptorFlags;
 

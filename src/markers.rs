@@ -3,8 +3,8 @@
 //!
 //! The numbers are those that this field's scripts look for.
 
-use crate::boot::Handoff;
 use crate::io::PortIo;
+use crate::kernel::Handoff;
 
 /// How far the firmware is.
 const PROGRESS: u16 = 0xf5;

@@ -27,12 +27,14 @@ pub use board::Board;
 pub use io::Io;
 pub use memory::Memory;
 
-use crate::boot::{Found, Handoff, Machine, boot};
+use crate::boot::{Found, boot};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::fw_cfg::{file_name, item};
 use crate::io::Terminal;
+use crate::kernel::Handoff;
 use crate::layout;
+use crate::machine::Machine;
 use crate::phys::{PhysRange, byte_sum, u16_at, u32_at, u64_at};
 use elf::segments;
 use std::cell::RefCell;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSymbol};
-use qboot::boot::Handoff;
 use qboot::fw_cfg::fake::FakeFwCfg;
+use qboot::kernel::Handoff;
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::sim::{Board, Guest};

@@ -1,7 +1,8 @@
-//! How the source is cut: no file is too long to be read at once, and the tree
-//! in `docs/architecture.md` is the one that is here.
+//! How the source is cut: no file is too long to be read at once, modules of the
+//! library lean on each other one way, and the tree in `docs/architecture.md` is
+//! the one that is here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -123,5 +124,52 @@ fn the_tree_of_the_architecture_is_the_one_here() -> Result<()> {
             "{path} is not in the tree"
         );
     }
+    Ok(())
+}
+
+/// The modules that each module of the firmware's library names, `pci` and the
+/// like with all that is below them; without tests and what they simulate.
+fn arrows(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let mut found = BTreeMap::<String, BTreeSet<String>>::new();
+    for file in files(root)? {
+        let Ok(below) = file.strip_prefix("src") else {
+            continue;
+        };
+        let mut parts = below.iter().filter_map(|part| part.to_str());
+        let module = parts.next().context("no name")?.trim_end_matches(".rs");
+        let apart = ["rom", "main", "lib", "sim", "capture"].contains(&module);
+        if apart || parts.any(|part| part.starts_with("tests") || part.starts_with("sim")) {
+            continue;
+        }
+        let text = fs::read_to_string(root.join(&file))?;
+        let code = text.split("#[cfg(test)]\nmod tests {").next();
+        let code = code.unwrap_or_default().lines();
+        for line in code.filter(|line| !line.trim_start().starts_with("//")) {
+            let named = line.split("crate::").skip(1).filter_map(|rest| {
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+                rest.get(..end?)
+            });
+            let arrows = found.entry(module.to_owned()).or_default();
+            arrows.extend(named.filter(|name| *name != module).map(str::to_owned));
+        }
+    }
+    Ok(found)
+}
+
+/// What is left when modules that lean on nothing left are taken away, again
+/// and again, is a circle and what leans on it.
+#[test]
+fn modules_lean_on_each_other_one_way() -> Result<()> {
+    let mut left = arrows(&workspace::root())?;
+    ensure!(left.len() > 15, "only {:?}", left.keys());
+    ensure!(left["boot"].contains("kernel"), "{:?}", left["boot"]);
+    loop {
+        let modules: BTreeSet<String> = left.keys().cloned().collect();
+        left.retain(|_, named| named.iter().any(|name| modules.contains(name)));
+        if left.len() == modules.len() {
+            break;
+        }
+    }
+    ensure!(left.is_empty(), "in a circle, or above one: {left:?}");
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Kernels that are entered in real mode, and multiboot's.
 
 use super::{Claimed, Loader};
-use crate::boot::Handoff;
 use crate::bzimage::{LoadFlags, RealModeHeader, SETUP_DATA, SetupHeader};
 use crate::e820::Claim;
 use crate::error::{Error, Result};
 use crate::fw_cfg::{FwCfg, item};
+use crate::kernel::Handoff;
 use crate::layout;
 use crate::multiboot;
 use crate::phys::{GuestMemory, PhysRange, u32_at};

@@ -2,7 +2,7 @@
 
 use super::realmode;
 use core::arch::asm;
-use qboot::boot::Handoff;
+use qboot::kernel::Handoff;
 
 /// Enters the kernel; nothing of the firmware runs again before a reset.
 #[inline(never)]
