@@ -242,6 +242,11 @@ fn check_listed(info: &str, listed: &[&str]) -> Result<(usize, usize)> {
     "virtio-rng-pci,bus=b1,addr=5"
 )]
 #[case("q35", "pcie-root-port,id=b1,slot=1,addr=3", "virtio-net-pci,bus=b1")]
+#[case(
+    "microvm,pcie=on",
+    "pcie-root-port,id=b1,slot=1,addr=3",
+    "virtio-net-pci,bus=b1"
+)]
 fn functions_are_listed(
     #[case] machine: &str,
     #[case] bridge: &str,

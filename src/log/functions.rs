@@ -3,6 +3,10 @@
 use crate::io::Terminal;
 use crate::text::print;
 
+/// The bit of a configuration address that makes the ports answer (PCI Local Bus
+/// 3.0, 3.2.2.3.2).
+const BY_PORTS: u32 = 1 << 31;
+
 /// Lists the functions of the buses up to `last_bus`, each with its header's
 /// dwords from the second on. Every function is asked for: QEMU's do not answer
 /// for one another.
@@ -10,10 +14,16 @@ use crate::text::print;
 #[inline(never)]
 pub fn list<T: Terminal>(terminal: &mut T, last_bus: u8) {
     let end = u32::from(last_bus) << 16 | 0xff00;
+    // Where the mechanism of ports has no host bridge, ECAM alone may have one.
+    let by_ports = if terminal.pci(BY_PORTS) == u32::MAX {
+        0
+    } else {
+        BY_PORTS
+    };
     let mut address = 0;
     while address <= end {
         // Bus, device, function and register, each at its place.
-        let enabled = 1 << 31 | address;
+        let enabled = by_ports | address;
         let id = terminal.pci(enabled);
         if id != u32::MAX {
             let values = [
