@@ -9,11 +9,11 @@ use qboot::layout;
 use qboot_tests::smbios::Smbios;
 use qboot_tests::{Kind, Probe, skip};
 use rstest::rstest;
-use xtask::budget::{self, Budget};
 use xtask::inspect::Identity;
+use xtask::measure::budget::{self, Budget};
 use xtask::measure::{self, Kit};
 use xtask::qemu::Qemu;
-use xtask::{build, inspect, probe, workspace};
+use xtask::{build, elf, probe, workspace};
 
 #[test]
 fn the_image_is_a_rom_of_64_kib() -> Result<()> {
@@ -33,16 +33,16 @@ fn the_image_is_a_rom_of_64_kib() -> Result<()> {
 
 #[test]
 fn no_panic_and_no_initialised_statics() -> Result<()> {
-    let elf = fs::read(build::rom(&[])?.elf)?;
+    let bytes = fs::read(build::rom(&[])?.elf)?;
     // Symbols that panics of Rust's core library leave behind, of any size.
-    let symbols = symbol_names(&elf)?;
+    let symbols = symbol_names(&bytes)?;
     ensure!(symbols.len() > 20, "the ELF file has no symbol table");
     let panics: Vec<_> = symbols
         .iter()
         .filter(|name| name.contains("panicking") || name.contains("panic_"))
         .collect();
     ensure!(panics.is_empty(), "{panics:?}");
-    for part in inspect::sections(&elf)? {
+    for part in elf::sections(&bytes)? {
         let data = part.name.starts_with(".data") || part.name.starts_with(".got");
         ensure!(
             !data || part.len == 0,

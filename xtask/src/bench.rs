@@ -9,10 +9,14 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell as Entry, CellAlignment, ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 
-use crate::measure::{self, Cell, Counts, Kit, Spread};
-use crate::{build, chart, qemu, timeline, workspace};
+use crate::measure::{self, Cell, Kit, Spread};
+use crate::{build, canvas, qemu, workspace};
+
+mod chart;
+mod results;
+
+pub use results::{Kvm, Outcome, Results, grouped};
 
 /// Options of `bench`.
 #[derive(clap::Args, Debug)]
@@ -32,9 +36,6 @@ pub struct Options {
     /// Leave KVM out
     #[arg(long)]
     pub no_kvm: bool,
-    /// Draw where the time goes from QEMU's start to user space
-    #[arg(long)]
-    pub timeline: bool,
     /// Keep the chart in docs/, where the README shows it
     #[arg(long)]
     pub docs: bool,
@@ -63,7 +64,9 @@ impl Firmware {
     }
 }
 
-/// Name of C qboot in tables, to which the others are compared.
+/// Our own name in tables and charts.
+pub const OURS: &str = "qboot-rs";
+/// Name of C qboot there, to which the others are compared.
 pub const REFERENCE: &str = "C qboot";
 
 /// C qboot and SeaBIOS, as QEMU's packages install them.
@@ -83,45 +86,6 @@ pub fn peers() -> Vec<Firmware> {
     ]
 }
 
-/// Time and exits under KVM.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Kvm {
-    /// Exits to QEMU, the median of all runs.
-    pub exits: u64,
-    /// Milliseconds from the start of the processors to the kernel.
-    pub ms: Spread,
-    /// Runs that these were taken from.
-    pub runs: usize,
-}
-
-/// What one firmware costs in one cell.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Accesses and instructions; absent when the kernel was not reached.
-    pub counts: Option<Counts>,
-    /// Pages of guest RAM that were touched first between reset and kernel.
-    pub pages: Option<u64>,
-    /// Absent without KVM.
-    pub kvm: Option<Kvm>,
-}
-
-/// Everything that one run of the benchmark found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Results {
-    /// What `qemu --version` says.
-    pub qemu: String,
-    /// Used bytes of our ROM.
-    pub rom_used_bytes: u64,
-    /// Firmware names in the order of the table.
-    pub firmware: Vec<String>,
-    /// Cell names in the order of the table.
-    pub cells: Vec<String>,
-    /// By cell and firmware.
-    pub results: BTreeMap<String, BTreeMap<String, Outcome>>,
-    /// What was not measured, and why.
-    pub skipped: Vec<String>,
-}
-
 /// A firmware that takes longer than this under KVM gets fewer runs.
 const SLOW_MS: f64 = 1000.0;
 /// Runs that a slow firmware gets.
@@ -132,9 +96,6 @@ const SLOW_RUNS: usize = 5;
 /// # Errors
 /// The ROM does not build, our own firmware misses a kernel, or a file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
-    if options.timeline {
-        return timeline::run(options.donor.as_deref(), options.docs);
-    }
     let (firmware, used, skipped) = firmware(options)?;
     let mut cells = if options.bare {
         measure::core_cells()
@@ -168,7 +129,7 @@ pub fn run(options: &Options) -> Result<()> {
     let missed: Vec<_> = results
         .results
         .iter()
-        .filter(|(_, by)| by.get("qboot").is_none_or(|one| one.counts.is_none()))
+        .filter(|(_, by)| by.get(OURS).is_none_or(|one| one.counts.is_none()))
         .map(|(cell, _)| cell.as_str())
         .collect();
     ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
@@ -186,7 +147,7 @@ fn firmware(options: &Options) -> Result<(Vec<Firmware>, u64, Vec<String>)> {
         }
     };
     let mut firmware = vec![Firmware {
-        name: "qboot".to_owned(),
+        name: OURS.to_owned(),
         image,
         microvm: None,
     }];
@@ -230,23 +191,12 @@ fn report(results: &Results, docs: bool) -> Result<()> {
     let svg = dir.join("results.svg");
     chart::draw(results, &svg)?;
     if docs {
-        keep(&svg, "benchmark.svg")?;
+        canvas::keep(&svg, "benchmark.svg")?;
     }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         println!("wrote {}", file.display());
     }
-    Ok(())
-}
-
-/// Copies a chart to `docs/` under this name.
-///
-/// # Errors
-/// It cannot be copied.
-pub fn keep(chart: &Path, name: &str) -> Result<()> {
-    let to = workspace::root().join("docs").join(name);
-    fs::copy(chart, &to).with_context(|| format!("writing {}", to.display()))?;
-    println!("wrote docs/{name}");
     Ok(())
 }
 
@@ -400,29 +350,4 @@ pub fn table(results: &Results) -> Table {
         }
     }
     table
-}
-
-/// A number with a comma at each thousand.
-#[must_use]
-pub fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n != 0 && (digits.len() - n).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        let texts: Vec<_> = [0, 999, 1000, 1_234_567].map(grouped).into();
-        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
-    }
 }

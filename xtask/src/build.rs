@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::run;
-use crate::{inspect, progress, workspace};
+use crate::{elf, progress, workspace};
 
 /// Size of the image: the ROM region that ends at 4 GiB.
 pub const ROM_SIZE: usize = 64 * 1024;
@@ -75,7 +75,7 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
         image.len()
     );
     let elf = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    let used = inspect::sections(&elf)
+    let used = elf::sections(&elf)
         .context("reading the sections of the firmware")?
         .iter()
         .filter(|section| section.in_image)

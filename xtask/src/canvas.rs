@@ -1,13 +1,16 @@
 //! What the charts are drawn on: an SVG file, bars and text.
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 pub use plotters::style::RGBColor;
 pub use plotters::style::text_anchor::HPos;
 use plotters::style::text_anchor::{Pos, VPos};
+
+use crate::workspace;
 
 const INK: RGBColor = RGBColor(40, 40, 40);
 /// Width of a letter as a share of its size, on average and a little more: the
@@ -81,6 +84,17 @@ impl<'p> Canvas<'p> {
     fn drawn<E: std::fmt::Debug>(&self, result: Result<(), E>) -> Result<()> {
         result.map_err(|error| anyhow!("drawing {}: {error:?}", self.path.display()))
     }
+}
+
+/// Copies a chart to `docs/` under this name.
+///
+/// # Errors
+/// It cannot be copied.
+pub fn keep(chart: &Path, name: &str) -> Result<()> {
+    let to = workspace::root().join("docs").join(name);
+    fs::copy(chart, &to).with_context(|| format!("writing {}", to.display()))?;
+    println!("wrote docs/{name}");
+    Ok(())
 }
 
 /// About how wide a text of that size is.

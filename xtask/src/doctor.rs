@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use crate::inspect::Identity;
 use crate::{initramfs, run, workspace};
 
@@ -88,14 +90,24 @@ fn for_building() -> Vec<Finding> {
             "scripts/setup.sh test",
         ),
         optional(
+            "TPM emulator, for tests",
+            first_line("swtpm", &["--version"]),
+            "scripts/setup.sh test",
+        ),
+        optional(
+            "C qboot and SeaBIOS, to compare with",
+            peers(),
+            "apt-get install qemu-system-data seabios",
+        ),
+        optional(
             "git, for the ROM's build id",
             first_line("git", &["--version"]),
             "apt-get install git; without it the ROM says \"unknown\"",
         ),
         optional(
-            "gdb, for scripts/gdb.sh",
+            "gdb, for scripts/gdb.sh and its test",
             first_line("gdb", &["--version"]),
-            "apt-get install gdb",
+            "scripts/setup.sh test",
         ),
         optional(
             "mdBook, for the book",
@@ -121,6 +133,21 @@ pub fn shown(findings: &[Finding]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The findings as JSON for programs.
+#[must_use]
+pub fn json(findings: &[Finding]) -> Value {
+    let finding = |finding: &Finding| {
+        json!({
+            "what": finding.what,
+            "found": finding.state.as_ref().ok(),
+            "missing": finding.state.as_ref().err(),
+            "fix": finding.state.as_ref().err().map(|_| finding.fix),
+            "needed": !finding.optional,
+        })
+    };
+    findings.iter().map(finding).collect()
 }
 
 fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
@@ -171,10 +198,23 @@ fn rom_target() -> Result<String, String> {
 fn library_32_bit() -> Result<String, String> {
     let path = first_line("cc", &["-m32", "-print-file-name=crt1.o"])?;
     // The compiler answers with the bare name when it knows no such file.
-    if Path::new(&path).is_absolute() {
-        Ok(path)
-    } else {
-        Err("not installed".to_owned())
+    let path = Path::new(&path);
+    let found = path.is_absolute().then(|| path.canonicalize().ok());
+    match found.flatten() {
+        Some(path) => Ok(path.display().to_string()),
+        None => Err("not installed".to_owned()),
+    }
+}
+
+/// The images of others, where Debian's packages put them.
+fn peers() -> Result<String, String> {
+    let images = [
+        "/usr/share/qemu/qboot.rom",
+        "/usr/share/seabios/bios-256k.bin",
+    ];
+    match images.iter().find(|image| !Path::new(image).is_file()) {
+        None => Ok(images.join(", ")),
+        Some(image) => Err(format!("no {image}")),
     }
 }
 

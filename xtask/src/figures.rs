@@ -5,13 +5,11 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use crate::bench::{Outcome, REFERENCE, Results, grouped};
+use crate::bench::{OURS, Outcome, REFERENCE, Results, grouped};
 use crate::workspace;
 
 const START: &str = "<!-- figures -->\n";
 const END: &str = "<!-- /figures -->";
-/// Our own name in the results.
-const OURS: &str = "qboot";
 
 /// Writes the last benchmark's figures to the README.
 ///

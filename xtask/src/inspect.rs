@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use object::Endianness;
-use object::elf::{SHF_ALLOC, SHT_NOBITS, STT_FUNC, STT_OBJECT, SectionFlags};
-use object::read::elf::{ElfFile32, FileHeader, SectionHeader, Sym};
+use serde_json::{Value, json};
 
 use crate::build::ROM_SIZE;
+use crate::elf::{self, Part};
 use crate::workspace;
 
 /// Where a ROM says which build it is: 64 bytes before the reset vector.
@@ -63,114 +62,117 @@ impl Identity {
     }
 }
 
-/// A part of the image or of the memory that the firmware uses.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Part {
-    pub name: String,
-    /// Address that the firmware runs it at.
-    pub addr: u32,
-    /// Size in bytes.
-    pub len: u32,
-    /// Whether it takes room in the image; memory that is cleared does not.
-    pub in_image: bool,
+/// What is known of a ROM.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// The image.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub len: usize,
+    /// SHA-256 of it, lower-case hexadecimal.
+    pub sha256: String,
+    /// `None` where it is no ROM of ours.
+    pub identity: Option<Identity>,
+    /// By its ELF file, in that one's order; empty without one.
+    pub sections: Vec<Part>,
+    /// By its ELF file, largest first; empty without one.
+    pub symbols: Vec<Part>,
 }
 
-/// The sections of the firmware `elf`, in its order.
-///
-/// # Errors
-/// When `elf` is no 32-bit ELF file.
-pub fn sections(elf: &[u8]) -> Result<Vec<Part>> {
-    let file = ElfFile32::<Endianness>::parse(elf)?;
-    let header = file.elf_header();
-    let endian = header.endian()?;
-    let table = header.sections(endian, elf)?;
-    let mut parts = Vec::new();
-    for section in table.iter() {
-        if section.sh_flags(endian) & SHF_ALLOC == SectionFlags(0) {
-            continue;
-        }
-        let name = table.section_name(endian, section)?;
-        parts.push(Part {
-            name: String::from_utf8_lossy(name).into_owned(),
-            addr: section.sh_addr(endian),
-            len: section.sh_size(endian),
-            in_image: section.sh_type(endian) != SHT_NOBITS,
-        });
-    }
-    Ok(parts)
-}
-
-/// The functions and objects of the firmware `elf`, largest first.
-///
-/// # Errors
-/// When `elf` is no 32-bit ELF file.
-pub fn symbols(elf: &[u8]) -> Result<Vec<Part>> {
-    let file = ElfFile32::<Endianness>::parse(elf)?;
-    let endian = file.endian();
-    let table = file.elf_symbol_table();
-    let mut parts = Vec::new();
-    for symbol in table.iter() {
-        let kind = symbol.st_type();
-        if (kind != STT_FUNC && kind != STT_OBJECT) || symbol.st_size(endian) == 0 {
-            continue;
-        }
-        let name = table.symbol_name(endian, symbol)?;
-        parts.push(Part {
-            name: format!(
-                "{:#}",
-                rustc_demangle::demangle(&String::from_utf8_lossy(name))
-            ),
-            addr: symbol.st_value(endian),
-            len: symbol.st_size(endian),
-            in_image: true,
-        });
-    }
-    parts.sort_by(|a, b| b.len.cmp(&a.len).then_with(|| a.addr.cmp(&b.addr)));
-    Ok(parts)
-}
-
-/// Describes the ROM `image` and, where there is one, its ELF file `elf`: `count`
+/// Reads the ROM `image` and, where there is one, its ELF file `elf`: `count`
 /// symbols of it.
 ///
 /// # Errors
 /// When a file cannot be read, or `elf` is no 32-bit ELF file.
-pub fn shown(image: &Path, elf: Option<&Path>, count: usize) -> Result<String> {
-    let bytes = fs::read(image).with_context(|| format!("reading {}", image.display()))?;
-    let mut text = String::new();
-    let _ = writeln!(text, "{}: {} bytes", image.display(), bytes.len());
-    if bytes.len() != ROM_SIZE {
-        let _ = writeln!(text, "  (a qboot ROM has {ROM_SIZE})");
-    }
-    match Identity::read(&bytes) {
-        Some(identity) => text.push_str(&identity.shown()),
-        None => text.push_str("(no qboot-rs: it does not say which build it is)\n"),
-    }
-    let _ = writeln!(text, "sha256   {}", workspace::sha256(&bytes));
-    let Some(elf) = elf else {
-        return Ok(text);
+pub fn describe(image: &Path, elf: Option<&Path>, count: usize) -> Result<Description> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let bytes = read(image)?;
+    let mut description = Description {
+        path: image.to_owned(),
+        len: bytes.len(),
+        sha256: workspace::sha256(&bytes),
+        identity: Identity::read(&bytes),
+        sections: Vec::new(),
+        symbols: Vec::new(),
     };
-    let bytes = fs::read(elf).with_context(|| format!("reading {}", elf.display()))?;
-    let sections = sections(&bytes).with_context(|| format!("reading {}", elf.display()))?;
-    let _ = writeln!(text, "\n{:>8}  {:>8}  section", "bytes", "address");
-    for part in &sections {
-        let memory = if part.in_image { "" } else { "  (memory only)" };
-        let _ = writeln!(
-            text,
-            "{:>8}  {:>8x}  {}{memory}",
-            part.len, part.addr, part.name
-        );
+    if let Some(elf) = elf {
+        let bytes = read(elf)?;
+        let broken = || format!("reading {}", elf.display());
+        description.sections = elf::sections(&bytes).with_context(broken)?;
+        description.symbols = elf::symbols(&bytes).with_context(broken)?;
+        description.symbols.truncate(count);
     }
-    let used: u32 = sections
-        .iter()
-        .filter(|part| part.in_image)
-        .map(|part| part.len)
-        .sum();
-    let _ = writeln!(text, "{used:>8}            used of {ROM_SIZE}");
-    let _ = writeln!(text, "\n{:>8}  {:>8}  symbol", "bytes", "address");
-    for part in symbols(&bytes)?.iter().take(count) {
-        let _ = writeln!(text, "{:>8}  {:>8x}  {}", part.len, part.addr, part.name);
+    Ok(description)
+}
+
+impl Description {
+    /// Bytes of the image that its sections take.
+    fn used(&self) -> u32 {
+        let inside = self.sections.iter().filter(|part| part.in_image);
+        inside.map(|part| part.len).sum()
     }
-    Ok(text)
+
+    /// As text for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "{}: {} bytes", self.path.display(), self.len);
+        if self.len != ROM_SIZE {
+            let _ = writeln!(text, "  (a qboot ROM has {ROM_SIZE})");
+        }
+        match &self.identity {
+            Some(identity) => text.push_str(&identity.shown()),
+            None => text.push_str("(no qboot-rs: it does not say which build it is)\n"),
+        }
+        let _ = writeln!(text, "sha256   {}", self.sha256);
+        if self.sections.is_empty() {
+            return text;
+        }
+        let row = |text: &mut String, part: &Part, note: &str| {
+            let Part {
+                name, addr, len, ..
+            } = part;
+            let _ = writeln!(text, "{len:>8}  {addr:>8x}  {name}{note}");
+        };
+        let _ = writeln!(text, "\n{:>8}  {:>8}  section", "bytes", "address");
+        for part in &self.sections {
+            let note = if part.in_image { "" } else { "  (memory only)" };
+            row(&mut text, part, note);
+        }
+        let _ = writeln!(text, "{:>8}            used of {ROM_SIZE}", self.used());
+        let _ = writeln!(text, "\n{:>8}  {:>8}  symbol", "bytes", "address");
+        for part in &self.symbols {
+            row(&mut text, part, "");
+        }
+        text
+    }
+
+    /// As JSON for programs: what is not known is null or an empty list.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let part = |part: &Part| {
+            let Part {
+                name,
+                addr,
+                len,
+                in_image,
+            } = part;
+            json!({"name": name, "address": addr, "bytes": len, "in_image": in_image})
+        };
+        let identity = self.identity.as_ref();
+        json!({
+            "file": self.path,
+            "bytes": self.len,
+            "sha256": self.sha256,
+            "version": identity.map(|found| &found.version),
+            "commit": identity.map(|found| &found.commit),
+            "date": identity.map(|found| &found.date),
+            "features": identity.map(|found| &found.features),
+            "used_bytes": (!self.sections.is_empty()).then(|| self.used()),
+            "sections": self.sections.iter().map(part).collect::<Vec<_>>(),
+            "symbols": self.symbols.iter().map(part).collect::<Vec<_>>(),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -18,16 +18,13 @@
 
 #[cfg(feature = "measure")]
 pub mod bench;
-#[cfg(feature = "measure")]
-pub mod budget;
 pub mod build;
 #[cfg(feature = "measure")]
 mod canvas;
 pub mod capture;
-#[cfg(feature = "measure")]
-pub mod chart;
 pub mod debian;
 pub mod doctor;
+pub mod elf;
 pub mod extract;
 #[cfg(feature = "measure")]
 pub mod figures;

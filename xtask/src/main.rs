@@ -1,14 +1,17 @@
 //! Command line of the host program; the work is in the library.
 
+mod examples;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};
+use examples::*;
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
-use xtask::{bench, figures, matrix, measure, release};
+use xtask::{bench, figures, matrix, measure, release, timeline};
 use xtask::{build, capture, doctor, extract, inspect, kernel, package, run, workspace};
 
 /// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
@@ -21,18 +24,83 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Boot a kernel under QEMU with the firmware
+    ///
+    /// On a terminal the guest gives an interactive shell. Without one it prints a short report and
+    /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<run::Options>),
     /// Build the firmware: target/qboot.rom and target/qboot.elf
+    #[command(after_help = BUILD_EXAMPLES)]
     Build {
         /// Feature of the firmware to build in, such as markers
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         features: Vec<String>,
     },
-    /// Boot a kernel under QEMU with the firmware
+    /// Tell what a ROM is made of: size by section and by symbol
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect {
+        /// The ROM, with its ELF file beside it [default: the one installed, or built from this source tree]
+        rom: Option<PathBuf>,
+        /// How many symbols to list, largest first
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        symbols: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take the vmlinux out of a bzImage
     ///
-    /// On a terminal the guest gives an interactive shell. Without one it prints a short report and
-    /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
-    Run(Box<run::Options>),
+    /// The result boots by PVH, without the decompressor that a bzImage runs first. The exit status
+    /// is 3 when the kernel has no PVH entry point; it is written all the same.
+    #[command(after_help = EXTRACT_EXAMPLES)]
+    Extract {
+        /// The bzImage, such as /boot/vmlinuz
+        bzimage: PathBuf,
+        /// File to write
+        vmlinux: PathBuf,
+    },
+    /// Fetch a Debian kernel without installing it, and print its bzImage's path
+    #[command(after_help = KERNEL_EXAMPLES)]
+    Kernel {
+        #[arg(value_enum, default_value = "cloud-amd64")]
+        flavour: Flavour,
+    },
+    /// Tell what this machine has and lacks, and what fixes that
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count device accesses by region and instructions up to a kernel's first instruction
+    #[cfg(feature = "measure")]
+    #[command(after_help = MEASURE_EXAMPLES)]
+    Measure(measure::Options),
+    /// Measure all firmware side by side: a table, target/bench/results.json and a chart
+    #[cfg(feature = "measure")]
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(bench::Options),
+    /// Show where the time goes from QEMU's start to user space: a table and a chart
+    #[cfg(feature = "measure")]
+    #[command(after_help = TIMELINE_EXAMPLES)]
+    Timeline(timeline::Options),
+    /// Write the last benchmark's figures to README.md
+    #[cfg(feature = "measure")]
+    Figures,
+    /// Boot the table of machines and kernels in tests/matrix.toml
+    ///
+    /// Fails when a cell does not come out as recorded in tests/matrix-results.toml.
+    #[cfg(feature = "measure")]
+    #[command(after_help = MATRIX_EXAMPLES)]
+    Matrix(matrix::Options),
+    /// Capture what QEMU hands to its firmware through fw_cfg, as test data
+    #[command(after_help = CAPTURE_EXAMPLES)]
+    Capture(capture::Options),
+    /// Make and check the files of a release: target/release-VERSION/
+    #[cfg(feature = "measure")]
+    Release(release::Options),
     /// Print the completions of this command line for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions { shell: clap_complete::Shell },
     /// Write the manual pages of this program to a directory
     #[command(hide = true)]
@@ -40,50 +108,6 @@ enum Task {
     /// Write everything that is installed to a directory, for scripts/install.sh
     #[command(hide = true)]
     Dist { dir: PathBuf },
-    /// Make and check the files of a release: target/release-VERSION/
-    #[cfg(feature = "measure")]
-    Release(release::Options),
-    /// Tell what this machine has and lacks, and what fixes that
-    Doctor,
-    /// Tell what a ROM is made of: size by section and by symbol
-    Inspect {
-        /// The ROM, with its ELF file beside it [default: the one installed, or target/qboot.rom]
-        rom: Option<PathBuf>,
-        /// How many symbols to list, largest first
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-        symbols: usize,
-    },
-    /// Fetch a Debian kernel without installing it, and print its bzImage's path
-    Kernel {
-        #[arg(value_enum, default_value = "cloud-amd64")]
-        flavour: Flavour,
-    },
-    /// Take the vmlinux out of a bzImage
-    ///
-    /// The result boots by PVH, without the decompressor that a bzImage runs first. The exit status
-    /// is 3 when the kernel has no PVH entry point; it is written all the same.
-    Extract {
-        /// The bzImage, such as /boot/vmlinuz
-        bzimage: PathBuf,
-        /// File to write
-        vmlinux: PathBuf,
-    },
-    /// Capture what QEMU hands to its firmware through fw_cfg, as test data
-    Capture(capture::Options),
-    /// Count device accesses by region and instructions up to a kernel's first instruction
-    #[cfg(feature = "measure")]
-    Measure(measure::Options),
-    /// Measure all firmware side by side: a table, target/bench/results.json and a chart
-    #[cfg(feature = "measure")]
-    Bench(bench::Options),
-    /// Boot the table of machines and kernels in tests/matrix.toml
-    ///
-    /// Fails when a cell does not come out as recorded in tests/matrix-results.toml.
-    #[cfg(feature = "measure")]
-    Matrix(matrix::Options),
-    /// Write the last benchmark's figures to README.md
-    #[cfg(feature = "measure")]
-    Figures,
 }
 
 /// The command line as the manual has it: installed, as `qboot`.
@@ -111,19 +135,7 @@ fn main() -> ExitCode {
 impl Task {
     fn perform(self) -> Result<ExitCode> {
         match self {
-            Task::Build { features } => {
-                let features: Vec<&str> = features.iter().map(String::as_str).collect();
-                let rom = build::rom(&features)?;
-                let root = workspace::root();
-                let image = rom.image.strip_prefix(&root).unwrap_or(&rom.image);
-                println!(
-                    "{}: {} of {} bytes used",
-                    image.display(),
-                    rom.used,
-                    build::ROM_SIZE
-                );
-                println!("sha256 {}", rom.sha256);
-            }
+            Task::Build { features } => build(&features)?,
             Task::Run(options) => {
                 if run::run(&options)? != Outcome::Reached {
                     return Ok(ExitCode::FAILURE);
@@ -134,6 +146,8 @@ impl Task {
             Task::Measure(options) => measure::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Bench(options) => bench::run(&options)?,
+            #[cfg(feature = "measure")]
+            Task::Timeline(options) => timeline::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Matrix(options) => matrix::run(&options)?,
             #[cfg(feature = "measure")]
@@ -149,20 +163,8 @@ impl Task {
             Task::Dist { dir } => package::dist(&package::tool()?, &dir)?,
             #[cfg(feature = "measure")]
             Task::Release(options) => release::run(&options)?,
-            Task::Doctor => {
-                let findings = doctor::findings();
-                print!("{}", doctor::shown(&findings));
-                if findings.iter().any(|f| f.state.is_err() && !f.optional) {
-                    return Ok(ExitCode::FAILURE);
-                }
-            }
-            Task::Inspect { rom, symbols } => {
-                let built = workspace::source().map(|source| source.join("target/qboot.rom"));
-                let rom = rom.or(built).or_else(workspace::installed_rom);
-                let rom = rom.context("no ROM is installed beside this program: name one")?;
-                let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
-                print!("{}", inspect::shown(&rom, elf.as_deref(), symbols)?);
-            }
+            Task::Doctor { json } => return doctor(json),
+            Task::Inspect { rom, symbols, json } => inspect(rom, symbols, json)?,
             Task::Kernel { flavour } => {
                 println!("{}", kernel::debian(flavour)?.bzimage.display());
             }
@@ -170,6 +172,50 @@ impl Task {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn build(features: &[String]) -> Result<()> {
+    let features: Vec<&str> = features.iter().map(String::as_str).collect();
+    let rom = build::rom(&features)?;
+    let root = workspace::root();
+    let image = rom.image.strip_prefix(&root).unwrap_or(&rom.image);
+    println!(
+        "{}: {} of {} bytes used",
+        image.display(),
+        rom.used,
+        build::ROM_SIZE
+    );
+    println!("sha256 {}", rom.sha256);
+    Ok(())
+}
+
+fn doctor(json: bool) -> Result<ExitCode> {
+    let findings = doctor::findings();
+    match json {
+        true => println!("{:#}", doctor::json(&findings)),
+        false => print!("{}", doctor::shown(&findings)),
+    }
+    let lacks = |finding: &doctor::Finding| finding.state.is_err() && !finding.optional;
+    Ok(match findings.iter().any(lacks) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<()> {
+    let rom = match rom {
+        Some(rom) => rom,
+        None if workspace::source().is_some() => build::rom(&[])?.image,
+        None => workspace::installed_rom()
+            .context("no ROM is installed beside this program: name one")?,
+    };
+    let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
+    let found = inspect::describe(&rom, elf.as_deref(), symbols)?;
+    match json {
+        true => println!("{:#}", found.json()),
+        false => print!("{}", found.text()),
+    }
+    Ok(())
 }
 
 fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {

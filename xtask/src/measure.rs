@@ -2,7 +2,6 @@
 //! accesses by region, instructions, and under KVM exits and time.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -13,19 +12,21 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::budget::{self, Budget, Comparison};
+use crate::build;
 use crate::kernel::{self, Flavour};
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::qemu::{Accel, Qemu};
-use crate::{build, workspace};
 
+pub mod budget;
 mod cells;
+mod counts;
 mod kvm;
 
+use budget::{Budget, Comparison};
 pub use cells::{Cell, Kernel, all_cells, core_cells};
+pub use counts::{Access, Counts};
 pub(crate) use kvm::time_of;
 pub use kvm::{KvmRun, Spread, kvm_run};
 
@@ -105,95 +106,8 @@ fn file_name(kernel: Kernel, mode: Mode) -> String {
     format!("{kernel:?}-{mode:?}")
 }
 
-/// What TCG counts: the same numbers in every run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Port and MMIO accesses that QEMU serves, before the kernel's first instruction.
-    pub accesses: u64,
-    /// The same by the memory region's name.
-    pub regions: BTreeMap<String, u64>,
-    /// Instructions before the kernel's first one.
-    pub instructions: u64,
-}
-
-impl Counts {
-    fn summary(&self) -> String {
-        format!(
-            "{:>7} accesses {:>10} instructions   {}",
-            self.accesses,
-            self.instructions,
-            self.by_region(usize::MAX)
-        )
-    }
-
-    /// The accesses by region, the most first; of more regions than `most` only their number.
-    #[must_use]
-    pub fn by_region(&self, most: usize) -> String {
-        let mut regions: Vec<_> = self.regions.iter().collect();
-        regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
-        let mut texts: Vec<_> = regions
-            .iter()
-            .take(most)
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect();
-        if regions.len() > most {
-            texts.push(format!("{} more regions", regions.len() - most));
-        }
-        texts.join(", ")
-    }
-}
-
 /// Longest a measured boot may take: SeaBIOS on q35 with a full trace takes seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// One line of a `memory_region_ops_*` trace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Written rather than read.
-    pub write: bool,
-    /// Address or port.
-    pub addr: u64,
-    /// Value read or written.
-    pub value: u64,
-    /// Bytes.
-    pub size: u8,
-    /// Name of the memory region.
-    pub region: String,
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, arrow) = if self.write {
-            ("write", "<-")
-        } else {
-            ("read ", "->")
-        };
-        write!(
-            f,
-            "{verb}{} {:>#10x} {arrow} {:#x}  {}",
-            self.size, self.addr, self.value, self.region
-        )
-    }
-}
-
-impl Access {
-    pub(crate) fn parse(line: &str) -> Option<Self> {
-        let at = line.find("memory_region_ops_")?;
-        let line = &line[at + "memory_region_ops_".len()..];
-        let field = |name: &str| {
-            let rest = &line[line.find(&format!(" {name} "))? + name.len() + 2..];
-            rest.split_whitespace().next()
-        };
-        let hex = |name| u64::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
-        Some(Self {
-            write: line.starts_with("write"),
-            addr: hex("addr")?,
-            value: hex("value")?,
-            size: field("size")?.parse().ok()?,
-            region: line.split('\'').nth(1)?.to_owned(),
-        })
-    }
-}
 
 /// Counts a cell's accesses and instructions, and lists the accesses in order.
 ///
@@ -334,7 +248,7 @@ pub fn counts(
 /// Options of `measure`.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Firmware to measure; target/qboot.rom when none is named
+    /// Firmware to measure [default: the ROM, built from this source tree]
     #[arg(long, value_name = "FILE")]
     pub rom: Vec<PathBuf>,
     /// Only cells whose name contains this, such as "q35 PVH"
@@ -346,8 +260,11 @@ pub struct Options {
     /// List every access in order
     #[arg(long)]
     pub trace: bool,
+    /// Print JSON: for each firmware and cell its counts
+    #[arg(long, conflicts_with = "trace")]
+    pub json: bool,
     /// Build the ROM, count all cells and write them to tests/budget.toml
-    #[arg(long, conflicts_with_all = ["rom", "cell", "trace"])]
+    #[arg(long, conflicts_with_all = ["rom", "cell", "trace", "json"])]
     pub update_budget: bool,
     /// bzImage that gives the bzImage probe its setup header and 16-bit code
     #[arg(long, value_name = "FILE")]
@@ -373,6 +290,21 @@ pub fn budget(kit: &Kit) -> Result<Budget> {
     Ok(measured)
 }
 
+/// Counts all cells, says which have changed, and writes them down.
+fn update_budget(kit: &Kit) -> Result<()> {
+    let measured = budget(kit)?;
+    let found = match Budget::read() {
+        Ok(before) => before.compare(&measured),
+        Err(_) => Comparison::default(),
+    };
+    for (kind, list) in [("dearer", found.worse), ("cheaper", found.better)] {
+        for text in list {
+            println!("{kind}: {text}");
+        }
+    }
+    measured.write()
+}
+
 /// Prints accesses by region and instructions for each cell.
 ///
 /// # Errors
@@ -380,17 +312,7 @@ pub fn budget(kit: &Kit) -> Result<Budget> {
 pub fn run(options: &Options) -> Result<()> {
     let kit = Kit::new(&donor(options.donor.as_deref())?)?;
     if options.update_budget {
-        let measured = budget(&kit)?;
-        let found = match Budget::read() {
-            Ok(before) => before.compare(&measured),
-            Err(_) => Comparison::default(),
-        };
-        for (kind, list) in [("dearer", found.worse), ("cheaper", found.better)] {
-            for text in list {
-                println!("{kind}: {text}");
-            }
-        }
-        return measured.write();
+        return update_budget(&kit);
     }
     let mut cells = if options.all {
         all_cells()
@@ -403,12 +325,11 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(!cells.is_empty(), "no cell has such a name");
     let mut roms = options.rom.clone();
     if roms.is_empty() {
-        roms.push(workspace::target().join("qboot.rom"));
+        roms.push(build::rom(&[])?.image);
     }
-    let mut failed = 0;
-    for rom in &roms {
-        println!("{}", rom.display());
-        if options.trace {
+    if options.trace {
+        for rom in &roms {
+            println!("{}", rom.display());
             for cell in &cells {
                 let (counts, list) = trace(&kit, rom, cell)?;
                 println!("{}: {}", cell.name, counts.summary());
@@ -416,19 +337,35 @@ pub fn run(options: &Options) -> Result<()> {
                     println!("  {access}");
                 }
             }
-            continue;
         }
+        return Ok(());
+    }
+    let mut failed = 0;
+    let mut found = BTreeMap::new();
+    for rom in &roms {
         let images = vec![rom.as_path(); cells.len()];
         let results = counts(&kit, &images, &cells, |_| ());
+        if !options.json {
+            println!("{}", rom.display());
+        }
+        let by_cell: &mut BTreeMap<_, _> = found.entry(rom).or_default();
         for (cell, result) in cells.iter().zip(results) {
             match result {
-                Ok(counts) => println!("  {:<40} {}", cell.name, counts.summary()),
+                Ok(counts) => {
+                    if !options.json {
+                        println!("  {:<40} {}", cell.name, counts.summary());
+                    }
+                    by_cell.insert(&cell.name, counts);
+                }
                 Err(error) => {
                     failed += 1;
-                    println!("  {:<40} {error:#}", cell.name);
+                    eprintln!("  {:<40} {error:#}", cell.name);
                 }
             }
         }
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
     }
     ensure!(failed == 0, "{failed} cells did not reach their kernel");
     Ok(())
@@ -437,16 +374,6 @@ pub fn run(options: &Options) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_trace_line_is_taken_apart() {
-        let line =
-            "memory_region_ops_write cpu 0 mr 0x55a addr 0x518 value 0xf00 size 4 name 'fwcfg.dma'";
-        let access = Access::parse(line).unwrap();
-        assert!(access.write);
-        assert_eq!((access.addr, access.value, access.size), (0x518, 0xf00, 4));
-        assert_eq!(access.region, "fwcfg.dma");
-    }
 
     #[test]
     fn a_timestamp_is_read() {

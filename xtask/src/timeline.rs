@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -20,7 +20,7 @@ use crate::initramfs::{self, Arch, MARKER};
 use crate::measure::{self, Access};
 use crate::progress;
 use crate::qemu::{Accel, Qemu};
-use crate::{bench, build, extract, workspace};
+use crate::{build, canvas, extract, workspace};
 
 /// Marks of the firmware: 1 at its start, 5 before it loads the kernel.
 const FIRMWARE_PORT: u64 = 0xf5;
@@ -57,14 +57,25 @@ impl Timeline {
 
 const MACHINE: &str = "q35";
 
-/// Measures, prints and draws the boots of Debian's kernel, or of the bzImage named.
+/// Options of `timeline`.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// bzImage to boot, as it is and as the vmlinux inside it [default: Debian's cloud kernel]
+    #[arg(short, long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Keep the chart in docs/, where the README shows it
+    #[arg(long)]
+    pub docs: bool,
+}
+
+/// Measures, prints and draws the boots.
 ///
 /// # Errors
 /// The ROM with marks does not build, a boot does not reach user space, or a
 /// file cannot be written.
-pub fn run(kernel: Option<&Path>, docs: bool) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let rom = build::rom(&["markers"])?;
-    let bzimage = measure::donor(kernel)?;
+    let bzimage = measure::donor(options.kernel.as_deref())?;
     let vmlinux = extract::cached(&bzimage)?.path;
     let mut timelines = vec![boot("bzImage", &rom.image, &bzimage)?];
     match vmlinux {
@@ -103,8 +114,8 @@ pub fn run(kernel: Option<&Path>, docs: bool) -> Result<()> {
     fs::write(&json, serde_json::to_string_pretty(&timelines)? + "\n")?;
     let svg = dir.join("timeline.svg");
     draw(&timelines, &svg)?;
-    if docs {
-        bench::keep(&svg, "timeline.svg")?;
+    if options.docs {
+        canvas::keep(&svg, "timeline.svg")?;
     }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::Counts;
+use super::counts::Counts;
 use crate::{qemu, workspace};
 
 /// The whole file.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::bench::{Outcome, Results, grouped};
+use super::results::{Outcome, Results, grouped};
 use crate::canvas::{Canvas, HPos, RGBColor};
 
 const WIDTH: i32 = 1120;

@@ -1,0 +1,74 @@
+//! Examples that stand below each command's options. `qboot` is the installed
+//! program; in a checkout it is `cargo xtask`.
+
+pub const BUILD_EXAMPLES: &str = "\
+Examples:
+  qboot build
+  qboot build --features markers     with progress bytes for timing scripts: target/qboot-markers.rom";
+
+pub const RUN_EXAMPLES: &str = "\
+Examples:
+  qboot run                                  Debian's kernel, to a shell on a terminal
+  qboot run --machine microvm --cpus 4 --memory 2G
+  qboot run --kernel bzImage --initrd initrd.img --append \"root=/dev/vda\" \\
+      -- -drive file=disk.img,format=raw,if=virtio
+  qboot run --firmware /usr/share/qemu/qboot.rom     with another firmware
+  qboot run --dry-run                        QEMU's command line, to use elsewhere";
+
+pub const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  qboot completions bash > ~/.local/share/bash-completion/completions/qboot
+  qboot completions zsh > \"${fpath[1]}/_qboot\"";
+
+pub const INSPECT_EXAMPLES: &str = "\
+Examples:
+  qboot inspect
+  qboot inspect /usr/share/qemu/qboot-rs.rom
+  qboot inspect --symbols 5
+  qboot inspect --json | jq .used_bytes";
+
+pub const KERNEL_EXAMPLES: &str = "\
+Examples:
+  qboot kernel
+  qboot run --kernel \"$(qboot kernel 686-pae)\"";
+
+pub const EXTRACT_EXAMPLES: &str = "\
+Examples:
+  qboot extract /boot/vmlinuz vmlinux
+  qboot run --kernel vmlinux";
+
+pub const CAPTURE_EXAMPLES: &str = "\
+Examples:
+  qboot capture tests/data/pc.fw_cfg.gz -- -M pc -m 512
+  qboot capture q35.fw_cfg.gz -- -M q35 -device vmgenid";
+
+#[cfg(feature = "measure")]
+pub const MEASURE_EXAMPLES: &str = "\
+Examples:
+  qboot measure
+  qboot measure --trace --cell \"q35 PVH\"
+  qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
+  qboot measure --all --json | jq
+  qboot measure --update-budget              after a change that is worth its cost";
+
+#[cfg(feature = "measure")]
+pub const BENCH_EXAMPLES: &str = "\
+Examples:
+  qboot bench --bare
+  qboot bench --cell microvm --runs 5
+  qboot bench --docs                         and then figures, for the README";
+
+#[cfg(feature = "measure")]
+pub const TIMELINE_EXAMPLES: &str = "\
+Examples:
+  qboot timeline
+  qboot timeline --kernel /boot/vmlinuz";
+
+#[cfg(feature = "measure")]
+pub const MATRIX_EXAMPLES: &str = "\
+Examples:
+  qboot matrix --ci
+  qboot matrix --list --filter pxb
+  qboot matrix --filter vmgenid@q35 --firmware ours,qboot
+  qboot matrix --filter vmgenid --update     record, and write the pages
+  qboot matrix --qemu backports --missing --update";

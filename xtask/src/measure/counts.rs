@@ -1,0 +1,108 @@
+//! What one boot costs, and the trace that it is counted from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What TCG counts: the same numbers in every run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Port and MMIO accesses that QEMU serves, before the kernel's first instruction.
+    pub accesses: u64,
+    /// The same by the memory region's name.
+    pub regions: BTreeMap<String, u64>,
+    /// Instructions before the kernel's first one.
+    pub instructions: u64,
+}
+
+impl Counts {
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "{:>7} accesses {:>10} instructions   {}",
+            self.accesses,
+            self.instructions,
+            self.by_region(usize::MAX)
+        )
+    }
+
+    /// The accesses by region, the most first; of more regions than `most` only their number.
+    #[must_use]
+    pub fn by_region(&self, most: usize) -> String {
+        let mut regions: Vec<_> = self.regions.iter().collect();
+        regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
+        let mut texts: Vec<_> = regions
+            .iter()
+            .take(most)
+            .map(|(name, n)| format!("{name} {n}"))
+            .collect();
+        if regions.len() > most {
+            texts.push(format!("{} more regions", regions.len() - most));
+        }
+        texts.join(", ")
+    }
+}
+
+/// One line of a `memory_region_ops_*` trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Written rather than read.
+    pub write: bool,
+    /// Address or port.
+    pub addr: u64,
+    /// Value read or written.
+    pub value: u64,
+    /// Bytes.
+    pub size: u8,
+    /// Name of the memory region.
+    pub region: String,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, arrow) = if self.write {
+            ("write", "<-")
+        } else {
+            ("read ", "->")
+        };
+        write!(
+            f,
+            "{verb}{} {:>#10x} {arrow} {:#x}  {}",
+            self.size, self.addr, self.value, self.region
+        )
+    }
+}
+
+impl Access {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let at = line.find("memory_region_ops_")?;
+        let line = &line[at + "memory_region_ops_".len()..];
+        let field = |name: &str| {
+            let rest = &line[line.find(&format!(" {name} "))? + name.len() + 2..];
+            rest.split_whitespace().next()
+        };
+        let hex = |name| u64::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
+        Some(Self {
+            write: line.starts_with("write"),
+            addr: hex("addr")?,
+            value: hex("value")?,
+            size: field("size")?.parse().ok()?,
+            region: line.split('\'').nth(1)?.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_line_is_taken_apart() {
+        let line =
+            "memory_region_ops_write cpu 0 mr 0x55a addr 0x518 value 0xf00 size 4 name 'fwcfg.dma'";
+        let access = Access::parse(line).unwrap();
+        assert!(access.write);
+        assert_eq!((access.addr, access.value, access.size), (0x518, 0xf00, 4));
+        assert_eq!(access.region, "fwcfg.dma");
+    }
+}
