@@ -100,12 +100,8 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         scratch: &mut [u8],
     ) -> Result<Handoff> {
         watch.note(&mut self.machine.memory, Step::Files(chipset, dir));
-        // Linux trusts the MCFG table only where E820 reserves its range.
-        let registers = match chipset {
-            Chipset::Q35 => layout::Q35_ECAM,
-            _ => PhysRange::fixed(0, 0),
-        };
-        self.read_memory_map(dir.e820().ok_or(Error::BadE820)?, registers, scratch)?;
+        let e820 = dir.e820().ok_or(Error::BadE820)?;
+        self.read_memory_map(e820, chipset.ecam(), scratch)?;
         self.machine.memory.open(self.map.high());
         watch.note(&mut self.machine.memory, Step::Map(self.map));
 
@@ -226,17 +222,12 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
     }
 
     #[inline(always)]
-    fn read_memory_map(
-        &mut self,
-        file: File,
-        registers: PhysRange,
-        scratch: &mut [u8],
-    ) -> Result<()> {
+    fn read_memory_map(&mut self, file: File, ecam: PhysRange, scratch: &mut [u8]) -> Result<()> {
         let raw = scratch
             .get_mut(..file.size as usize)
             .ok_or(Error::TooManyE820Entries)?;
         self.machine.fw_cfg.read_inline(file.selector, raw)?;
-        self.map.fill(raw, registers)
+        self.map.fill(raw, ecam)
     }
 
     /// Loads the ACPI tables; gives the RSDP's address, 0 without one.

@@ -7,6 +7,7 @@
 
 use crate::io::{Mmio, PortIo};
 use crate::layout;
+use crate::phys::PhysRange;
 
 /// Which host bridge answers at 00:00.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,16 @@ impl Chipset {
             0x29c0_8086 => Self::Q35,
             0xffff_ffff => Self::None,
             _ => Self::Unknown,
+        }
+    }
+
+    /// Where configuration space is in memory, for the E820 map: Linux trusts
+    /// the MCFG table only where its range is reserved. Empty without one.
+    #[must_use]
+    pub const fn ecam(self) -> PhysRange {
+        match self {
+            Self::Q35 => layout::Q35_ECAM,
+            Self::I440fx | Self::None | Self::Unknown => PhysRange::fixed(0, 0),
         }
     }
 }
