@@ -19,6 +19,7 @@ step() {
 step format cargo fmt --all --check
 step "unsafe code" scripts/unsafe.sh
 step lints cargo clippy --workspace --all-targets -- -D warnings
+step "lints without features" cargo clippy --package qboot -- -D warnings
 step "lints of the ROM" cargo clippy --profile rom --features rom --target $target --bin qboot -- -D warnings
 step "ROM" scripts/build.sh
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --document-private-items

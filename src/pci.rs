@@ -11,7 +11,7 @@ mod full;
 mod interrupt;
 mod resource;
 mod scan;
-#[cfg(any(test, not(feature = "rom")))]
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
 pub use full::full;
