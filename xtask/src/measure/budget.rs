@@ -2,7 +2,7 @@
 //!
 //! Every change shows its cost there: a cell that becomes dearer fails the test
 //! that compares, and one that becomes cheaper is written down with
-//! `cargo xtask measure --all --update-budget`.
+//! `cargo xtask measure --update-budget`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ pub struct Budget {
 
 const HEAD: &str = "\
 # What the firmware may cost at most, from reset to the kernel's first 32-bit
-# instruction. Written by `cargo xtask measure --all --update-budget`.
+# instruction. Written by `cargo xtask measure --update-budget`.
 
 ";
 
