@@ -12,6 +12,7 @@ use qboot::error::{Error, Warning};
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::policy::{EntryOption, LogOption, PciOption};
+use xtask::measure::{self, Kit};
 use xtask::workspace;
 
 fn docs() -> PathBuf {
@@ -135,6 +136,39 @@ fn generated(name: &str, content: &str) -> Result<()> {
         "docs/{name} is not as the source says: \
          QBOOT_UPDATE_DOCS=1 cargo test --package qboot-tests --test docs"
     );
+    Ok(())
+}
+
+/// Every access that docs/boot-flow.md walks along, and no other: those it lists,
+/// and one for each transfer in its table.
+#[test]
+fn the_boot_that_is_walked_along_is_todays() -> Result<()> {
+    let page = fs::read_to_string(docs().join("boot-flow.md"))?;
+    let kit = Kit::new(&measure::donor(None)?)?;
+    let cells = measure::core_cells();
+    let cell = cells.iter().find(|cell| cell.name == "q35 bzImage");
+    let rom = qboot_tests::rom()?;
+    let (counts, real) = measure::trace(&kit, &rom, cell.context("no such cell")?)?;
+    let real: Vec<String> = real.iter().map(ToString::to_string).collect();
+    let listed: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("write") || line.starts_with("read "))
+        .map(|line| line.split("   (").next().unwrap_or(line).trim_end())
+        .collect();
+    let (doorbell, before) = listed.split_last().context("no access listed")?;
+    let (first, transfers) = real.split_at_checked(before.len()).context("fewer")?;
+    ensure!(first == before, "{real:#?}");
+    let [head, tail] = doorbell.split("...").collect::<Vec<_>>()[..] else {
+        anyhow::bail!("{doorbell:?} is no pattern");
+    };
+    let is_doorbell = |line: &String| line.starts_with(head) && line.ends_with(tail);
+    ensure!(transfers.iter().all(is_doorbell), "{real:#?}");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| "));
+    let numbers = rows.filter_map(|row| row.split(" |").next());
+    let walked = numbers.flat_map(|cell| cell.split(", "));
+    let walked: Vec<usize> = walked.filter_map(|number| number.parse().ok()).collect();
+    ensure!(walked.iter().copied().eq(1..=transfers.len()), "{walked:?}");
+    ensure!(page.contains(&format!("There are {};", counts.accesses)));
     Ok(())
 }
 
