@@ -6,15 +6,20 @@
 #   install.sh [--prefix DIR] [--uninstall]
 #
 # The prefix is /usr/local. DESTDIR, for packages, goes before it and into no
-# installed file.
+# installed file. Under sudo, the user who called it builds, not root.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/usr/local
+usage() {
+    echo "$1; --help tells how it is used" >&2
+    exit 2
+}
 uninstall=
 while [ $# -gt 0 ]; do
     case $1 in
     --prefix)
-        prefix=${2:?--prefix needs a directory}
+        [ $# -gt 1 ] || usage "--prefix needs a directory"
+        prefix=$2
         shift
         ;;
     --prefix=*) prefix=${1#--prefix=} ;;
@@ -23,31 +28,29 @@ while [ $# -gt 0 ]; do
         sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
         exit
         ;;
-    *)
-        echo "unknown argument $1; --help lists them" >&2
-        exit 2
-        ;;
+    *) usage "unknown argument $1" ;;
     esac
     shift
 done
 case $prefix in
 /*) prefix=${prefix%/} ;;
-*)
-    echo "the prefix has to be absolute: $prefix" >&2
-    exit 2
-    ;;
+*) usage "the prefix has to be absolute, not $prefix" ;;
 esac
 to=${DESTDIR:-}$prefix
 
 # Before anything is built: may it be written?
 above=$to
 while [ ! -e "$above" ]; do above=$(dirname "$above"); done
-if [ ! -w "$above" ]; then
-    echo "$above cannot be written: sudo $0, or another --prefix" >&2
+if [ ! -d "$above" ] || [ ! -w "$above" ]; then
+    echo "$above cannot be written: put sudo before the command, or name another --prefix" >&2
     exit 1
 fi
 
 if [ -n "$uninstall" ]; then
+    if [ ! -e "$to/bin/qboot" ] && [ ! -e "$to/share/qemu/qboot-rs.rom" ]; then
+        echo "nothing is installed under $prefix" >&2
+        exit
+    fi
     rm -f "$to/bin/qboot" "$to/share/qemu/qboot-rs.rom" \
         "$to/share/qemu/firmware/60-qboot-rs.json" \
         "$to/share/bash-completion/completions/qboot" \
@@ -65,16 +68,25 @@ if [ -n "$uninstall" ]; then
     for dir in "${dirs[@]}"; do
         rmdir "$(realpath -m "$to/$dir")" 2>/dev/null || true
     done
+    echo "removed from $prefix"
     exit
 fi
 
 if [ -e "$here/qboot.rom" ]; then
     from=$here
 else
-    from=$here/../target/dist
-    "$here/setup.sh"
-    "$here/xtask.sh" dist "$from"
+    from=${here%/*}/target/dist
+    as_user=()
+    # Root has no Rust, and would leave files that the user cannot replace.
+    if [ "$(id -u)" -eq 0 ] && [ "${SUDO_USER:-root}" != root ]; then
+        as_user=(sudo -H -u "$SUDO_USER")
+    fi
+    "${as_user[@]}" "$here/setup.sh"
+    "${as_user[@]}" "$here/xtask.sh" dist "$from"
 fi
+
+set -E
+trap 'echo "the installation is not complete; --uninstall removes what is there" >&2' ERR
 
 put() { install -D -m "$1" "$from/$2" "$to/$3"; }
 put 755 qboot bin/qboot
@@ -93,7 +105,12 @@ for document in README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
     put 644 "$document" "share/doc/qboot-rs/$document"
 done
 install -d "$to/share/qemu/firmware"
-sed "s|/usr/share/qemu/qboot-rs.rom|$prefix/share/qemu/qboot-rs.rom|" \
-    "$from/60-qboot-rs.json" >"$to/share/qemu/firmware/60-qboot-rs.json"
+descriptor=$(cat "$from/60-qboot-rs.json")
+printf '%s\n' "${descriptor//\/usr\/share\/qemu\/qboot-rs.rom/"$prefix/share/qemu/qboot-rs.rom"}" \
+    >"$to/share/qemu/firmware/60-qboot-rs.json"
 chmod 644 "$to/share/qemu/firmware/60-qboot-rs.json"
 echo "installed: $prefix/bin/qboot, $prefix/share/qemu/qboot-rs.rom"
+case :$PATH: in
+*:"$prefix/bin":*) echo "a first boot: qboot run" ;;
+*) echo "a first boot: $prefix/bin/qboot run ($prefix/bin is not in PATH)" ;;
+esac

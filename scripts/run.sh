@@ -4,5 +4,11 @@
 # the options; everything after -- goes to QEMU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# Who asks for help on a machine that has nothing yet wants nothing installed.
+if [ "${1:-}" = --help ] && ! [ -x "$here/../target/debug/xtask" ]; then
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    echo "(the options are listed here once the first run has built the program)"
+    exit
+fi
 "$here/setup.sh"
 exec "$here/xtask.sh" run "$@"

@@ -10,7 +10,8 @@
 # from rustup, as rust-toolchain.toml names it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+# Before the system's: Debian's own cargo beside rustup's is another version.
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 
 say() { printf '%s\n' "$*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -33,29 +34,44 @@ if [ "${1:-}" = test ]; then
     has swtpm || packages+=(swtpm)
 fi
 
+# Runs apt-get as root, and shows what it says only when it fails.
+apt_get() {
+    local log status=0
+    log=$(mktemp)
+    # A machine that has just started is often busy with apt's own updates.
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes \
+        -oDPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
 if [ ${#packages[@]} -gt 0 ]; then
     if ! has apt-get; then
         say "missing, and there is no apt-get here to install them with: ${packages[*]}"
         say "(these are Debian's names; install what your system calls them and start again)"
         exit 1
     fi
+    by_hand="as root: apt-get update && apt-get install --no-install-recommends ${packages[*]}"
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
-        if ! has sudo; then
+        as_root=(sudo)
+        # Asks for the password where one is needed, before anything is hidden.
+        if ! has sudo || ! { sudo -n true 2>/dev/null || sudo -v; }; then
             say "missing: ${packages[*]}"
-            say "as root: apt-get install --no-install-recommends ${packages[*]}"
+            say "$by_hand, and start again"
             exit 1
         fi
-        as_root=(sudo)
     fi
-    say "installing with apt: ${packages[*]}"
-    install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install
-        --quiet --yes --no-install-recommends "${packages[@]}")
-    # The lists may be missing or too old to name files that still exist.
-    "${install[@]}" >&2 || {
-        "${as_root[@]}" apt-get update --quiet >&2
-        "${install[@]}" >&2
-    }
+    say "installing with apt: ${packages[*]} ..."
+    install=(install --no-install-recommends "${packages[@]}")
+    # The lists may be missing, or too old to name files that still exist.
+    if ! apt-cache show "${packages[@]}" >/dev/null 2>&1 || ! apt_get "${install[@]}" 2>/dev/null; then
+        if ! { apt_get update && apt_get "${install[@]}"; }; then
+            say "apt could not install what is missing; $by_hand, and start again"
+            exit 1
+        fi
+    fi
 fi
 
 # --- the Rust toolchain -----------------------------------------------------
@@ -71,14 +87,18 @@ toolchain_is_complete() {
 
 if ! toolchain_is_complete; then
     if ! has rustup; then
-        say "rustup is missing: install it as https://rustup.rs says and start again"
+        say "rustup is missing: install it as https://rustup.rs says, and start again:"
+        say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
         exit 1
     fi
     say "installing Rust $channel with $target"
     rustup toolchain install "$channel" --no-self-update --profile minimal \
-        --component clippy --component rustfmt --target "$target" >&2
+        --component clippy --component rustfmt --target "$target" >&2 || {
+        say "Rust $channel could not be installed: is static.rust-lang.org reachable from here?"
+        exit 1
+    }
     if ! toolchain_is_complete; then
-        say "Rust $channel is still incomplete; is another toolchain forced by RUSTUP_TOOLCHAIN or an override?"
+        say "Rust $channel is there, but $(command -v rustc) is another; is one forced by RUSTUP_TOOLCHAIN or an override?"
         exit 1
     fi
 fi

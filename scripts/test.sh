@@ -4,7 +4,7 @@
 # earlier one failed; the exit status is 0 only when all passed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 scripts/setup.sh test || exit
 
 target=i586-unknown-linux-gnu

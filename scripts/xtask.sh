@@ -4,7 +4,7 @@
 # developers.) Cargo shows its progress when there is much to compile.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 options=(--package xtask --target-dir target)
 case ${1:-} in
 build | completions | dist | doctor | extract | inspect | kernel | run)

@@ -80,23 +80,52 @@ pub fn unpack(package: &Package) -> Result<PathBuf> {
     }
     require_apt(&package.name, "unpack it by hand and name its files")?;
     let step = progress::step(format!("fetching Debian package {}", package.name));
-    let partial = dir.with_extension("part");
-    if partial.exists() {
-        fs::remove_dir_all(&partial)?;
-    }
-    fs::create_dir_all(&partial)?;
-    let deb = download(package, &partial)?;
-    let root = partial.join("root");
-    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&root))?;
-    let size = fs::metadata(&deb)?.len();
-    fs::rename(&root, &dir).with_context(|| format!("moving to {}", dir.display()))?;
-    fs::remove_dir_all(&partial)?;
+    let size = in_place_of(&dir, |partial, root| {
+        let deb = download(package, partial)?;
+        run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
+        Ok(fs::metadata(&deb)?.len())
+    })
+    .with_context(|| unreachable(&package.name))?;
     step.done(&format!(
         "{} KiB, unpacked to {}",
         size / 1024,
         relative(&dir)
     ));
     Ok(dir)
+}
+
+/// Makes the directory `dir`, all of it or nothing: `make` has a directory of its
+/// own to work in, and leaves what `dir` is to hold in its second argument.
+fn in_place_of<T>(dir: &Path, make: impl FnOnce(&Path, &Path) -> Result<T>) -> Result<T> {
+    // Appended: to be an extension it would replace a part of a kernel's version.
+    let mut partial = dir.as_os_str().to_owned();
+    partial.push(".part");
+    let partial = PathBuf::from(partial);
+    let clear = || match fs::remove_dir_all(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // Somebody may have interrupted this.
+    clear().with_context(|| format!("clearing {}", partial.display()))?;
+    let root = partial.join("root");
+    let made = fs::create_dir_all(&partial)
+        .with_context(|| format!("creating {}", partial.display()))
+        .and_then(|()| make(&partial, &root))
+        .and_then(|made| {
+            fs::rename(&root, dir).with_context(|| format!("moving to {}", dir.display()))?;
+            Ok(made)
+        });
+    // What is there of it could fill the disk that was full.
+    clear()?;
+    made
+}
+
+/// Precedes what apt says when it fetches nothing.
+fn unreachable(package: &str) -> String {
+    format!(
+        "{package} cannot be had: check the network, the room on the disk and apt's sources, or \
+         name files of your own (--kernel, --initrd)"
+    )
 }
 
 /// Unpacks `package` with everything that it depends on into one directory, for
@@ -117,12 +146,21 @@ pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
         "fetching Debian package {} and what it depends on",
         package.name
     ));
-    let partial = dir.with_extension("part");
-    if partial.exists() {
-        fs::remove_dir_all(&partial)?;
-    }
-    let (root, debs) = (partial.join("root"), partial.join("debs"));
-    fs::create_dir_all(&root)?;
+    let count = in_place_of(&dir, |partial, root| {
+        let debs = download_whole(package, partial)?;
+        for deb in &debs {
+            run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(root))?;
+        }
+        Ok(debs.len())
+    })
+    .with_context(|| unreachable(&package.name))?;
+    step.done(&format!("{count} packages, unpacked to {}", relative(&dir)));
+    Ok(dir)
+}
+
+/// Downloads `package` and everything that it depends on into `partial`.
+fn download_whole(package: &Package, partial: &Path) -> Result<Vec<PathBuf>> {
+    let debs = partial.join("debs");
     fs::create_dir_all(debs.join("partial"))?;
     // For a system on which nothing is installed, apt names every dependency.
     let status = partial.join("status");
@@ -144,18 +182,10 @@ pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
     fetch(false).or_else(|first| {
         fetch(true).map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
     })?;
-    let mut count = 0;
-    for entry in fs::read_dir(&debs)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ext| ext == "deb") {
-            run(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&root))?;
-            count += 1;
-        }
-    }
-    fs::rename(&root, &dir).with_context(|| format!("moving to {}", dir.display()))?;
-    fs::remove_dir_all(&partial)?;
-    step.done(&format!("{count} packages, unpacked to {}", relative(&dir)));
-    Ok(dir)
+    let files = fs::read_dir(&debs)?.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(files
+        .filter(|path| path.extension().is_some_and(|ext| ext == "deb"))
+        .collect())
 }
 
 /// The package that a meta-package stands for: the first dependency of
@@ -168,6 +198,7 @@ pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
     find_dependency(package, false, prefix).or_else(|first| {
         refreshed_dependency(package, prefix)
             .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
+            .with_context(|| unreachable(&package.name))
     })
 }
 
@@ -302,12 +333,14 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
             "-oAPT::Sandbox::User=",
             "update",
         ]));
-        if let Err(error) = update {
+        // Without a network apt only warns. Empty lists would pass for good ones.
+        if !holds_packages(&lists_dir) {
+            fs::remove_dir_all(&lists_dir)?;
+            update?;
+            bail!("apt fetched no package lists");
+        }
+        if update.is_err() {
             // One index that a mirror is just replacing leaves the others good.
-            if !holds_packages(&lists_dir) {
-                fs::remove_dir_all(&lists_dir)?;
-                return Err(error);
-            }
             eprintln!("some package lists could not be fetched, going on with the others");
         }
     }
@@ -324,6 +357,15 @@ fn holds_packages(lists_dir: &Path) -> bool {
 
 /// Debian's keys, which sign every suite including backports.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The name of the system's release, such as `bookworm`.
+pub fn release() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(name.trim_matches('"').to_owned())
+}
 
 /// The mirror that the system's main suite comes from.
 fn mirror() -> Result<String> {
@@ -356,7 +398,9 @@ fn host_arch() -> Result<String> {
 }
 
 fn relative(path: &Path) -> String {
-    path.strip_prefix(workspace::root())
+    let source = workspace::source();
+    source
+        .and_then(|source| path.strip_prefix(source).ok())
         .unwrap_or(path)
         .display()
         .to_string()

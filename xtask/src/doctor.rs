@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{Access, access, statvfs};
 use serde_json::{Value, json};
 
 use crate::inspect::Identity;
@@ -16,24 +17,25 @@ pub struct Finding {
     pub what: &'static str,
     /// What was found, or why it is missing.
     pub state: Result<String, String>,
-    /// The command that installs it.
-    pub fix: &'static str,
+    /// The command that installs it, or what is done without it.
+    pub fix: String,
     /// Whether a first boot can do without.
     pub optional: bool,
 }
 
 const SETUP: &str = "scripts/setup.sh";
+const SETUP_TESTS: &str = "scripts/setup.sh test";
 
-fn needed(what: &'static str, state: Result<String, String>, fix: &'static str) -> Finding {
+fn needed(what: &'static str, state: Result<String, String>, fix: impl Into<String>) -> Finding {
     Finding {
         what,
         state,
-        fix,
+        fix: fix.into(),
         optional: false,
     }
 }
 
-fn optional(what: &'static str, state: Result<String, String>, fix: &'static str) -> Finding {
+fn optional(what: &'static str, state: Result<String, String>, fix: impl Into<String>) -> Finding {
     Finding {
         optional: true,
         ..needed(what, state, fix)
@@ -50,16 +52,29 @@ pub fn findings() -> Vec<Finding> {
 }
 
 fn for_booting() -> Vec<Finding> {
+    let qemu = if workspace::source().is_some() {
+        SETUP
+    } else {
+        "sudo apt-get install --no-install-recommends qemu-system-x86"
+    };
+    let accel = run::Accel::detect();
+    let without = accel.fix.map(|fix| format!("; for KVM: {fix}"));
+    let kvm = format!("QEMU's TCG is used{}", without.unwrap_or_default());
     vec![
         needed(
             "ROM",
             rom(),
-            "scripts/install.sh, or name one with --firmware",
+            "install the package anew, or name one with --firmware",
         ),
         needed(
             "QEMU",
             first_line("qemu-system-x86_64", &["--version"]),
-            "scripts/setup.sh, or apt-get install qemu-system-x86",
+            qemu,
+        ),
+        needed(
+            "place for kernels and what is built",
+            place(&workspace::target()),
+            "make room; XDG_CACHE_HOME may name another place than ~/.cache",
         ),
         optional(
             "apt, for kernels",
@@ -73,7 +88,14 @@ fn for_booting() -> Vec<Finding> {
                 .ok_or_else(|| "not installed".to_owned()),
             "fetched by itself where there is apt",
         ),
-        optional("KVM", kvm(), "QEMU's TCG is used instead"),
+        optional(
+            "KVM",
+            match accel.name.as_str() {
+                "kvm" => Ok(accel.reason),
+                _ => Err(accel.reason),
+            },
+            kvm,
+        ),
     ]
 }
 
@@ -84,30 +106,26 @@ fn for_building() -> Vec<Finding> {
         needed("C compiler", first_line("cc", &["--version"]), SETUP),
         needed("linker", first_line("ld.bfd", &["--version"]), SETUP),
         needed("objcopy", first_line("objcopy", &["--version"]), SETUP),
+        optional("32-bit libraries, for tests", library_32_bit(), SETUP_TESTS),
         optional(
-            "32-bit libraries, for tests",
-            library_32_bit(),
-            "scripts/setup.sh test",
-        ),
-        optional(
-            "TPM emulator, for tests",
+            "swtpm, for tests",
             first_line("swtpm", &["--version"]),
-            "scripts/setup.sh test",
+            SETUP_TESTS,
         ),
         optional(
             "C qboot and SeaBIOS, to compare with",
             peers(),
-            "apt-get install qemu-system-data seabios",
+            "sudo apt-get install --no-install-recommends qemu-system-data seabios",
         ),
         optional(
             "git, for the ROM's build id",
             first_line("git", &["--version"]),
-            "apt-get install git; without it the ROM says \"unknown\"",
+            "sudo apt-get install git (without it the ROM says \"unknown\")",
         ),
         optional(
-            "gdb, for scripts/gdb.sh and its test",
+            "gdb, for tests and scripts/gdb.sh",
             first_line("gdb", &["--version"]),
-            "scripts/setup.sh test",
+            SETUP_TESTS,
         ),
         optional(
             "mdBook, for the book",
@@ -143,7 +161,7 @@ pub fn json(findings: &[Finding]) -> Value {
             "what": finding.what,
             "found": finding.state.as_ref().ok(),
             "missing": finding.state.as_ref().err(),
-            "fix": finding.state.as_ref().err().map(|_| finding.fix),
+            "fix": finding.state.as_ref().err().map(|_| &finding.fix),
             "needed": !finding.optional,
         })
     };
@@ -155,7 +173,10 @@ fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
         .current_dir(workspace::root())
         .args(arguments)
         .output()
-        .map_err(|error| format!("{program} does not start: {error}"))?;
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => format!("no {program}"),
+            kind => format!("{program} does not start: {kind}"),
+        })?;
     if !output.status.success() {
         return Err(format!("{program} fails ({})", output.status));
     }
@@ -218,14 +239,36 @@ fn peers() -> Result<String, String> {
     }
 }
 
-fn kvm() -> Result<String, String> {
-    let accel = run::Accel::detect();
-    if accel.name == "kvm" {
-        Ok(accel.reason)
+/// Whether `dir` can be written to and has room, before a step fails half way.
+fn place(dir: &Path) -> Result<String, String> {
+    let shown = dir.display();
+    let there = dir.ancestors().find(|dir| dir.is_dir());
+    let there = there.ok_or_else(|| format!("no {shown}"))?;
+    access(there, Access::WRITE_OK).map_err(|error| format!("{shown}: {error}"))?;
+    let room = statvfs(there).map_err(|error| format!("{shown}: {error}"))?;
+    let mib = room.f_bavail.saturating_mul(room.f_frsize) >> 20;
+    let wanted = if workspace::source().is_some() {
+        BUILD_MIB
     } else {
-        Err(accel.reason)
+        KERNEL_MIB
+    };
+    if mib < wanted && !is_filled(dir) {
+        return Err(format!(
+            "{shown}: {mib} MiB free, up to {wanted} are needed"
+        ));
     }
+    Ok(format!("{shown}, {mib} MiB free"))
 }
+
+/// Whether the largest things have been made before.
+fn is_filled(dir: &Path) -> bool {
+    dir.join("initramfs.cpio").is_file()
+}
+
+/// What a first boot leaves in `target/`.
+const BUILD_MIB: u64 = 1024;
+/// What it leaves in the user's cache: a kernel, unpacked and decompressed.
+const KERNEL_MIB: u64 = 300;
 
 #[cfg(test)]
 mod tests {
@@ -236,7 +279,7 @@ mod tests {
         let finding = |state, optional| Finding {
             what: "thing",
             state,
-            fix: "get it",
+            fix: "get it".to_owned(),
             optional,
         };
         let text = shown(&[

@@ -34,7 +34,7 @@ Examples:
 
 pub const EXTRACT_EXAMPLES: &str = "\
 Examples:
-  qboot extract /boot/vmlinuz vmlinux
+  qboot extract /boot/vmlinuz-$(uname -r) vmlinux
   qboot run --kernel vmlinux";
 
 pub const CAPTURE_EXAMPLES: &str = "\
@@ -62,7 +62,7 @@ Examples:
 pub const TIMELINE_EXAMPLES: &str = "\
 Examples:
   qboot timeline
-  qboot timeline --kernel /boot/vmlinuz";
+  qboot timeline --kernel /boot/vmlinuz-$(uname -r)";
 
 #[cfg(feature = "measure")]
 pub const MATRIX_EXAMPLES: &str = "\

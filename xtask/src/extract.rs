@@ -58,6 +58,29 @@ pub fn format(bytes: &[u8]) -> Format {
     }
 }
 
+/// Why QEMU may not boot the kernel file `bytes`, for the end of a line that names
+/// it.
+pub fn doubt(bytes: &[u8]) -> Option<&'static str> {
+    // In the first 8 KiB, at a multiple of four.
+    let is_multiboot = || {
+        let words = bytes.get(..bytes.len().min(8192))?.chunks_exact(4);
+        words.into_iter().find(|word| *word == MULTIBOOT)
+    };
+    match format(bytes) {
+        Format::Unknown if is_multiboot().is_none() => Some(
+            "looks like no kernel: a bzImage (as /boot/vmlinuz-*), an ELF vmlinux or a \
+             multiboot kernel is needed",
+        ),
+        Format::Elf if is_multiboot().is_none() && matches!(pvh_entry(bytes), Ok(None)) => {
+            Some("has no PVH entry point: build it with CONFIG_PVH=y, or take its bzImage")
+        }
+        _ => None,
+    }
+}
+
+/// The magic number of a multiboot header.
+const MULTIBOOT: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
+
 /// Whether the kernel file `bytes` (a bzImage or an ELF file) is a 32-bit one.
 ///
 /// A 64-bit bzImage says so by `XLF_KERNEL_64` in `xloadflags`, an ELF file by

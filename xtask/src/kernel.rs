@@ -14,7 +14,7 @@ pub enum Flavour {
     CloudAmd64,
     /// For any machine (linux-image-amd64)
     Amd64,
-    /// For any machine, 32 bits (linux-image-686-pae)
+    /// For any machine, 32 bits (linux-image-686-pae, last in Debian 12)
     #[value(name = "686-pae")]
     I686Pae,
     /// For virtual machines, from the release's backports
@@ -29,12 +29,7 @@ impl Flavour {
         let (name, lists) = match self {
             Flavour::CloudAmd64 => ("linux-image-cloud-amd64", Lists::System),
             Flavour::Amd64 => ("linux-image-amd64", Lists::System),
-            Flavour::I686Pae => (
-                "linux-image-686-pae",
-                Lists::Private {
-                    arch: "i386".into(),
-                },
-            ),
+            Flavour::I686Pae => ("linux-image-686-pae", lists_with_686()),
             Flavour::CloudAmd64Backports => ("linux-image-cloud-amd64", backports()),
             Flavour::Amd64Backports => ("linux-image-amd64", backports()),
         };
@@ -45,9 +40,24 @@ impl Flavour {
     }
 }
 
-fn backports() -> Lists {
+/// The release that built 32-bit kernels last.
+const LAST_WITH_686: &str = "bookworm";
+
+fn lists_with_686() -> Lists {
+    let arch = "i386".to_owned();
+    if debian::release().is_some_and(|release| release == LAST_WITH_686) {
+        return Lists::Private { arch };
+    }
     Lists::Suite {
-        suite: "bookworm-backports".into(),
+        suite: LAST_WITH_686.into(),
+        arch,
+    }
+}
+
+fn backports() -> Lists {
+    let release = debian::release().unwrap_or_else(|| "stable".to_owned());
+    Lists::Suite {
+        suite: format!("{release}-backports"),
         arch: "amd64".into(),
     }
 }

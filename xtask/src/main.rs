@@ -2,11 +2,12 @@
 
 mod examples;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use examples::*;
 use xtask::kernel::Flavour;
 use xtask::run::Outcome;
@@ -38,6 +39,8 @@ enum Task {
         features: Vec<String>,
     },
     /// Tell what a ROM is made of: size by section and by symbol
+    ///
+    /// The exit status is 1 when the file is no qboot-rs.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect {
         /// The ROM, with its ELF file beside it [default: the one installed, or built from this source tree]
@@ -123,13 +126,34 @@ fn manual() -> clap::Command {
 const NO_PVH: u8 = 3;
 
 fn main() -> ExitCode {
-    match Cli::parse().command.perform() {
+    // A name under which the reader can start it: the scripts hide this program's.
+    let name = match workspace::source() {
+        Some(_) => "cargo xtask",
+        None => "qboot",
+    };
+    let matches = Cli::command().bin_name(name).get_matches();
+    let done = Cli::from_arg_matches(&matches).map_err(|error| error.exit());
+    match done.and_then(|cli| cli.command.perform()) {
         Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the reader of standard output has seen enough, as `head` has.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Writes to standard output; a reader that is gone is an error, not a panic.
+fn put(text: impl AsRef<[u8]>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref())?;
+    Ok(out.flush()?)
 }
 
 impl Task {
@@ -153,8 +177,9 @@ impl Task {
             #[cfg(feature = "measure")]
             Task::Figures => figures::publish()?,
             Task::Completions { shell } => {
-                let mut out = std::io::stdout();
-                clap_complete::generate(shell, &mut Cli::command(), "qboot", &mut out);
+                let mut text = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "qboot", &mut text);
+                put(text)?;
             }
             Task::Manual { dir } => {
                 std::fs::create_dir_all(&dir)?;
@@ -164,9 +189,10 @@ impl Task {
             #[cfg(feature = "measure")]
             Task::Release(options) => release::run(&options)?,
             Task::Doctor { json } => return doctor(json),
-            Task::Inspect { rom, symbols, json } => inspect(rom, symbols, json)?,
+            Task::Inspect { rom, symbols, json } => return inspect(rom, symbols, json),
             Task::Kernel { flavour } => {
-                println!("{}", kernel::debian(flavour)?.bzimage.display());
+                let path = kernel::debian(flavour)?.bzimage;
+                put(format!("{}\n", path.display()))?;
             }
             Task::Extract { bzimage, vmlinux } => return extract(&bzimage, &vmlinux),
         }
@@ -179,22 +205,17 @@ fn build(features: &[String]) -> Result<()> {
     let rom = build::rom(&features)?;
     let root = workspace::root();
     let image = rom.image.strip_prefix(&root).unwrap_or(&rom.image);
-    println!(
-        "{}: {} of {} bytes used",
-        image.display(),
-        rom.used,
-        build::ROM_SIZE
-    );
-    println!("sha256 {}", rom.sha256);
-    Ok(())
+    let (image, size) = (image.display(), build::ROM_SIZE);
+    let used = format!("{image}: {} of {size} bytes used", rom.used);
+    put(format!("{used}\nsha256 {}\n", rom.sha256))
 }
 
 fn doctor(json: bool) -> Result<ExitCode> {
     let findings = doctor::findings();
-    match json {
-        true => println!("{:#}", doctor::json(&findings)),
-        false => print!("{}", doctor::shown(&findings)),
-    }
+    put(match json {
+        true => format!("{:#}\n", doctor::json(&findings)),
+        false => doctor::shown(&findings),
+    })?;
     let lacks = |finding: &doctor::Finding| finding.state.is_err() && !finding.optional;
     Ok(match findings.iter().any(lacks) {
         true => ExitCode::FAILURE,
@@ -202,7 +223,7 @@ fn doctor(json: bool) -> Result<ExitCode> {
     })
 }
 
-fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<()> {
+fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode> {
     let rom = match rom {
         Some(rom) => rom,
         None if workspace::source().is_some() => build::rom(&[])?.image,
@@ -211,11 +232,14 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<()> {
     };
     let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
     let found = inspect::describe(&rom, elf.as_deref(), symbols)?;
-    match json {
-        true => println!("{:#}", found.json()),
-        false => print!("{}", found.text()),
-    }
-    Ok(())
+    put(match json {
+        true => format!("{:#}\n", found.json()),
+        false => found.text(),
+    })?;
+    Ok(match found.identity {
+        Some(_) => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    })
 }
 
 fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
@@ -226,17 +250,18 @@ fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
     let kernel =
         extract::vmlinux(&bytes).with_context(|| format!("extracting {}", bzimage.display()))?;
     workspace::write_atomically(vmlinux, &kernel.elf)?;
-    println!(
-        "{}: {} bytes, was compressed with {}",
+    put(format!(
+        "{}: {} bytes, was compressed with {}\n",
         vmlinux.display(),
         kernel.elf.len(),
         kernel.compression
-    );
+    ))?;
     if let Some(entry) = kernel.pvh_entry {
-        println!("PVH entry point at {entry:#x}: boots with QEMU's -kernel");
+        let entry = format!("PVH entry point at {entry:#x}");
+        put(format!("{entry}: boots with QEMU's -kernel\n"))?;
         Ok(ExitCode::SUCCESS)
     } else {
-        println!("no PVH entry point (built without CONFIG_PVH): QEMU cannot boot this vmlinux");
+        put("no PVH entry point (built without CONFIG_PVH): QEMU cannot boot this vmlinux\n")?;
         Ok(ExitCode::from(NO_PVH))
     }
 }

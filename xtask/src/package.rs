@@ -65,7 +65,7 @@ pub fn tool() -> Result<PathBuf> {
     Ok(tool)
 }
 
-/// Collects in `dir`, which is made anew, everything that is installed: ROMs,
+/// Collects in `dir`, which is made anew, everything that is installed: ROM,
 /// the program `tool`, its manual and completions, descriptor, documents.
 ///
 /// # Errors
@@ -73,7 +73,6 @@ pub fn tool() -> Result<PathBuf> {
 pub fn dist(tool: &Path, dir: &Path) -> Result<()> {
     let source = workspace::require_source("collecting the files")?;
     let rom = build::rom(&[])?;
-    let markers = build::rom(&["markers"])?;
     let step = progress::step("collecting what is installed".to_owned());
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("clearing {}", dir.display()))?;
@@ -85,7 +84,6 @@ pub fn dist(tool: &Path, dir: &Path) -> Result<()> {
     }
     copy(&rom.image, &dir.join("qboot.rom"))?;
     copy(&rom.elf, &dir.join("qboot.elf"))?;
-    copy(&markers.image, &dir.join("qboot-markers.rom"))?;
     for document in DOCUMENTS {
         let name = Path::new(document).file_name().context("no file name")?;
         copy(&source.join(document), &dir.join(name))?;

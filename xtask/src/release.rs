@@ -56,6 +56,10 @@ pub fn run(options: &Options) -> Result<()> {
     let root = format!("{NAME}-{VERSION}");
     let files = dir.join(&root);
     package::dist(&package::tool()?, &files)?;
+    fs::copy(
+        build::rom(&["markers"])?.image,
+        files.join("qboot-markers.rom"),
+    )?;
     let step = progress::step("packing".to_owned());
     let epoch = package::epoch(&identity.date);
     let archive = dir.join(format!("{root}.tar.gz"));

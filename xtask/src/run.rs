@@ -176,6 +176,14 @@ fn files(options: &Options) -> Result<Files> {
             readable(path).with_context(|| format!("the {what} {}", path.display()))?;
         }
     }
+    if let Some(rom) = &options.firmware {
+        let size = fs::metadata(rom)?.len();
+        ensure!(
+            size != 0 && size % ROM_UNIT == 0,
+            "{} is no ROM: it has {size} bytes, no multiple of {ROM_UNIT}",
+            rom.display()
+        );
+    }
     let firmware = match &options.firmware {
         Some(path) => path.clone(),
         None => default_rom()?,
@@ -185,11 +193,8 @@ fn files(options: &Options) -> Result<Files> {
         None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
     };
     let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
-    if extract::format(&bytes) == Format::Unknown {
-        eprintln!(
-            "{} looks like no kernel: neither a bzImage nor an ELF file",
-            kernel.display()
-        );
+    if let Some(doubt) = extract::doubt(&bytes) {
+        eprintln!("{} {doubt}", kernel.display());
     }
     let initrd = match &options.initrd {
         Some(path) => path.clone(),
@@ -208,6 +213,22 @@ fn files(options: &Options) -> Result<Files> {
     })
 }
 
+/// The accelerator that was named, or the best that works here.
+fn accelerator(options: &Options) -> Accel {
+    let found = Accel::detect();
+    if options.accel == "auto" {
+        return found;
+    }
+    if options.accel.starts_with("kvm") && found.name != "kvm" {
+        eprintln!("KVM was asked for, but {}", found.reason);
+    }
+    Accel {
+        name: options.accel.clone(),
+        reason: "as asked for".to_owned(),
+        fix: None,
+    }
+}
+
 fn plan(options: &Options) -> Result<Plan> {
     let shell = match options.mode {
         Mode::Shell => true,
@@ -215,14 +236,7 @@ fn plan(options: &Options) -> Result<Plan> {
         Mode::Auto => io::stdin().is_terminal() && io::stdout().is_terminal(),
     };
     let files = files(options)?;
-    let accel = match options.accel.as_str() {
-        "auto" => Accel::detect(),
-        name => Accel {
-            name: name.to_owned(),
-            reason: "as asked for".to_owned(),
-        },
-    };
-
+    let accel = accelerator(options);
     let mut arguments: Vec<String> = Vec::new();
     let mut add = |option: &str, value: &str| {
         arguments.push(option.to_owned());
@@ -275,9 +289,14 @@ fn plan(options: &Options) -> Result<Plan> {
 /// Ends QEMU when the firmware gives up, so that nobody waits for a timeout.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
 
+/// QEMU takes images of whole units only.
+const ROM_UNIT: u64 = 64 * 1024;
+
 fn readable(path: &Path) -> Result<()> {
     let file = fs::File::open(path)?;
-    ensure!(!file.metadata()?.is_dir(), "is a directory");
+    let metadata = file.metadata()?;
+    ensure!(!metadata.is_dir(), "is a directory");
+    ensure!(!metadata.is_file() || metadata.len() != 0, "is empty");
     Ok(())
 }
 
@@ -302,6 +321,10 @@ fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
         if accel.name.starts_with("tcg") {
             words.extend(tsc_khz().map(|khz| format!("tsc_early_khz={khz}")));
         }
+    } else if accel.name.starts_with("tcg") {
+        // Linux counts ticks to see whether its timer works, and panics where a
+        // busy host keeps them back. Under KVM it leaves the check out by itself.
+        words.push("no_timer_check".to_owned());
     }
     if !shell {
         // Restart at once after a panic, which ends QEMU under -no-reboot.

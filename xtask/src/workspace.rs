@@ -31,7 +31,7 @@ pub fn source() -> Option<PathBuf> {
 /// Says where to do `what`.
 pub fn require_source(what: &str) -> Result<PathBuf> {
     source().with_context(|| {
-        format!("{what} needs the source tree: `cargo xtask` in a checkout does it")
+        format!("{what} needs the source tree: start this in a checkout, as `cargo xtask`")
     })
 }
 
@@ -73,7 +73,13 @@ pub fn installed_rom() -> Option<PathBuf> {
 /// When the lock file cannot be created under `target/locks/`.
 pub fn lock(name: &str) -> Result<File> {
     let dir = target().join("locks");
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| match source() {
+        Some(_) => format!("creating {}", dir.display()),
+        None => format!(
+            "creating {} (XDG_CACHE_HOME may name another place than ~/.cache)",
+            dir.display()
+        ),
+    })?;
     let path = dir.join(name);
     let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     file.lock()
@@ -99,7 +105,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         fs::rename(&partial, path)
     };
-    write().with_context(|| format!("writing {}", path.display()))
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// SHA-256 of `bytes` in lower-case hexadecimal.

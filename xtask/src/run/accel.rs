@@ -10,11 +10,25 @@ pub struct Accel {
     /// As QEMU's `-accel` takes it.
     pub name: String,
     pub reason: String,
+    /// What gives a better one, where anything does.
+    pub fix: Option<&'static str>,
 }
+
+/// The device is there, for its group.
+const JOIN_GROUP: &str = "sudo usermod -aG kvm $USER, and log in again";
+/// The processor could, the kernel does not.
+const LOAD_MODULE: &str = "sudo modprobe -a kvm_intel kvm_amd";
+/// The processor does not show it.
+const NESTED: &str = "turn virtualization on in the firmware's setup, or nested virtualization in the host of this VM";
 
 impl fmt::Display for Accel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.reason)
+        write!(f, "{} ({})", self.name, self.reason)?;
+        match self.fix {
+            // Nothing to type: `doctor` tells of it.
+            Some(NESTED) | None => Ok(()),
+            Some(fix) => write!(f, "\n             for KVM: {fix}"),
+        }
     }
 }
 
@@ -36,20 +50,38 @@ impl Accel {
             .filter(|line| line.starts_with("flags"))
             .flat_map(str::split_whitespace)
             .find(|flag| matches!(*flag, "vmx" | "svm"));
-        let (name, reason) = match (kvm_error, flag) {
-            (None, Some(flag)) => (
-                "kvm",
-                format!("/dev/kvm opens and the processor has {flag}"),
-            ),
+        let neither = "the processor shows neither vmx nor svm";
+        let (name, reason, fix) = match (kvm_error.map(io::Error::kind), flag) {
+            (None, Some(flag)) => {
+                let reason = format!("/dev/kvm opens and the processor has {flag}");
+                ("kvm", reason, None)
+            }
             (None, None) => (
                 "tcg",
-                "/dev/kvm opens, but the processor shows neither vmx nor svm".to_owned(),
+                format!("/dev/kvm opens, but {neither}"),
+                Some(NESTED),
             ),
-            (Some(error), _) => ("tcg", format!("/dev/kvm does not open: {error}")),
+            (Some(io::ErrorKind::NotFound), Some(_)) => {
+                ("tcg", "no /dev/kvm".to_owned(), Some(LOAD_MODULE))
+            }
+            (Some(io::ErrorKind::NotFound), None) => {
+                ("tcg", format!("no /dev/kvm; {neither}"), Some(NESTED))
+            }
+            // Its group helps nobody where the processor has nothing to give.
+            (Some(io::ErrorKind::PermissionDenied), None) => {
+                ("tcg", format!("no KVM; {neither}"), Some(NESTED))
+            }
+            (Some(io::ErrorKind::PermissionDenied), Some(_)) => (
+                "tcg",
+                "/dev/kvm is not this user's to open".to_owned(),
+                Some(JOIN_GROUP),
+            ),
+            (Some(kind), _) => ("tcg", format!("/dev/kvm does not open: {kind}"), None),
         };
         Accel {
             name: name.to_owned(),
             reason,
+            fix,
         }
     }
 }
@@ -72,6 +104,13 @@ mod tests {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let accel = Accel::choose(Some(&denied), &with_vmx);
         assert_eq!(accel.name, "tcg");
-        assert!(accel.reason.contains("permission denied"));
+        assert_eq!(accel.fix, Some(JOIN_GROUP));
+        // Without the processor the group would not help.
+        assert_eq!(Accel::choose(Some(&denied), &neither).fix, Some(NESTED));
+        let absent = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(
+            Accel::choose(Some(&absent), &with_svm).fix,
+            Some(LOAD_MODULE)
+        );
     }
 }

@@ -1,0 +1,128 @@
+//! The command line used wrongly: one plain line, a status, and nothing left behind.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+fn xtask(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Status and what is written to standard error.
+fn failure(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = xtask(arguments).output().expect("xtask starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn files_that_cannot_be_booted_are_named_before_anything_is_built() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let empty = dir.path().join("empty");
+    fs::write(&empty, "").expect("a file");
+    let odd = dir.path().join("odd");
+    fs::write(&odd, [0; 1000]).expect("a file");
+    let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    for (option, file, why) in [
+        ("--kernel", "/nonexistent".to_owned(), "No such file"),
+        ("--kernel", path(dir.path()), "is a directory"),
+        ("--kernel", path(&empty), "is empty"),
+        ("--initrd", path(dir.path()), "is a directory"),
+        ("--firmware", path(&empty), "is empty"),
+        ("--firmware", path(&odd), "is no ROM: it has 1000 bytes"),
+    ] {
+        let (status, said) = failure(&["run", option, &file]);
+        let case = format!("{option} {file}: {said}");
+        assert_eq!(status, Some(1), "{case}");
+        assert!(said.contains(&file) && said.contains(why), "{case}");
+        assert_eq!(said.lines().count(), 1, "{case}");
+    }
+}
+
+#[test]
+fn a_wrong_option_names_the_command_as_it_is_typed() {
+    let (status, said) = failure(&["run", "--nonsense"]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("Usage: cargo xtask run"), "{said}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    for arguments in [
+        &["doctor"][..],
+        &["completions", "bash"],
+        &["inspect", "/dev/null"],
+    ] {
+        let mut child = xtask(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("xtask starts");
+        drop(child.stdout.take());
+        let mut said = String::new();
+        let mut stderr = child.stderr.take().expect("its errors");
+        stderr.read_to_string(&mut said).expect("text");
+        let status = child.wait().expect("a status");
+        assert!(status.success(), "{arguments:?}: {status}: {said}");
+        assert_eq!(said, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_file_of_another_kind_is_no_rom_and_no_bzimage() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("file");
+    fs::write(&file, "no kernel").expect("a file");
+    let file = file.to_str().expect("text");
+    let output = xtask(&["inspect", file]).output().expect("xtask starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no qboot-rs"), "{said}");
+    let (status, said) = failure(&["extract", file, "/dev/null"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("not a bzImage"), "{said}");
+}
+
+/// A directory in the way of the file stands for whatever keeps it from its place.
+#[test]
+fn a_file_that_cannot_be_written_leaves_no_part_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let taken = dir.path().join("taken");
+    fs::create_dir(&taken).expect("a directory");
+    let error = xtask::workspace::write_atomically(&taken, b"bytes").expect_err("in the way");
+    assert!(format!("{error:#}").contains("taken"), "{error:#}");
+    let left: Vec<_> = fs::read_dir(dir.path()).expect("a list").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// The installer tells of a place that it may not write to before it builds.
+#[test]
+fn the_installer_asks_for_what_it_needs_first() {
+    let script = xtask::workspace::root().join("scripts/install.sh");
+    let install = |arguments: &[&str]| {
+        let output = Command::new(&script).args(arguments).output();
+        let output = output.expect("a shell");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    for (arguments, why) in [
+        (&["--prefix"][..], "needs a directory"),
+        (&["--prefix", "here"], "has to be absolute"),
+        (&["--nonsense"], "unknown argument"),
+    ] {
+        let (status, said) = install(arguments);
+        assert_eq!(status, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let prefix = dir.path().to_str().expect("text");
+    let (status, said) = install(&["--uninstall", "--prefix", prefix]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("nothing is installed"), "{said}");
+    // Root may write everywhere, but to no place below a file.
+    let (status, said) = install(&["--prefix", "/dev/null/prefix"]);
+    assert_ne!(status, Some(0), "{said}");
+    assert!(said.contains("cannot be written"), "{said}");
+}
