@@ -5,7 +5,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # Who asks for help on a machine that has nothing yet wants nothing installed.
-if [ "${1:-}" = --help ] && ! [ -x "$here/../target/debug/xtask" ]; then
+if [ "${1:-}" = --help ] && ! [ -x "$here/../target/debug/qboot" ]; then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
     echo "(the options are listed here once the first run has built the program)"
     exit

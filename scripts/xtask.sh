@@ -12,7 +12,7 @@ build | completions | dist | doctor | extract | inspect | kernel | run)
     options+=(--no-default-features)
     ;;
 esac
-if [ -x "$root/target/debug/xtask" ]; then options+=(--quiet); fi
+if [ -x "$root/target/debug/qboot" ]; then options+=(--quiet); fi
 # rustup takes the toolchain from the directory that cargo starts in.
 (cd "$root" && cargo build "${options[@]}" >&2)
-exec "$root/target/debug/xtask" "$@"
+exec "$root/target/debug/qboot" "$@"

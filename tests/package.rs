@@ -20,7 +20,7 @@ fn collected() -> Result<PathBuf> {
             .args(["build", "--quiet", "--package", "xtask"])
             .current_dir(workspace::root()))?;
         let dir = workspace::target().join("tests").join("dist");
-        package::dist(&workspace::target().join("debug/xtask"), &dir)?;
+        package::dist(&workspace::target().join("debug/qboot"), &dir)?;
         Ok(dir)
     };
     let found =

@@ -189,7 +189,7 @@ fn builds_are_reproducible() -> Result<()> {
         .status()?;
     ensure!(built.success(), "the host program does not build");
     // The host program finds its workspace by this variable.
-    let output = Command::new(workspace::target().join("debug/xtask"))
+    let output = Command::new(workspace::target().join("debug/qboot"))
         .arg("build")
         .env("CARGO_MANIFEST_DIR", copy.join("xtask"))
         .env_remove("CARGO_TARGET_DIR")

@@ -60,8 +60,8 @@ pub fn tool() -> Result<PathBuf> {
             )
             .env_remove("RUSTFLAGS"),
     )?;
-    let tool = target.join("release/xtask");
-    step.done("target/release/xtask");
+    let tool = target.join("release/qboot");
+    step.done("target/release/qboot");
     Ok(tool)
 }
 

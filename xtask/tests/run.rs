@@ -6,7 +6,7 @@ use std::time::Duration;
 use expectrl::{Eof, Expect, Regex, Session};
 
 fn xtask(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qboot"));
     command.args(arguments);
     command
 }
