@@ -1,11 +1,11 @@
 //! Every error of the firmware, provoked on a real QEMU: one line on the serial
 //! port and the debug consoles, and the host is told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
-use qboot_tests::{Kind, Probe, noise, rom, skip};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom, skip};
 use rstest::rstest;
 use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
@@ -15,7 +15,7 @@ mod gdb;
 #[path = "errors/rest.rs"]
 mod rest;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = PROBE_TIMEOUT;
 /// Debug console of SeaBIOS and OVMF, where the message goes too.
 const DEBUG_CONSOLE: u16 = 0x402;
 
@@ -232,6 +232,20 @@ fn tables_too_big() -> Result<()> {
     fails_with(&qemu, Error::TablesTooBig, "(needs")
 }
 
+/// Asks until the answer has `wanted` in it: what follows the printed line takes a
+/// busy host its time.
+fn soon(wanted: &str, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let answer = ask()?;
+        if answer.contains(wanted) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no {wanted}: {answer}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// pvpanic tells the host where QEMU has it.
 #[test]
 fn pvpanic() -> Result<()> {
@@ -240,10 +254,7 @@ fn pvpanic() -> Result<()> {
         .qmp();
     let mut vm = qemu.spawn()?;
     vm.wait_serial("\n", TIMEOUT)?;
-    std::thread::sleep(Duration::from_millis(200));
-    let state = vm.state()?;
-    ensure!(state == "guest_panicked", "the machine is {state}");
-    Ok(())
+    soon("guest_panicked", || vm.state())
 }
 
 /// A kernel's own early exception is not called the firmware's, and resets.
@@ -278,9 +289,7 @@ fn an_exception_of_the_kernel(
 fn a_halt() -> Result<()> {
     let mut vm = machine("pc")?.qmp().spawn()?;
     vm.wait_serial("\n", TIMEOUT)?;
-    std::thread::sleep(Duration::from_millis(200));
-    let registers = vm.monitor("info registers")?;
-    ensure!(registers.contains("HLT=1"), "not halted: {registers}");
+    soon("HLT=1", || vm.monitor("info registers"))?;
     ensure!(vm.ended()?.is_none(), "QEMU has ended");
     let line = vm.serial();
     let line = line.lines().next().context("no line")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use qboot::error::Error;
-use qboot_tests::{Kind, Probe, rom};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, rom};
 use xtask::probe::{self, EXIT_STATUS, RECORD_LEN, REPORT_PORT, Record};
 use xtask::qemu::{Qemu, Vm};
 
@@ -23,7 +23,7 @@ mod pci;
 mod room;
 
 /// A boot takes a tenth of a second; a loaded machine may need its time.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = PROBE_TIMEOUT;
 
 /// The machines that differ in what firmware does.
 const MACHINES: [&str; 3] = ["pc", "q35", "microvm"];

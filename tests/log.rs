@@ -14,7 +14,7 @@ use xtask::qemu::{Accel, Qemu, Vm};
 
 /// Debug console of SeaBIOS and OVMF, where the log goes too.
 const DEBUG_CONSOLE: u16 = 0x402;
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = PROBE_TIMEOUT;
 
 fn with_log(qemu: Qemu, value: &str) -> Qemu {
     let option = format!("name=opt/org.qboot/log,string={value}");

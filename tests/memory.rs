@@ -12,7 +12,7 @@ use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::sim::{Board, Guest};
 use qboot::smbios::RELEASE_DATE;
-use qboot_tests::{Kind, Probe, noise, rom};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom};
 use rstest::rstest;
 use xtask::probe::{self, BzImage, Elf, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
 use xtask::qemu::{Qemu, Vm};
@@ -21,7 +21,7 @@ use xtask::{build, capture};
 #[path = "memory/frames.rs"]
 mod frames;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = PROBE_TIMEOUT;
 /// No byte of the stack is this, unless by chance.
 const PAINT: u8 = 0xa7;
 /// Bytes of stack that no boot may use more of. The stack has twice as many,

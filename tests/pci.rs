@@ -3,12 +3,11 @@
 //! SeaBIOS on the same machine shows another firmware's.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use qboot::layout::{MICROVM_ECAM, Q35_ECAM};
 use qboot::pci::{self, Access, Apertures, Bdf, Config as _, Routing, Summary};
-use qboot_tests::{Kind, Probe};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe};
 use xtask::qemu::{Qemu, Vm};
 
 #[path = "pci/boots.rs"]
@@ -122,7 +121,7 @@ impl Machine<'_> {
         const CONSOLE: u16 = 0x402;
         let mut vm: Vm = self.qemu().debugcon(CONSOLE).spawn()?;
         // It counts the processors after PCI is done.
-        vm.wait_for("SeaBIOS past PCI", Duration::from_secs(60), |vm| {
+        vm.wait_for("SeaBIOS past PCI", PROBE_TIMEOUT, |vm| {
             String::from_utf8_lossy(&vm.debugcon(CONSOLE)).contains("max supported")
         })?;
         let text = vm.monitor("info pci")?;

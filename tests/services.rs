@@ -1,8 +1,6 @@
 //! The BIOS services that a kernel's 16-bit code asks for: a kernel that does
 //! nothing but ask, and every answer judged.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use qboot_tests::{Kind, PROBE_TIMEOUT, Probe};
 use rstest::rstest;
@@ -116,7 +114,7 @@ fn video(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()>
         mut vm,
         ..
     } = ask(machine, &calls, &[])?;
-    vm.wait_serial("\r\nteletype\r\n", Duration::from_secs(5))?;
+    vm.wait_serial("\r\nteletype\r\n", PROBE_TIMEOUT)?;
     for (call, answer) in calls[..text].iter().zip(&answers) {
         answer.keeps(call, "")?;
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use qboot_tests::{Kind, Probe, rom};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, rom};
 use rstest::rstest;
 use xtask::initramfs::{self, Arch, MARKER};
 use xtask::kernel::{self, Flavour};
@@ -67,7 +67,7 @@ fn what_does_not_fit_is_named(
         .args(["-cpu", "qemu64,phys-bits=40"])
         .args(args.iter().copied())
         .spawn()?;
-    xtask::probe::wait(&mut vm, 1, Duration::from_secs(60))?;
+    xtask::probe::wait(&mut vm, 1, PROBE_TIMEOUT)?;
     let serial = vm.serial();
     for words in words {
         ensure!(serial.contains(words), "no {words:?} in {serial:?}");

@@ -1,6 +1,7 @@
 //! Ports and memory of a QEMU whose processor stands still: one access a line,
 //! answered with `OK` and the value.
 
+use qboot_tests::PROBE_TIMEOUT;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ pub(super) struct Qtest {
 
 impl Qtest {
     pub(super) fn connect(path: &std::path::Path) -> Result<Self> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PROBE_TIMEOUT;
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => {

@@ -1,12 +1,14 @@
 //! One call of a service, and its answer, as `services.S` has them.
 
-use anyhow::{Result, ensure};
+use std::ops::Deref;
 
-/// One interrupt to call, as `services.S` reads it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Call {
-    pub(super) vector: u8,
-    pub(super) special: u8,
+use anyhow::{Result, ensure};
+use qboot::phys::{u16_at, u32_at};
+
+/// The registers that a call is made with and comes back with, in the order that
+/// `services.S` has them in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Registers {
     pub(super) eax: u32,
     pub(super) ebx: u32,
     pub(super) ecx: u32,
@@ -14,6 +16,43 @@ pub(super) struct Call {
     pub(super) esi: u32,
     pub(super) edi: u32,
     pub(super) ebp: u32,
+}
+
+const REGISTERS_LEN: usize = 28;
+
+impl Registers {
+    fn named(&self) -> [(&'static str, u32); 7] {
+        [
+            ("eax", self.eax),
+            ("ebx", self.ebx),
+            ("ecx", self.ecx),
+            ("edx", self.edx),
+            ("esi", self.esi),
+            ("edi", self.edi),
+            ("ebp", self.ebp),
+        ]
+    }
+
+    fn parse(bytes: &[u8]) -> Self {
+        let word = |n: usize| u32_at(bytes, 4 * n).expect("seven words");
+        Self {
+            eax: word(0),
+            ebx: word(1),
+            ecx: word(2),
+            edx: word(3),
+            esi: word(4),
+            edi: word(5),
+            ebp: word(6),
+        }
+    }
+}
+
+/// One interrupt to call, as `services.S` reads it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Call {
+    pub(super) vector: u8,
+    pub(super) special: u8,
+    pub(super) registers: Registers,
 }
 
 /// What is special about a call: bits of `services.S`.
@@ -27,7 +66,7 @@ pub(super) const STOP: u8 = 16;
 macro_rules! setters {
     ($($register:ident)*) => { $(
         pub(super) fn $register(mut self, value: u32) -> Self {
-            self.$register = value;
+            self.registers.$register = value;
             self
         }
     )* };
@@ -39,13 +78,15 @@ impl Call {
         Self {
             vector,
             special: 0,
-            eax: 0xaaaa_0000 | u32::from(ax),
-            ebx: 0xbbbb_1234,
-            ecx: 0xcccc_2345,
-            edx: 0xdddd_3456,
-            esi: 0x5151_4567,
-            edi: 0xd1d1_5678,
-            ebp: 0xb9b9_6789,
+            registers: Registers {
+                eax: 0xaaaa_0000 | u32::from(ax),
+                ebx: 0xbbbb_1234,
+                ecx: 0xcccc_2345,
+                edx: 0xdddd_3456,
+                esi: 0x5151_4567,
+                edi: 0xd1d1_5678,
+                ebp: 0xb9b9_6789,
+            },
         }
     }
 
@@ -58,9 +99,7 @@ impl Call {
 
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![self.vector, self.special, 0, 0];
-        for word in [
-            self.eax, self.ebx, self.ecx, self.edx, self.esi, self.edi, self.ebp,
-        ] {
+        for (_, word) in self.registers.named() {
             bytes.extend(word.to_le_bytes());
         }
         bytes
@@ -74,39 +113,37 @@ pub(super) struct Answer {
     pub(super) ds: u16,
     pub(super) es: u16,
     pub(super) sp: u16,
-    pub(super) eax: u32,
-    pub(super) ebx: u32,
-    pub(super) ecx: u32,
-    pub(super) edx: u32,
-    pub(super) esi: u32,
-    pub(super) edi: u32,
-    pub(super) ebp: u32,
+    pub(super) registers: Registers,
     pub(super) buffer: Vec<u8>,
 }
 
 pub(super) const ANSWER_LEN: usize = 64;
+/// Where the registers are in it, behind four words.
+const REGISTERS_AT: usize = 8;
 pub(super) const CARRY: u16 = 1;
 pub(super) const ZERO: u16 = 1 << 6;
 pub(super) const INTERRUPTS: u16 = 1 << 9;
 pub(super) const DIRECTION: u16 = 1 << 10;
 
+impl Deref for Answer {
+    type Target = Registers;
+
+    fn deref(&self) -> &Registers {
+        &self.registers
+    }
+}
+
 impl Answer {
     pub(super) fn parse(bytes: &[u8]) -> Self {
-        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let word = |at: usize| u32::from(half(at)) | u32::from(half(at + 2)) << 16;
+        let half = |at: usize| u16_at(bytes, at).expect("a half word");
+        let (registers, buffer) = bytes[REGISTERS_AT..ANSWER_LEN].split_at(REGISTERS_LEN);
         Self {
             flags: half(0),
             ds: half(2),
             es: half(4),
             sp: half(6),
-            eax: word(8),
-            ebx: word(12),
-            ecx: word(16),
-            edx: word(20),
-            esi: word(24),
-            edi: word(28),
-            ebp: word(32),
-            buffer: bytes[36..ANSWER_LEN].to_vec(),
+            registers: Registers::parse(registers),
+            buffer: buffer.to_vec(),
         }
     }
 
@@ -128,15 +165,8 @@ impl Answer {
 
     /// Registers that `call` had and that are not answered in are as they were.
     pub(super) fn keeps(&self, call: &Call, but: &str) -> Result<()> {
-        for (name, was, is) in [
-            ("eax", call.eax, self.eax),
-            ("ebx", call.ebx, self.ebx),
-            ("ecx", call.ecx, self.ecx),
-            ("edx", call.edx, self.edx),
-            ("esi", call.esi, self.esi),
-            ("edi", call.edi, self.edi),
-            ("ebp", call.ebp, self.ebp),
-        ] {
+        let pairs = call.registers.named().into_iter().zip(self.named());
+        for ((name, was), (_, is)) in pairs {
             // Whatever is answered, the upper half of EAX is not.
             let mask = match name {
                 name if !but.contains(name) => u32::MAX,

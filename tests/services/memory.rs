@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use rstest::rstest;
 use xtask::qemu::Vm;
 
-use super::call::{Answer, Call, FROM_LAST, INTERRUPTS, INTO_BUFFER};
+use super::call::{Answer, Call, FROM_LAST, INTERRUPTS, INTO_BUFFER, Registers};
 use super::{Answers, MEMORY_MIB, ask};
 
 pub(super) const SMAP: u32 = u32::from_be_bytes(*b"SMAP");
@@ -164,7 +164,7 @@ fn address_line_20(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> 
     let calls = [a20(2), a20(0), a20(2), a20(1), a20(2), a20(3), a20(4)];
     let Answers { calls: answers, .. } = ask(machine, &calls, &[])?;
     for (call, answer) in calls.iter().zip(&answers) {
-        let function = call.eax as u8;
+        let function = call.registers.eax as u8;
         ensure!(answer.refused() == (function > 3), "{call:x?} {answer:x?}");
         ensure!(
             answer.ah() == if function > 3 { 0x86 } else { 0 },
@@ -195,12 +195,14 @@ fn block_move(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Resul
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
     let table = Call {
         vector: 0x12,
-        eax: 0,
-        // At 0x10 of a call: EDX, ESI, EDI, EBP.
-        edx: word(&source[..4]),
-        esi: word(&source[4..]),
-        edi: word(&target[..4]),
-        ebp: word(&target[4..]),
+        registers: Registers {
+            // At 0x10 of a call: EDX, ESI, EDI, EBP.
+            edx: word(&source[..4]),
+            esi: word(&source[4..]),
+            edi: word(&target[..4]),
+            ebp: word(&target[4..]),
+            ..Registers::default()
+        },
         ..Call::default()
     };
     // ES is the buffer's segment less 0x10 paragraphs: 0x600 behind DS.
