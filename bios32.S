@@ -48,8 +48,7 @@ pci32:  cmpb    $0xb1, %ah
         cmpb    $0x0d, %al
         ja      unsupported32
 
-        /* Register DI of function BX: 8 to 10 read a byte, a word, a dword
-         * to ECX, 11 to 13 write. */
+        /* Register DI of function BX. */
         pushl   %edx
         pushl   %eax
         subb    $0x08, %al
@@ -75,32 +74,8 @@ pci32:  cmpb    $0xb1, %ah
         andw    $3, %dx
         orw     $0xcfc, %dx
         movb    (%esp), %al
-        cmpb    $0x09, %al
-        jb      1f
-        je      2f
-        cmpb    $0x0b, %al
-        jb      3f
-        je      4f
-        cmpb    $0x0d, %al
-        jb      5f
-        movl    %ecx, %eax
-        outl    %eax, %dx
-        jmp     6f
-1:      inb     %dx, %al
-        movb    %al, %cl
-        jmp     6f
-2:      inw     %dx, %ax
-        movw    %ax, %cx
-        jmp     6f
-3:      inl     %dx, %eax
-        movl    %eax, %ecx
-        jmp     6f
-4:      movb    %cl, %al
-        outb    %al, %dx
-        jmp     6f
-5:      movw    %cx, %ax
-        outw    %ax, %dx
-6:      popl    %eax
+        pci_data
+        popl    %eax
         popl    %edx
 successful32:
         movb    $0, %ah

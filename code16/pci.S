@@ -1,3 +1,39 @@
+/* Reads CL, CX or ECX from the data port DX, or writes it, as AL says: 8 to 10
+ * read a byte, a word, a dword, 11 to 13 write. For bios32.S too. */
+        .macro  pci_data
+        cmpb    $0x09, %al
+        jb      .Lread_byte\@
+        je      .Lread_word\@
+        cmpb    $0x0b, %al
+        jb      .Lread_dword\@
+        je      .Lwrite_byte\@
+        cmpb    $0x0d, %al
+        jb      .Lwrite_word\@
+        movl    %ecx, %eax
+        outl    %eax, %dx
+        jmp     .Ldone\@
+.Lread_byte\@:
+        inb     %dx, %al
+        movb    %al, %cl
+        jmp     .Ldone\@
+.Lread_word\@:
+        inw     %dx, %ax
+        movw    %ax, %cx
+        jmp     .Ldone\@
+.Lread_dword\@:
+        inl     %dx, %eax
+        movl    %eax, %ecx
+        jmp     .Ldone\@
+.Lwrite_byte\@:
+        movb    %cl, %al
+        outb    %al, %dx
+        jmp     .Ldone\@
+.Lwrite_word\@:
+        movw    %cx, %ax
+        outw    %ax, %dx
+.Ldone\@:
+        .endm
+
 /* PCI BIOS 2.1, by mechanism 1. */
 pci:    pushl   %edx
         pushl   %eax
@@ -20,32 +56,8 @@ pci:    pushl   %edx
         ja      4f
         pushl   %eax
         call    pci_address
-        cmpb    $0x09, %al
-        jb      1f
-        je      2f
-        cmpb    $0x0b, %al
-        jb      3f
-        je      5f
-        cmpb    $0x0d, %al
-        jb      6f
-        movl    %ecx, %eax
-        outl    %eax, %dx
-        jmp     7f
-1:      inb     %dx, %al
-        movb    %al, %cl
-        jmp     7f
-2:      inw     %dx, %ax
-        movw    %ax, %cx
-        jmp     7f
-3:      inl     %dx, %eax
-        movl    %eax, %ecx
-        jmp     7f
-5:      movb    %cl, %al
-        outb    %al, %dx
-        jmp     7f
-6:      movw    %cx, %ax
-        outw    %ax, %dx
-7:      popl    %eax
+        pci_data
+        popl    %eax
         popl    %edx
         jmp     answer_ah0
 4:      popl    %edx

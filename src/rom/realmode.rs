@@ -15,6 +15,7 @@ global_asm!(
     include_str!("../../code16/time.S"),
     include_str!("../../code16/pci.S"),
     include_str!("../../code16/tables.S"),
+    include_str!("../../bios32.S"),
     ebda_segment = const EBDA_SEGMENT,
     e801_low = const ebda::E801_LOW,
     e801_high = const ebda::E801_HIGH,
@@ -24,8 +25,6 @@ global_asm!(
     last_bus = const ebda::LAST_BUS,
     options(att_syntax),
 );
-
-global_asm!(include_str!("../../bios32.S"), options(att_syntax));
 
 unsafe extern "C" {
     static bios32_start: u8;
