@@ -33,6 +33,8 @@ pub use kvm::{KvmRun, Spread, kvm_run};
 /// The files that the cells boot: probes and an initrd, in a directory of their own.
 pub struct Kit {
     dir: TempDir,
+    kernel: Option<PathBuf>,
+    arguments: Vec<String>,
 }
 
 impl Kit {
@@ -47,7 +49,22 @@ impl Kit {
             fs::write(path(Kernel::BzImage), BzImage::of(donor, mode)?.bytes())?;
             fs::write(path(Kernel::Pvh), Elf::new(mode)?.bytes()?)?;
         }
-        Ok(Self { dir })
+        Ok(Self {
+            dir,
+            kernel: None,
+            arguments: Vec::new(),
+        })
+    }
+
+    /// The same with other machines: `kernel`, which is to start a probe, in the
+    /// probes' place, and further options for QEMU.
+    #[must_use]
+    fn with(self, kernel: Option<PathBuf>, arguments: &[String]) -> Self {
+        Self {
+            kernel,
+            arguments: arguments.to_vec(),
+            ..self
+        }
     }
 
     fn initrd(&self, mib: u64) -> Result<PathBuf> {
@@ -63,13 +80,15 @@ impl Kit {
     /// # Errors
     /// The initrd cannot be made.
     pub fn machine(&self, rom: &Path, cell: &Cell, mode: Mode) -> Result<Qemu> {
+        let probe = || self.dir.path().join(file_name(cell.kernel, mode));
         let mut qemu = Qemu::new(cell.machine)
             .bios(rom)
-            .kernel(self.dir.path().join(file_name(cell.kernel, mode)))
+            .kernel(self.kernel.clone().unwrap_or_else(probe))
             .append("console=ttyS0")
             .memory_mib(cell.memory_mib)
             .smp(cell.smp)
-            .no_serial();
+            .no_serial()
+            .args(&self.arguments);
         if cell.initrd_mib != 0 {
             qemu = qemu.initrd(self.initrd(cell.initrd_mib)?);
         }
@@ -269,6 +288,19 @@ pub struct Options {
     /// bzImage that gives the bzImage probe its setup header and 16-bit code
     #[arg(long, value_name = "FILE")]
     pub donor: Option<PathBuf>,
+    /// Boot this file, a boot loader that starts the probe from a disk
+    #[arg(long, value_name = "FILE", conflicts_with = "update_budget")]
+    pub kernel: Option<PathBuf>,
+    /// Only write the bzImage probe to this file, for such a disk
+    #[arg(long, value_name = "FILE", conflicts_with = "update_budget")]
+    pub probe: Option<PathBuf>,
+    /// Options handed to QEMU as they are, after a lone --
+    #[arg(
+        last = true,
+        value_name = "QEMU OPTIONS",
+        conflicts_with = "update_budget"
+    )]
+    pub qemu: Vec<String>,
 }
 
 /// Builds the ROM and counts all cells, as the budget records them.
@@ -305,12 +337,31 @@ fn update_budget(kit: &Kit) -> Result<()> {
     measured.write()
 }
 
+/// Prints every access of each cell.
+fn list(kit: &Kit, roms: &[PathBuf], cells: &[Cell]) -> Result<()> {
+    for rom in roms {
+        println!("{}", rom.display());
+        for cell in cells {
+            let (counts, list) = trace(kit, rom, cell)?;
+            println!("{}: {}", cell.name, counts.summary());
+            for access in list {
+                println!("  {access}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Prints accesses by region and instructions for each cell.
 ///
 /// # Errors
 /// A cell's probe is not reached.
 pub fn run(options: &Options) -> Result<()> {
-    let kit = Kit::new(&donor(options.donor.as_deref())?)?;
+    let donor = donor(options.donor.as_deref())?;
+    if let Some(file) = &options.probe {
+        return Ok(fs::write(file, BzImage::of(&donor, Mode::Exit)?.bytes())?);
+    }
+    let kit = Kit::new(&donor)?.with(options.kernel.clone(), &options.qemu);
     if options.update_budget {
         return update_budget(&kit);
     }
@@ -328,17 +379,7 @@ pub fn run(options: &Options) -> Result<()> {
         roms.push(build::rom(&[])?.image);
     }
     if options.trace {
-        for rom in &roms {
-            println!("{}", rom.display());
-            for cell in &cells {
-                let (counts, list) = trace(&kit, rom, cell)?;
-                println!("{}: {}", cell.name, counts.summary());
-                for access in list {
-                    println!("  {access}");
-                }
-            }
-        }
-        return Ok(());
+        return list(&kit, &roms, &cells);
     }
     let mut failed = 0;
     let mut found = BTreeMap::new();

@@ -4,7 +4,9 @@
 //! behind a real Linux kernel's setup header ([`BzImage::of`]), behind a header of
 //! our own ([`BzImage::minimal`]), in a PVH ELF ([`Elf`]) or with a multiboot
 //! header ([`Multiboot`]). It records the registers at entry, sends the record to
-//! the debug console at [`REPORT_PORT`], and ends QEMU or halts.
+//! the debug console at [`REPORT_PORT`], and ends QEMU or halts. Loaders that start
+//! Linux in long mode find an entry there too, at [`ENTRY64`]; its record has the
+//! counter, the stack pointer, RSI, CS and the control registers.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,7 +32,9 @@ pub const RECORD_LEN: usize = 128;
 /// Bytes that follow the record in [`Mode::Sum`] and [`Mode::SumAndReset`].
 pub const SUM_LEN: usize = 4;
 /// Where in the 32-bit code the record lies.
-pub const RECORD_OFFSET: usize = 0x1a0;
+pub const RECORD_OFFSET: usize = 0x220;
+/// Where in it a loader that starts Linux in long mode enters.
+pub const ENTRY64: usize = 0x200;
 /// Size that a probe's 32-bit part is padded to.
 pub const PAYLOAD_LEN: usize = 64 << 10;
 
@@ -219,7 +223,9 @@ mod tests {
     fn the_probe_starts_with_the_counter_and_keeps_its_record_apart() {
         let code = code(Mode::Exit).unwrap();
         assert_eq!(code.len(), PAYLOAD_LEN);
-        assert_eq!(code[..2], [0x0f, 0x31]);
+        for entry in [0, ENTRY64] {
+            assert_eq!(code[entry..entry + 2], [0x0f, 0x31]);
+        }
         assert!(
             code[RECORD_OFFSET..RECORD_OFFSET + RECORD_LEN]
                 .iter()

@@ -1,7 +1,7 @@
 # The probe kernel: says in what state a firmware enters a kernel.
 #
 # Flat, position independent, at most 4 KiB from `start`. It needs a stack of 64
-# bytes at entry. probe.rs patches the fields of `config`, and reads `record`
+# bytes at entry; at its 64-bit entry point none. probe.rs patches the fields of `config`, and reads `record`
 # back from the report port or from guest memory.
 
         .code32
@@ -124,7 +124,15 @@ config_mode:
         .byte   0                       # 1: end QEMU; 2: reset the machine;
                                         # 4: end QEMU without a report; 8: sum memory
 
-        .org    0x1a0
+        # Linux's 64-bit entry point lies here.
+        .org    0x200
+        .code64
+start64:
+        rdtsc
+        jmp     long
+        .code32
+
+        .org    0x220
 record:
         .fill   128, 1, 0
         .equ    record_len, . - record
@@ -132,7 +140,7 @@ record:
         # A checksum, in which order counts, of what the firmware leaves below
         # 640 KiB but in its own memory (src/layout.rs), in the F segment and at
         # the end of 16 MiB. It goes behind the record.
-        .org    0x230
+        .org    0x2b0
 sum:
         leal    parts - start(%ebp), %edi
         xorl    %ebx, %ebx
@@ -156,6 +164,46 @@ sum:
 reset:
         lidt    none - start(%ebp)
         int3
+
+        # Entered in long mode: of the record what the two modes share. The stack is
+        # left alone, since Linux needs none here.
+        .code64
+long:
+        cld
+        testb   $4, config_mode(%rip)
+        jnz     leave64
+        leaq    record(%rip), %rdi
+        movl    $0x52504251, (%rdi)     # "QBPR"
+        movl    $record_len, 4(%rdi)
+        movl    %eax, 8(%rdi)
+        movl    %edx, 12(%rdi)
+        movl    %esp, 32(%rdi)
+        movl    %esi, 40(%rdi)
+        movl    %cs, %eax
+        movl    %eax, 52(%rdi)
+        movq    %cr0, %rax
+        movl    %eax, 76(%rdi)
+        movq    %cr3, %rax
+        movl    %eax, 80(%rdi)
+        movq    %cr4, %rax
+        movl    %eax, 84(%rdi)
+        leaq    start64(%rip), %rax
+        movl    %eax, 104(%rdi)
+        movq    %rdi, %rsi
+        movl    $record_len, %ecx
+        movw    config_report(%rip), %dx
+        rep outsb
+        testb   $1, config_mode(%rip)
+        jz      halt64
+leave64:
+        movb    $0x10, %al
+        movw    config_exit(%rip), %dx
+        outb    %al, %dx
+halt64:
+        cli
+9:      hlt
+        jmp     9b
+        .code32
 
         .balign 4
 parts:
