@@ -97,15 +97,12 @@ const SLOW_RUNS: usize = 5;
 /// The ROM does not build, our own firmware misses a kernel, or a file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
     let (firmware, used, skipped) = firmware(options)?;
-    let mut cells = if options.bare {
+    let cells = if options.bare {
         measure::core_cells()
     } else {
         measure::all_cells()
     };
-    if let Some(text) = &options.cell {
-        cells.retain(|cell| cell.name.contains(text.as_str()));
-    }
-    ensure!(!cells.is_empty(), "no cell has such a name");
+    let cells = measure::named(cells, options.cell.as_deref())?;
 
     let kit = Kit::new(&measure::donor(options.donor.as_deref())?)?;
     let mut results = Results {

@@ -70,7 +70,10 @@ pub fn run(options: &Options) -> Result<()> {
         let named = options.filter.iter().any(|text| id.contains(text));
         (named || options.filter.is_empty()) && (cell.row.ci || !options.ci)
     });
-    ensure!(!cells.is_empty(), "no cell has such a name");
+    ensure!(
+        !cells.is_empty(),
+        "no cell has such a name; --list without --filter shows all"
+    );
     if options.list {
         for cell in cells {
             println!("{}: {}: {}", cell.id(), cell.row.group, cell.row.text);

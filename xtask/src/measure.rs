@@ -25,7 +25,7 @@ mod counts;
 mod kvm;
 
 use budget::{Budget, Comparison};
-pub use cells::{Cell, Kernel, all_cells, core_cells};
+pub use cells::{Cell, Kernel, all_cells, core_cells, named};
 pub use counts::{Access, Counts};
 pub(crate) use kvm::time_of;
 pub use kvm::{KvmRun, Spread, kvm_run};
@@ -365,16 +365,16 @@ pub fn run(options: &Options) -> Result<()> {
     if options.update_budget {
         return update_budget(&kit);
     }
-    let mut cells = if options.all {
+    let cells = if options.all {
         all_cells()
     } else {
         core_cells()
     };
-    if let Some(text) = &options.cell {
-        cells.retain(|cell| cell.name.contains(text.as_str()));
-    }
-    ensure!(!cells.is_empty(), "no cell has such a name");
+    let cells = named(cells, options.cell.as_deref())?;
     let mut roms = options.rom.clone();
+    for rom in &roms {
+        fs::metadata(rom).with_context(|| format!("the firmware {}", rom.display()))?;
+    }
     if roms.is_empty() {
         roms.push(build::rom(&[])?.image);
     }

@@ -1,5 +1,6 @@
 //! What is measured: machines, kernels, devices.
 
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 /// How the probe kernel is wrapped.
@@ -138,4 +139,20 @@ fn server_devices(machine: &str) -> Vec<String> {
             list
         }
     }
+}
+
+/// The cells whose name contains `text`; all without one.
+///
+/// # Errors
+/// There is none; the error names those that there are.
+pub fn named(mut cells: Vec<Cell>, text: Option<&str>) -> Result<Vec<Cell>> {
+    let names: Vec<String> = cells.iter().map(|cell| cell.name.clone()).collect();
+    let text = text.unwrap_or_default();
+    cells.retain(|cell| cell.name.contains(text));
+    ensure!(
+        !cells.is_empty(),
+        "no cell has {text:?} in its name; there are (and more with other options):\n  {}",
+        names.join("\n  ")
+    );
+    Ok(cells)
 }
