@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{ContentArrangement, Table};
 
 use crate::{bench, build, workspace};
 
@@ -260,6 +262,9 @@ fn finish(options: &Options, before: &Results, taken: &[Taken]) -> Result<()> {
         (serde_json::to_string_pretty(&json)? + "\n").as_bytes(),
     )?;
 
+    if let Some(table) = side_by_side(taken) {
+        println!("{table}");
+    }
     let mut counts = BTreeMap::<&str, usize>::new();
     let mut changed = Vec::new();
     for one in taken {
@@ -294,6 +299,40 @@ fn finish(options: &Options, before: &Results, taken: &[Taken]) -> Result<()> {
     }
     ensure!(changed.is_empty(), "{} not as recorded", changed.len());
     Ok(())
+}
+
+/// The outcomes of several firmware as a table; `None` where there is one.
+fn side_by_side(taken: &[Taken]) -> Option<Table> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut rows: Vec<[&str; 2]> = Vec::new();
+    for one in taken {
+        let row = [one.cell.as_str(), one.version.as_str()];
+        if !names.contains(&one.firmware.as_str()) {
+            names.push(&one.firmware);
+        }
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    if names.len() < 2 {
+        return None;
+    }
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["cell", "QEMU"].iter().chain(&names));
+    for row in rows {
+        let outcome = |name: &&str| {
+            let is_it = |one: &&Taken| {
+                [&*one.cell, &*one.version, &*one.firmware] == [row[0], row[1], *name]
+            };
+            let one = taken.iter().find(is_it);
+            one.map_or("–", |one| one.outcome().unwrap_or("skipped"))
+        };
+        table.add_row(row.into_iter().chain(names.iter().map(outcome)));
+    }
+    Some(table)
 }
 
 fn write_pages() -> Result<()> {
