@@ -10,10 +10,14 @@ scripts/setup.sh test || exit
 target=i586-unknown-linux-gnu
 failed=()
 step() {
-    local name=$1
+    local name=$1 start=$SECONDS result=passed
     shift
     printf '\n== %s: %s\n' "$name" "$*"
-    "$@" || failed+=("$name")
+    "$@" || {
+        failed+=("$name")
+        result=FAILED
+    }
+    printf -- '-- %s: %s, %d s\n' "$name" "$result" $((SECONDS - start))
 }
 
 step format cargo fmt --all --check
