@@ -34,16 +34,34 @@ if [ "${1:-}" = test ]; then
     has swtpm || packages+=(swtpm)
 fi
 
-# Runs apt-get as root, and shows what it says only when it fails.
+# --- the Rust toolchain: is there any, before the rest is fetched -----------
+channel=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
+target=$(sed -n 's/^targets *= *\["\(.*\)"\]/\1/p' rust-toolchain.toml)
+
+toolchain_is_complete() {
+    local sysroot
+    sysroot=$(RUSTUP_AUTO_INSTALL=0 rustc --print sysroot 2>/dev/null) || return 1
+    [ -d "$sysroot/lib/rustlib/$target" ] && [ -x "$sysroot/bin/cargo" ] &&
+        [ -x "$sysroot/bin/rustfmt" ] && [ -x "$sysroot/bin/cargo-clippy" ]
+}
+
+if ! toolchain_is_complete && ! has rustup; then
+    [ ${#packages[@]} -eq 0 ] || say "missing, and installed by the next start: ${packages[*]}"
+    say "rustup is missing: install it as https://rustup.rs says, and start again:"
+    say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+    say "or, from Debian 13 on: sudo apt-get install rustup"
+    exit 1
+fi
+
+# --- what apt has of it -----------------------------------------------------
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Runs apt-get as root; what it says is shown only when all has failed.
 apt_get() {
-    local log status=0
-    log=$(mktemp)
     # A machine that has just started is often busy with apt's own updates.
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes \
-        -oDPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1 || status=$?
-    [ "$status" -eq 0 ] || cat "$log" >&2
-    rm -f "$log"
-    return "$status"
+        -oDPkg::Lock::Timeout=300 "$@" </dev/null >>"$log" 2>&1
 }
 
 if [ ${#packages[@]} -gt 0 ]; then
@@ -59,38 +77,26 @@ if [ ${#packages[@]} -gt 0 ]; then
         # Asks for the password where one is needed, before anything is hidden.
         if ! has sudo || ! { sudo -n true 2>/dev/null || sudo -v; }; then
             say "missing: ${packages[*]}"
-            say "$by_hand, and start again"
+            say "$by_hand"
+            say "and start again"
             exit 1
         fi
     fi
     say "installing with apt: ${packages[*]} ..."
     install=(install --no-install-recommends "${packages[@]}")
     # The lists may be missing, or too old to name files that still exist.
-    if ! apt-cache show "${packages[@]}" >/dev/null 2>&1 || ! apt_get "${install[@]}" 2>/dev/null; then
+    if ! apt-cache show "${packages[@]}" >/dev/null 2>&1 || ! apt_get "${install[@]}"; then
         if ! { apt_get update && apt_get "${install[@]}"; }; then
-            say "apt could not install what is missing; $by_hand, and start again"
+            grep -E '^(E|W|Err|dpkg)' "$log" >&2 || cat "$log" >&2
+            say "apt could not install what is missing. When that is mended, start again, or"
+            say "$by_hand"
             exit 1
         fi
     fi
 fi
 
-# --- the Rust toolchain -----------------------------------------------------
-channel=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
-target=$(sed -n 's/^targets *= *\["\(.*\)"\]/\1/p' rust-toolchain.toml)
-
-toolchain_is_complete() {
-    local sysroot
-    sysroot=$(RUSTUP_AUTO_INSTALL=0 rustc --print sysroot 2>/dev/null) || return 1
-    [ -d "$sysroot/lib/rustlib/$target" ] && [ -x "$sysroot/bin/cargo" ] &&
-        [ -x "$sysroot/bin/rustfmt" ] && [ -x "$sysroot/bin/cargo-clippy" ]
-}
-
+# --- the toolchain that this repository names -------------------------------
 if ! toolchain_is_complete; then
-    if ! has rustup; then
-        say "rustup is missing: install it as https://rustup.rs says, and start again:"
-        say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
-        exit 1
-    fi
     say "installing Rust $channel with $target"
     rustup toolchain install "$channel" --no-self-update --profile minimal \
         --component clippy --component rustfmt --target "$target" >&2 || {

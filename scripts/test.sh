@@ -6,6 +6,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 scripts/setup.sh test || exit
+# The release whose kernels and programs the tests boot, whatever this system is.
+export QBOOT_DEBIAN=${QBOOT_DEBIAN:-bookworm}
 
 target=i586-unknown-linux-gnu
 failed=()

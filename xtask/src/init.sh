@@ -52,6 +52,7 @@ pci_devices() {
 
 report() {
     tables=$(acpi_tables)
+    tables=${tables% }
     pci=$(pci_devices)
     echo "kernel:       $(uname -r)"
     echo "command line: $(cat /proc/cmdline)"
