@@ -113,13 +113,32 @@ enum Task {
     Dist { dir: PathBuf },
 }
 
-/// The command line as the manual has it: installed, as `qboot`.
-fn manual() -> clap::Command {
-    let mut command = Cli::command()
-        .bin_name("qboot")
-        .disable_help_subcommand(true);
+/// The command line as its users know it: installed, as `qboot`, without the
+/// commands that only this repository's scripts give.
+fn public() -> clap::Command {
+    let whole = Cli::command();
+    let shown = whole.get_subcommands().filter(|task| !task.is_hide_set());
+    clap::Command::new("qboot")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(whole.get_about().cloned().unwrap_or_default())
+        .subcommand_required(true)
+        .subcommands(shown.cloned())
+}
+
+/// Writes the manual pages to `dir`.
+fn manual(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut command = public().bin_name("qboot").disable_help_subcommand(true);
     command.build();
-    command
+    clap_mangen::generate_to(command, dir)?;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let page = std::fs::read_to_string(&path)?;
+        // Commands and their comments keep their lines and columns.
+        let examples = page.replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n.nf\n");
+        std::fs::write(&path, examples)?;
+    }
+    Ok(())
 }
 
 /// The kernel was extracted but cannot be booted by PVH.
@@ -178,13 +197,10 @@ impl Task {
             Task::Figures => figures::publish()?,
             Task::Completions { shell } => {
                 let mut text = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "qboot", &mut text);
+                clap_complete::generate(shell, &mut public(), "qboot", &mut text);
                 put(text)?;
             }
-            Task::Manual { dir } => {
-                std::fs::create_dir_all(&dir)?;
-                clap_mangen::generate_to(manual(), dir)?;
-            }
+            Task::Manual { dir } => manual(&dir)?,
             Task::Dist { dir } => package::dist(&package::tool()?, &dir)?,
             #[cfg(feature = "measure")]
             Task::Release(options) => release::run(&options)?,

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::inspect::Identity;
 use crate::process::said;
@@ -116,11 +116,18 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     let arch = arch.trim();
     let doc = staged.join("usr/share/doc").join(NAME);
     fs::write(doc.join("copyright"), copyright(files)?)?;
+    let changes = doc.join("changelog");
+    fs::write(&changes, changelog(&identity.date))?;
+    // Without name and time: the same text, the same bytes.
+    said(Command::new("gzip").arg("-9n").arg(&changes))?;
+    let overrides = staged.join("usr/share/lintian/overrides");
+    fs::create_dir_all(&overrides)?;
+    fs::write(overrides.join(NAME), OVERRIDES)?;
     let mut control = format!(
         "Package: {NAME}\n\
          Version: {VERSION}\n\
          Architecture: {arch}\n\
-         Maintainer: The qboot-rs developers <qboot-rs@invalid>\n\
+         Maintainer: {MAINTAINER}\n\
          Installed-Size: {}\n\
          Section: misc\n\
          Priority: optional\n\
@@ -153,14 +160,66 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Both licences, as Debian wants them in one file.
+/// A package has to name somebody to write to; there is no such address.
+const MAINTAINER: &str = "The qboot-rs developers <qboot-rs@invalid>";
+/// For lintian.
+const OVERRIDES: &str = "# There is no address to write to.\nqboot-rs: bogus-mail-host\n";
+
+/// Both licences in Debian's machine-readable format; every Debian has the text of
+/// Apache's.
 fn copyright(files: &Path) -> Result<String> {
-    let mut text = "qboot-rs is under MIT or Apache-2.0, as you choose.\n".to_owned();
-    for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        text.push('\n');
-        text.push_str(&fs::read_to_string(files.join(name))?);
+    let mit = fs::read_to_string(files.join("LICENSE-MIT"))?;
+    let paragraphs: Vec<&str> = mit.split("\n\n").map(str::trim).collect();
+    let ["MIT License", holder, terms @ ..] = paragraphs.as_slice() else {
+        bail!("LICENSE-MIT does not begin with its name and whose it is");
+    };
+    let holder = holder.trim_start_matches("Copyright ");
+    let terms = terms.join("\n\n");
+    let terms = terms.lines().map(|line| match line {
+        "" => " .\n".to_owned(),
+        line => format!(" {line}\n"),
+    });
+    Ok(format!(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
+         Upstream-Name: {NAME}\n\n\
+         Files: *\n\
+         Copyright: {holder}\n\
+         License: Expat or Apache-2.0\n\n\
+         License: Expat\n\
+         {}\n\
+         License: Apache-2.0\n \
+         On Debian systems its text is in /usr/share/common-licenses/Apache-2.0.\n",
+        terms.collect::<String>()
+    ))
+}
+
+/// The package's own changes, in Debian's format; the project's are beside it.
+fn changelog(date: &str) -> String {
+    format!(
+        "{NAME} ({VERSION}) unstable; urgency=medium\n\n  \
+         * The changes are in CHANGELOG.md.\n\n \
+         -- {MAINTAINER}  {}\n",
+        rfc_5322(date)
+    )
+}
+
+/// The start of a day, `YYYY-MM-DD`, as a message's header has it.
+fn rfc_5322(date: &str) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let days = usize::try_from(epoch(date) / 86_400).unwrap_or(0);
+    let mut parts = date.split('-');
+    let (year, month) = (parts.next(), parts.next());
+    let month = month.and_then(|month| month.parse::<usize>().ok());
+    let month = month.and_then(|month| MONTHS.get(month.checked_sub(1)?));
+    match (year, month, parts.next()) {
+        (Some(year), Some(month), Some(day)) => {
+            format!("{}, {day} {month} {year} 00:00:00 +0000", DAYS[days % 7])
+        }
+        _ => "Thu, 01 Jan 1970 00:00:00 +0000".to_owned(),
     }
-    Ok(text)
 }
 
 /// The libraries that `program` needs, by Debian's names: asked of
@@ -243,5 +302,8 @@ mod tests {
         assert_eq!(epoch("2000-03-01"), 951_868_800);
         assert_eq!(epoch("2026-11-21"), 1_795_219_200);
         assert_eq!(epoch("unknown"), 0);
+        assert_eq!(rfc_5322("2026-11-21"), "Sat, 21 Nov 2026 00:00:00 +0000");
+        assert_eq!(rfc_5322("2000-02-29"), "Tue, 29 Feb 2000 00:00:00 +0000");
+        assert_eq!(rfc_5322("unknown"), "Thu, 01 Jan 1970 00:00:00 +0000");
     }
 }
