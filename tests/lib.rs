@@ -49,6 +49,21 @@ pub fn skip(test: &str, reason: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
+/// Whether the QEMU under test has the device `name`.
+///
+/// # Errors
+/// It does not start.
+pub fn has_device(name: &str) -> Result<bool> {
+    let program = xtask::qemu::binary();
+    let output = std::process::Command::new(program)
+        .args(["-device", "help"])
+        .output()
+        .context("starting QEMU")?;
+    // Its status says nothing.
+    let known = String::from_utf8_lossy(&output.stdout);
+    Ok(known.contains(&format!("name \"{name}\"")))
+}
+
 /// A probe kernel's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

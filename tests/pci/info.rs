@@ -57,6 +57,12 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<u16, Function>> {
             current.windows.push((number(start)?, number(end)?));
         } else if let Some(bar) = line.strip_prefix("BAR") {
             let (index, rest) = bar.split_once(": ").context("a BAR")?;
+            if let Some(kind) = rest.strip_suffix(" (not mapped)") {
+                // So QEMU 10 has it; before, such a BAR is "at 0xffffffffffffffff".
+                let range = (kind.to_owned(), UNMAPPED, UNMAPPED);
+                current.bars.insert(index.parse()?, range);
+                continue;
+            }
             let (kind, place) = rest.split_once(" at ").context("a BAR's place")?;
             let (start, end) = place.split_once(" [").context("a BAR's end")?;
             let range = (kind.to_owned(), number(start)?, number(end)?);
@@ -138,7 +144,7 @@ pub(super) fn same_as_seabios(ours: &BTreeMap<u16, Function>, theirs: &BTreeMap<
             write!(view, "{bdf:#06x} {id} {line:?} {buses:?}").unwrap();
             for (bar, (kind, start, end)) in bars {
                 let mapped = *start != UNMAPPED;
-                let last = if mapped { end - start } else { end + 1 };
+                let last = end.wrapping_sub(*start);
                 write!(view, ", BAR{bar} {kind} {mapped} {last:#x}").unwrap();
             }
             view.push('\n');

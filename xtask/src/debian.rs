@@ -29,6 +29,29 @@ pub enum Lists {
 }
 
 impl Lists {
+    /// The system's own, or those of the release that `QBOOT_DEBIAN` names: on
+    /// another one the tests' kernels and programs would be others than those that
+    /// the results are recorded of.
+    pub fn system() -> Lists {
+        let wanted = std::env::var("QBOOT_DEBIAN").ok();
+        match wanted.filter(|wanted| release().as_ref() != Some(wanted)) {
+            None => Lists::System,
+            Some(suite) => Lists::Suite {
+                suite,
+                arch: "amd64".into(),
+            },
+        }
+    }
+
+    /// [`Lists::system`] for another architecture.
+    pub fn of(arch: &str) -> Lists {
+        let arch = arch.to_owned();
+        match Lists::system() {
+            Lists::Suite { suite, .. } => Lists::Suite { suite, arch },
+            _ => Lists::Private { arch },
+        }
+    }
+
     /// The same lists as private ones, which may be fetched anew.
     fn refreshable(&self) -> Result<Lists> {
         Ok(match self {
@@ -50,7 +73,7 @@ impl Package {
     pub fn system(name: impl Into<String>) -> Self {
         Package {
             name: name.into(),
-            lists: Lists::System,
+            lists: Lists::system(),
         }
     }
 }
@@ -316,6 +339,8 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
         fs::write(&source, line)?;
         option("Dir::Etc::SourceList", &source);
         option("Dir::Etc::SourceParts", Path::new("/dev/null"));
+        // What is installed may be newer, and would be what apt looks for.
+        option("Dir::State::status", Path::new("/dev/null"));
     }
     options.push(format!("-oAPT::Architectures::={arch}").into());
     let host = host_arch()?;

@@ -172,10 +172,8 @@ pub fn busybox(arch: Arch) -> Result<PathBuf> {
     let package = Package {
         name: "busybox-static".into(),
         lists: match arch {
-            Arch::Amd64 => Lists::System,
-            Arch::I386 => Lists::Private {
-                arch: "i386".into(),
-            },
+            Arch::Amd64 => Lists::system(),
+            Arch::I386 => Lists::of("i386"),
         },
     };
     let root = debian::unpack(&package)?;

@@ -27,8 +27,8 @@ impl Flavour {
     /// The meta-package that depends on the newest kernel of this flavour.
     fn package(self) -> Package {
         let (name, lists) = match self {
-            Flavour::CloudAmd64 => ("linux-image-cloud-amd64", Lists::System),
-            Flavour::Amd64 => ("linux-image-amd64", Lists::System),
+            Flavour::CloudAmd64 => ("linux-image-cloud-amd64", Lists::system()),
+            Flavour::Amd64 => ("linux-image-amd64", Lists::system()),
             Flavour::I686Pae => ("linux-image-686-pae", lists_with_686()),
             Flavour::CloudAmd64Backports => ("linux-image-cloud-amd64", backports()),
             Flavour::Amd64Backports => ("linux-image-amd64", backports()),
@@ -55,7 +55,9 @@ fn lists_with_686() -> Lists {
 }
 
 fn backports() -> Lists {
-    let release = debian::release().unwrap_or_else(|| "stable".to_owned());
+    let asked_for = std::env::var("QBOOT_DEBIAN").ok();
+    let release = asked_for.or_else(debian::release);
+    let release = release.unwrap_or_else(|| "stable".to_owned());
     Lists::Suite {
         suite: format!("{release}-backports"),
         arch: "amd64".into(),
@@ -85,9 +87,11 @@ pub struct Kernel {
 /// Where there is no apt, or the package cannot be had.
 pub fn debian(flavour: Flavour) -> Result<Kernel> {
     let meta = flavour.package();
-    let stamp = crate::workspace::target()
-        .join("debian")
-        .join(format!("{flavour:?}.package"));
+    let stamp = match &meta.lists {
+        Lists::Suite { suite, .. } => format!("{flavour:?}-{suite}.package"),
+        _ => format!("{flavour:?}.package"),
+    };
+    let stamp = crate::workspace::target().join("debian").join(stamp);
     let known = match fs::read_to_string(&stamp) {
         Ok(name) => name.trim().to_owned(),
         Err(_) => {

@@ -97,12 +97,12 @@ fn debian_kernel(flavour: &str) -> Result<Kernel> {
 /// A file of a package, with symbolic links followed inside it.
 fn packaged(package: &str, path: &str) -> Result<PathBuf> {
     let (name, lists) = match (package.split_once(':'), package.split_once('/')) {
-        (Some((name, arch)), _) => (name, Lists::Private { arch: arch.into() }),
+        (Some((name, arch)), _) => (name, Lists::of(arch)),
         (_, Some((name, suite))) => {
             let (suite, arch) = (suite.into(), "amd64".into());
             (name, Lists::Suite { suite, arch })
         }
-        _ => (package, Lists::System),
+        _ => (package, Lists::system()),
     };
     let name = name.to_owned();
     let root = debian::unpack(&Package { name, lists })?;
