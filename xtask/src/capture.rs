@@ -217,7 +217,10 @@ impl Qtest {
         descriptor.extend(control.to_be_bytes());
         descriptor.extend(len.to_be_bytes());
         descriptor.extend(u64::from(BUFFER).to_be_bytes());
-        self.command(&format!("write {DESCRIPTOR:#x} 16 0x{}", hex(&descriptor)))?;
+        self.command(&format!(
+            "write {DESCRIPTOR:#x} 16 0x{}",
+            hex::encode(descriptor.as_slice())
+        ))?;
         // The doorbell is big endian.
         self.out_u32(0x518, DESCRIPTOR.swap_bytes())?;
         let control = self.command(&format!("read {DESCRIPTOR:#x} 4"))?;
@@ -275,25 +278,10 @@ impl Qtest {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
+/// A number as the protocol gives it.
 fn unhex(text: &str) -> Result<Vec<u8>> {
     let digits = text.strip_prefix("0x").context("no hexadecimal number")?;
-    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
-        bail!("an odd number of digits");
-    };
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-            .with_context(|| format!("no hexadecimal digit: {byte:#x}"))
-    };
-    pairs
-        .iter()
-        .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
-        .collect()
+    Ok(hex::decode(digits)?)
 }
 
 #[cfg(test)]
@@ -303,7 +291,7 @@ mod tests {
     #[test]
     fn hexadecimal_both_ways() {
         let bytes = [0x00, 0x7f, 0x80, 0xff];
-        assert_eq!(unhex(&format!("0x{}", hex(&bytes))).unwrap(), bytes);
+        assert_eq!(unhex(&format!("0x{}", hex::encode(bytes))).unwrap(), bytes);
         assert!(unhex("0x0").is_err() && unhex("00").is_err() && unhex("0x0g").is_err());
     }
 
