@@ -133,7 +133,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let has_acpi = script.is_some();
         let guest = kernel.guest();
         let has_expanders = || chipset != Chipset::None && dir.extra_pci_roots().is_some();
-        let setup = policy::pci_setup(options.pci, guest, has_acpi, line, has_expanders);
+        let setup = policy::pci_setup(options.pci, guest, has_acpi, line, has_expanders)?;
         let pic = policy::needs_8259a(guest, has_acpi, line);
         let summary = match setup {
             PciSetup::None => None,
@@ -147,9 +147,9 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         };
         let step = Step::Pci(decision, summary.as_ref());
         watch.note(&mut self.machine.memory, step);
-        let rsdp = self.load_acpi(dir, script, line.acpi_off, scratch)?;
+        let rsdp = self.load_acpi(dir, script, line.contains(CommandLine::ACPI_OFF), scratch)?;
         watch.note(&mut self.machine.memory, Step::Acpi(rsdp));
-        if !has_acpi || line.acpi_off {
+        if !has_acpi || line.contains(CommandLine::ACPI_OFF) {
             let roots = summary.map_or_else(Roots::default, |summary| summary.roots);
             let (cpuid, room) = (self.cpuid, self.f_segment);
             self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;

@@ -96,7 +96,7 @@ impl Error {
             Self::BadE820 => "etc/e820 from fw_cfg is missing or malformed; use QEMU 2.8 or later, with at least 1 MiB of RAM",
             Self::TooManyE820Entries => "too many memory map entries; the zero page holds 128",
             Self::UnknownMachine => "unknown host bridge; use -machine pc, q35, microvm or isapc",
-            Self::BadOption => "unknown value of an opt/org.qboot/ file; pci takes auto, none, scan or full, entry takes auto, 16 or 32, log takes off, steps or all",
+            Self::BadOption => "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, scan or full, entry takes auto, 16 or 32, log takes off, steps or all",
             Self::NoKernel => "no kernel; pass one with -kernel",
             Self::KernelIsPe => "the kernel is a PE/EFI image (UKI?), which needs UEFI firmware; pass a bzImage or a PVH vmlinux",
             Self::UnknownKernel => "unknown kernel format; pass a bzImage, an ELF with a PVH note or a multiboot kernel",

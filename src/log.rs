@@ -15,7 +15,7 @@ use crate::io::Terminal;
 use crate::kernel::{Claimed, Handoff, Kernel};
 use crate::pci::{Bdf, Summary};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
-use crate::policy::{Guest, LogOption, PciDecision, PciSetup};
+use crate::policy::{CommandLine, Guest, LogOption, PciDecision, PciSetup};
 use crate::text::{print, print_foreign};
 
 /// A step that is done, and what it found.
@@ -232,8 +232,8 @@ impl<T: Terminal> Log<T> {
         });
         let line = decision.line;
         let acpi = match decision.has_acpi {
-            true if line.acpi_off => " with acpi=off",
-            true if line.pci_without_acpi => " with ACPI, not for PCI",
+            true if line.contains(CommandLine::ACPI_OFF) => " with acpi=off",
+            true if line.contains(CommandLine::PCI_WITHOUT_ACPI) => " with ACPI, not for PCI",
             true => " with ACPI",
             false => " without ACPI",
         };

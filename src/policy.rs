@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::fw_cfg::{Directory, FwCfg};
+use bitflags::bitflags;
 
 /// `opt/org.qboot/pci`: how much of PCI the firmware sets up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,15 +160,29 @@ pub enum PciSetup {
     Full,
 }
 
-/// What a command line tells Linux about ACPI
-/// (`Documentation/admin-guide/kernel-parameters.txt`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CommandLine {
-    /// `acpi=off`: no table is read.
-    pub acpi_off: bool,
-    /// ACPI is not asked about PCI: `pci=noacpi`, `pci=conf1`, `pci=bios`,
-    /// `acpi=noirq` and their like; or the 8259A is to interrupt: `nolapic`.
-    pub pci_without_acpi: bool,
+bitflags! {
+    /// What a command line tells Linux about ACPI
+    /// (`Documentation/admin-guide/kernel-parameters.txt`), and this firmware
+    /// about PCI, for those who cannot give QEMU an option.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct CommandLine: u8 {
+        /// `acpi=off`: no table is read.
+        const ACPI_OFF = 1 << 0;
+        /// ACPI is not asked about PCI: `pci=noacpi`, `pci=conf1`, `pci=bios`,
+        /// `acpi=noirq` and their like; or the 8259A is to interrupt: `nolapic`.
+        const PCI_WITHOUT_ACPI = 1 << 1;
+        /// `qboot.pci=none`; Linux takes it for the parameter of a module that
+        /// is not there. Of several words the last counts.
+        const PCI_NONE = 1 << 2;
+        /// `qboot.pci=scan`.
+        const PCI_SCAN = 1 << 3;
+        /// `qboot.pci=full`.
+        const PCI_FULL = 1 << 4;
+        /// `qboot.pci=` with another value.
+        const BAD_PCI = 1 << 5;
+        /// What `qboot.pci=` may set.
+        const PCI = 0xf << 2;
+    }
 }
 
 impl CommandLine {
@@ -176,8 +191,8 @@ impl CommandLine {
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
-        // Few bytes are a p, as in `acpi=`, `pci=` and `nolapic`, and only
-        // those are looked at closer.
+        // Few bytes are a p, as in `acpi=`, `pci=`, `nolapic` and `qboot.pci=`,
+        // and only those are looked at closer.
         let (words, tail) = line.as_chunks::<4>();
         let mut at: usize = 0;
         for bytes in words {
@@ -212,9 +227,10 @@ impl CommandLine {
             return;
         };
         // What stands before the p, and behind it.
-        const PARAMETERS: [(&[u8], &[u8]); 4] = [
+        const PARAMETERS: [(&[u8], &[u8]); 5] = [
             (b"", b"ci="),
             (b"ac", b"i="),
+            (b"qboot.", b"ci="),
             (b"nola", b"ic"),
             (b"disablea", b"ic"),
         ];
@@ -222,25 +238,59 @@ impl CommandLine {
             let before = before.strip_suffix(*front);
             if let (Some([] | [.., b' ']), Some(value)) = (before, from.strip_prefix(*back)) {
                 match (n, value) {
-                    (0 | 1, _) => self.word(n == 1, value),
-                    (_, [] | [0 | b' ', ..]) => self.pci_without_acpi = true,
+                    (0..3, _) => self.word(n, value),
+                    (_, [] | [0 | b' ', ..]) => self.insert(Self::PCI_WITHOUT_ACPI),
                     _ => {}
                 }
             }
         }
     }
 
+    /// Whether Linux, with ACPI tables, does without ACPI where PCI is
+    /// concerned.
+    const fn is_without_acpi(self) -> bool {
+        self.intersects(Self::ACPI_OFF.union(Self::PCI_WITHOUT_ACPI))
+    }
+
+    /// What the line asks for.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] when it has a value that is none.
+    pub fn pci_option(self) -> Result<PciOption> {
+        match self.intersection(Self::PCI) {
+            Self::PCI_NONE => Ok(PciOption::None),
+            Self::PCI_SCAN => Ok(PciOption::Scan),
+            Self::PCI_FULL => Ok(PciOption::Full),
+            Self::BAD_PCI => Err(Error::BadOption),
+            _ => Ok(PciOption::Auto),
+        }
+    }
+
     #[cold]
     #[inline(never)]
-    fn word(&mut self, is_acpi: bool, value: &[u8]) {
+    fn word(&mut self, n: usize, value: &[u8]) {
         let end = value.iter().position(|b| matches!(b, 0 | b' '));
         let value = value.get(..end.unwrap_or(value.len())).unwrap_or(&[]);
+        if n == 2 {
+            self.remove(Self::PCI);
+            self.insert(match PciOption::parse(value) {
+                Some(PciOption::Auto) => Self::empty(),
+                Some(PciOption::None) => Self::PCI_NONE,
+                Some(PciOption::Scan) => Self::PCI_SCAN,
+                Some(PciOption::Full) => Self::PCI_FULL,
+                None => Self::BAD_PCI,
+            });
+            return;
+        }
+        let is_acpi = n == 1;
         for part in value.split(|b| *b == b',') {
             match (is_acpi, part) {
-                (true, b"off" | b"ht") => self.acpi_off = true,
-                (true, b"noirq") => self.pci_without_acpi = true,
-                (false, b"noacpi" | b"bios" | b"nobios" | b"off") => self.pci_without_acpi = true,
-                (false, _) if part.starts_with(b"conf") => self.pci_without_acpi = true,
+                (true, b"off" | b"ht") => self.insert(Self::ACPI_OFF),
+                (true, b"noirq") => self.insert(Self::PCI_WITHOUT_ACPI),
+                (false, b"noacpi" | b"bios" | b"nobios" | b"off") => {
+                    self.insert(Self::PCI_WITHOUT_ACPI)
+                }
+                (false, _) if part.starts_with(b"conf") => self.insert(Self::PCI_WITHOUT_ACPI),
                 _ => {}
             }
         }
@@ -265,29 +315,55 @@ pub struct PciDecision {
 /// would interrupt all the same.
 #[must_use]
 pub fn needs_8259a(guest: Guest, has_acpi: bool, line: CommandLine) -> bool {
-    guest == Guest::Other || !has_acpi || line.acpi_off || line.pci_without_acpi
+    guest == Guest::Other || !has_acpi || line.is_without_acpi()
 }
 
-/// Decides about PCI. `has_expanders` tells, where that decides, whether there
-/// are expander buses: QEMU announces for them only what has been programmed.
-#[must_use]
+/// Decides about PCI. `has_expanders` tells whether there are expander buses:
+/// QEMU announces for them only what has been programmed.
+///
+/// # Errors
+/// [`Error::BadOption`] when the command line asks for what is not known.
+#[inline(always)]
 pub fn pci_setup(
     option: PciOption,
     guest: Guest,
     has_acpi: bool,
     line: CommandLine,
     has_expanders: impl FnOnce() -> bool,
-) -> PciSetup {
-    match option {
+) -> Result<PciSetup> {
+    let plain = option == PciOption::Auto && line.is_empty() && guest == Guest::Linux && has_acpi;
+    if plain && !has_expanders() {
+        return Ok(PciSetup::None);
+    }
+    pci_setup_asked(option, guest, has_acpi, line, plain)
+}
+
+/// Decides where the usual answer does not do. `has_expanders` counts for Linux
+/// with ACPI alone.
+#[cold]
+#[inline(never)]
+fn pci_setup_asked(
+    option: PciOption,
+    guest: Guest,
+    has_acpi: bool,
+    line: CommandLine,
+    has_expanders: bool,
+) -> Result<PciSetup> {
+    // The file goes before the line.
+    let option = match option {
+        PciOption::Auto => line.pci_option()?,
+        given => given,
+    };
+    Ok(match option {
         PciOption::None => PciSetup::None,
         PciOption::Scan => PciSetup::Scan,
         PciOption::Full => PciSetup::Full,
         PciOption::Auto if guest != Guest::Linux => PciSetup::Full,
         // Linux assigns addresses itself, with ACPI or without.
-        PciOption::Auto if !has_acpi || line.acpi_off || line.pci_without_acpi => PciSetup::Scan,
-        PciOption::Auto if has_expanders() => PciSetup::Full,
+        PciOption::Auto if !has_acpi || line.is_without_acpi() => PciSetup::Scan,
+        PciOption::Auto if has_expanders => PciSetup::Full,
         PciOption::Auto => PciSetup::None,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -303,24 +379,33 @@ mod tests {
             neither
         );
         assert_eq!(parse("quiet\0acpi=off"), neither);
-        assert!(parse("acpi=off\0").acpi_off);
+        assert!(parse("acpi=off\0").contains(CommandLine::ACPI_OFF));
         for before in ["", "a ", "ab ", "i= ", "a=i ", "console=ttyS0 ", "ä=ö "] {
             assert!(
-                parse(&std::format!("{before}acpi=off\0")).acpi_off,
+                parse(&std::format!("{before}acpi=off\0")).contains(CommandLine::ACPI_OFF),
                 "{before}"
             );
             let line = std::format!("{before}quiet pci=noacpi x=i\0");
-            assert!(parse(&line).pci_without_acpi, "{before}");
+            assert!(
+                parse(&line).contains(CommandLine::PCI_WITHOUT_ACPI),
+                "{before}"
+            );
         }
-        assert!(parse("quiet acpi=off").acpi_off);
-        assert!(parse("a pci=nocrs,noacpi b\0").pci_without_acpi);
-        assert!(parse("pci=conf1\0").pci_without_acpi);
-        assert!(!parse("pci=nocrs\0").pci_without_acpi);
-        assert!(parse("acpi=noirq").pci_without_acpi);
+        assert!(parse("quiet acpi=off").contains(CommandLine::ACPI_OFF));
+        assert!(parse("a pci=nocrs,noacpi b\0").contains(CommandLine::PCI_WITHOUT_ACPI));
+        assert!(parse("pci=conf1\0").contains(CommandLine::PCI_WITHOUT_ACPI));
+        assert!(!parse("pci=nocrs\0").contains(CommandLine::PCI_WITHOUT_ACPI));
+        assert!(parse("acpi=noirq").contains(CommandLine::PCI_WITHOUT_ACPI));
         for line in ["nolapic\0", "quiet nolapic", "disableapic x\0"] {
-            assert!(parse(line).pci_without_acpi, "{line}");
+            assert!(
+                parse(line).contains(CommandLine::PCI_WITHOUT_ACPI),
+                "{line}"
+            );
         }
         for line in [
+            "xqboot.pci=full\0",
+            "qboot.xpci=full",
+            "quiet\0qboot.pci=full",
             "nolapic_timer\0",
             "xnolapic",
             "lapic noapic",
@@ -333,31 +418,68 @@ mod tests {
     }
 
     #[test]
-    fn linux_with_acpi_sets_pci_up_itself() {
-        use PciOption::Auto;
-        let linux = Guest::Linux;
-        let line = CommandLine::default();
-        let off = CommandLine {
-            acpi_off: true,
-            ..line
-        };
-        assert_eq!(pci_setup(Auto, linux, true, line, || false), PciSetup::None);
-        assert_eq!(pci_setup(Auto, linux, false, line, || true), PciSetup::Scan);
-        assert_eq!(pci_setup(Auto, linux, true, off, || true), PciSetup::Scan);
-        assert_eq!(pci_setup(Auto, linux, true, line, || true), PciSetup::Full);
-        assert_eq!(
-            pci_setup(Auto, Guest::Other, true, line, || false),
-            PciSetup::Full
-        );
-        assert_eq!(
-            pci_setup(PciOption::None, Guest::Other, false, off, || true),
-            PciSetup::None
-        );
-        // A 32-bit one assigns addresses where it does not reach them.
-        for (has_acpi, line) in [(true, line), (false, line), (true, off)] {
-            let setup = pci_setup(Auto, Guest::Linux32, has_acpi, line, || false);
-            assert_eq!(setup, PciSetup::Full);
+    fn the_line_may_ask_for_pci() {
+        let parse = |line: &str| CommandLine::parse(line.as_bytes());
+        for (line, pci) in [
+            ("qboot.pci=full\0", PciOption::Full),
+            ("a=b qboot.pci=scan c", PciOption::Scan),
+            ("pci=noacpi qboot.pci=none", PciOption::None),
+            ("qboot.pci=none qboot.pci=full\0", PciOption::Full),
+            ("qboot.pci=full qboot.pci=auto", PciOption::Auto),
+        ] {
+            let asked = parse(line).pci_option();
+            assert_eq!(asked, Ok(pci), "{line}");
         }
+        for line in ["qboot.pci=fully\0", "x qboot.pci= y", "qboot.pci=full,none"] {
+            let asked = parse(line).pci_option();
+            assert_eq!(asked, Err(Error::BadOption), "{line}");
+        }
+    }
+
+    #[test]
+    fn linux_with_acpi_sets_pci_up_itself() {
+        use Guest::{Linux, Linux32, Other};
+        use PciOption::{Auto, None};
+        let line = CommandLine::default();
+        let off = CommandLine::ACPI_OFF;
+        for (option, guest, has_acpi, line, has_expanders, setup) in [
+            (Auto, Linux, true, line, false, PciSetup::None),
+            (Auto, Linux, false, line, true, PciSetup::Scan),
+            (Auto, Linux, true, off, true, PciSetup::Scan),
+            (Auto, Linux, true, line, true, PciSetup::Full),
+            (Auto, Other, true, line, false, PciSetup::Full),
+            (None, Other, false, off, true, PciSetup::None),
+            // A 32-bit one assigns addresses where it does not reach them.
+            (Auto, Linux32, true, line, false, PciSetup::Full),
+            (Auto, Linux32, false, line, false, PciSetup::Full),
+            (Auto, Linux32, true, off, false, PciSetup::Full),
+        ] {
+            let decided = pci_setup(option, guest, has_acpi, line, || has_expanders);
+            assert_eq!(
+                decided,
+                Ok(setup),
+                "{option:?} {guest:?} {has_acpi} {line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_line_decides_where_no_file_does() {
+        use PciOption::{Auto, Scan};
+        let decide = |option, line| pci_setup(option, Guest::Linux, true, line, || true);
+        for (line, setup) in [
+            (CommandLine::PCI_NONE, PciSetup::None),
+            (CommandLine::PCI_SCAN, PciSetup::Scan),
+            (CommandLine::PCI_FULL, PciSetup::Full),
+        ] {
+            for line in [line, line.union(CommandLine::ACPI_OFF)] {
+                assert_eq!(decide(Auto, line), Ok(setup));
+                assert_eq!(decide(Scan, line), Ok(PciSetup::Scan));
+            }
+        }
+        let bad = CommandLine::BAD_PCI;
+        assert_eq!(decide(Auto, bad), Err(Error::BadOption));
+        assert_eq!(decide(Scan, bad), Ok(PciSetup::Scan));
     }
 
     #[test]

@@ -42,6 +42,14 @@ fn half_a_mebibyte() -> Result<()> {
     fails_with(&qemu, Error::BadE820, "1 MiB")
 }
 
+/// The command line may ask about PCI too.
+#[test]
+fn an_unknown_value_on_the_command_line() -> Result<()> {
+    let (qemu, _probe) = with_memory("microvm", "64M")?;
+    let qemu = qemu.append("quiet qboot.pci=ful x=y");
+    fails_with(&qemu, Error::BadOption, "qboot.pci=")
+}
+
 #[test]
 fn too_many_files() -> Result<()> {
     let (qemu, _probe) = with_files("pc", 5200)?;
