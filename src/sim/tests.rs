@@ -135,6 +135,10 @@ fn small_elf() -> Vec<u8> {
 fn a_long_map_takes_start_info_elsewhere() {
     for holes in [0, 20, 100, 123] {
         let mut guest = Guest::new(Board::Microvm, capture::device("microvm"), 64 << 20);
+        // What the last boot left there.
+        const FREE: PhysRange = layout::LOW_FREE_TOP;
+        let free = FREE.start() as usize..FREE.end() as usize;
+        guest.machine.memory.bytes[free.clone()].fill(0xa5);
         guest.command_line(b"quiet");
         assert!(guest.elf(&small_elf(), 0x10_0000));
         let mut map = e820(64 << 20);
@@ -158,6 +162,8 @@ fn a_long_map_takes_start_info_elsewhere() {
             continue;
         };
         assert_eq!(start_info < 0x9_f000, holes > 27, "{start_info:x}");
+        // It is handed on to the next guest, which has zeroes.
+        guest.machine.memory.bytes[free].fill(0);
     }
 }
 
