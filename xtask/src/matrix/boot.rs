@@ -240,7 +240,7 @@ impl<'a> Boot<'a> {
                 .with_context(|| format!("starting {name}"))?;
             helpers.push(Helper(child));
             let socket = dir.join(name);
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + STILL;
             while !socket.exists() {
                 if Instant::now() > deadline {
                     bail!("{name} opens no socket");

@@ -28,11 +28,14 @@ pub struct Vm {
 
 /// How often a file or the process is looked at.
 const POLL: Duration = Duration::from_millis(5);
+/// Longest that QEMU itself may take to answer or to end: it is quick, and a busy
+/// host may not be.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Vm {
     pub(super) fn connect(&mut self) -> Result<()> {
         let socket = self.dir.path().join("qmp");
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
@@ -47,7 +50,7 @@ impl Vm {
             }
             thread::sleep(POLL);
         };
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let reader = BufReader::new(stream.try_clone()?);
         let mut qmp = Qmp::new(Stream::new(reader, stream));
         qmp.handshake().context("QMP handshake")?;
@@ -281,7 +284,7 @@ impl Vm {
         if self.qmp.is_some() {
             // QEMU may close the socket before its answer is read.
             let _ = self.execute(&qmp::quit {});
-            self.wait_exit(Duration::from_secs(10))?;
+            self.wait_exit(PATIENCE)?;
         }
         Ok(())
     }
