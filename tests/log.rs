@@ -319,7 +319,8 @@ fn shown(value: &str) -> Result<String> {
     vm.wait_serial("loaded: ", TIMEOUT)?;
     let mut before = String::new();
     loop {
-        std::thread::sleep(Duration::from_millis(300));
+        // A busy host may hold QEMU up between two lines.
+        std::thread::sleep(Duration::from_secs(1));
         let now = vm.serial();
         if now == before {
             return lines(&now);
