@@ -201,7 +201,8 @@ impl Task {
                 put(text)?;
             }
             Task::Manual { dir } => manual(&dir)?,
-            Task::Dist { dir } => package::dist(&package::tool()?, &dir)?,
+            // This program itself: who installs from a checkout waits for no other build.
+            Task::Dist { dir } => package::dist(&std::env::current_exe()?, &dir)?,
             #[cfg(feature = "measure")]
             Task::Release(options) => release::run(&options)?,
             Task::Doctor { json } => return doctor(json),

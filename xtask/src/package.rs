@@ -163,7 +163,11 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
 /// A package has to name somebody to write to; there is no such address.
 const MAINTAINER: &str = "The qboot-rs developers <qboot-rs@invalid>";
 /// For lintian.
-const OVERRIDES: &str = "# There is no address to write to.\nqboot-rs: bogus-mail-host\n";
+const OVERRIDES: &str = "\
+# There is no address to write to.
+qboot-rs: bogus-mail-host
+qboot-rs: bogus-mail-host-in-debian-changelog
+";
 
 /// Both licences in Debian's machine-readable format; every Debian has the text of
 /// Apache's.
