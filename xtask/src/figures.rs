@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::bench::{OURS, Outcome, REFERENCE, Results, grouped};
 use crate::workspace;
@@ -19,7 +19,14 @@ pub fn publish() -> Result<()> {
     let path = workspace::target().join("bench/results.json");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("reading {} (scripts/bench.sh writes it)", path.display()))?;
-    let results = serde_json::from_str(&text)?;
+    let results: Results = serde_json::from_str(&text)?;
+    for name in [OURS, REFERENCE] {
+        ensure!(
+            results.firmware.iter().any(|one| one == name),
+            "{} has nothing of {name}: scripts/bench.sh measures it",
+            path.display()
+        );
+    }
     let readme = workspace::root().join("README.md");
     let page = fs::read_to_string(&readme)?;
     let page = replaced(&page, &section(&results)).context("README.md has no figures section")?;
