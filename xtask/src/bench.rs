@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell as Entry, CellAlignment, ContentArrangement, Table};
+use comfy_table::{Cell as Entry, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::measure::{self, Cell, Kit, Spread};
@@ -293,6 +293,9 @@ fn time(
     Ok(())
 }
 
+/// Columns of the table that are empty where nothing was run under KVM.
+const KVM_COLUMNS: std::ops::Range<usize> = 5..8;
+
 /// The results as a table for a terminal.
 #[must_use]
 pub fn table(results: &Results) -> Table {
@@ -344,6 +347,14 @@ pub fn table(results: &Results) -> Table {
                 }),
                 Entry::new(counts.map_or("no kernel reached".to_owned(), |c| c.by_region(6))),
             ]);
+        }
+    }
+    let mut outcomes = results.results.values().flat_map(BTreeMap::values);
+    if outcomes.all(|one| one.kvm.is_none()) {
+        for column in KVM_COLUMNS {
+            if let Some(column) = table.column_mut(column) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
         }
     }
     table
