@@ -8,11 +8,13 @@
 use crate::io::{Mmio, PortIo};
 
 mod full;
+mod function;
 mod interrupt;
 mod resource;
 mod scan;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod size;
 
 pub use full::full;
 pub use interrupt::{Interrupt, interrupts};

@@ -1,6 +1,6 @@
 //! Which inputs of the I/O APIC the devices use, for the MP table.
 
-use super::scan::{HEADER_BRIDGE, present};
+use super::function::{HEADER_BRIDGE, present};
 use super::{Bdf, Config, Roots, Routing, reg};
 
 /// An interrupt pin of a device on a root bus.

@@ -1,13 +1,10 @@
 //! The walk over the tree: bus numbers, interrupt lines.
 
+use super::function::{Function, HEADER_BRIDGE, HEADER_DEVICE, present, read_caps, reserved_buses};
 use super::resource::Tree;
-use super::{Bdf, Config, Roots, Routing, Summary, full, reg};
+use super::{Bdf, Config, Roots, Routing, Summary, reg, size};
 use crate::error::{Error, Result};
 use arrayvec::ArrayVec;
-
-/// Header types, without the bit for several functions.
-pub(super) const HEADER_DEVICE: u8 = 0;
-pub(super) const HEADER_BRIDGE: u8 = 1;
 
 const CLASS_IDE: u16 = 0x0101;
 const PIIX3_IDE: u32 = 0x7010_8086;
@@ -18,32 +15,6 @@ const PIIX4_SCI: u8 = 9;
 
 /// Bridge control: forward SERR#.
 const BRIDGE_SERR: u32 = 2 << 16;
-
-/// A function as the walk finds it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Function {
-    pub(super) bdf: Bdf,
-    /// Header type without its top bit.
-    pub(super) header: u8,
-    /// Base class (15:8) and subclass (7:0); 0 for a bridge.
-    pub(super) class: u16,
-    /// IDE: its first four BARs are legacy ports.
-    pub(super) ide: bool,
-}
-
-/// What a bridge's capabilities say (PCI Local Bus 3.0, section 6.7; PCI
-/// Express Base 4.0, section 7.5.3.2; QEMU `docs/pcie_pci_bridge.txt`).
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct BridgeCaps {
-    /// Root or downstream port: only device 0 can be behind it.
-    pub(super) downstream: bool,
-    /// A PCI Express slot.
-    pub(super) slot: bool,
-    /// A standard hot-plug controller.
-    pub(super) shpc: bool,
-    /// Offset of the Red Hat resource reservation, 0 without one.
-    pub(super) reserve: u16,
-}
 
 /// Gives bridges their bus numbers and functions their interrupt lines.
 ///
@@ -136,12 +107,6 @@ fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
     roots
 }
 
-/// Whether a vendor id is one: all ones and all zeroes mean nobody answered.
-pub(super) const fn present(id: u32) -> bool {
-    let vendor = id & 0xffff;
-    vendor != 0xffff && vendor != 0
-}
-
 #[cold]
 #[expect(
     clippy::too_many_lines,
@@ -208,7 +173,7 @@ fn walk_root<C: Config>(
         let found = set_up_function(config, bdf, id, header & 0x7f, line);
         if found.header != HEADER_BRIDGE {
             if let Some(tree) = tree {
-                full::add_function(config, tree, level.index, &found)?;
+                size::add_function(config, tree, level.index, &found)?;
             }
             continue;
         }
@@ -222,7 +187,7 @@ fn walk_root<C: Config>(
         let caps = read_caps(config, bdf, id);
         let mut index = 0;
         if let Some(tree) = tree {
-            index = full::add_bridge(config, tree, level.index, &found, &caps)?;
+            index = size::add_bridge(config, tree, level.index, &found, &caps)?;
         }
         // Open for every bus there may be behind it.
         set_buses(config, bdf, bus, limit);
@@ -303,69 +268,6 @@ fn set_up_function<C: Config>(
         }
     }
     found
-}
-
-const CAP_VENDOR: u8 = 0x09;
-const CAP_SHPC: u8 = 0x0c;
-const CAP_EXPRESS: u8 = 0x10;
-const RED_HAT: u32 = 0x1b36;
-/// QEMU's reservation capability: type in byte 3, its least length.
-const RESERVE_TYPE: u8 = 1;
-const RESERVE_LEN: u8 = 32;
-
-/// Registers of the reservation, from the capability's start.
-pub(super) mod reserve {
-    /// Buses, `u32`.
-    pub(in super::super) const BUSES: u16 = 4;
-    /// I/O, `u64`.
-    pub(in super::super) const IO: u16 = 8;
-    /// Memory, `u32`.
-    pub(in super::super) const MEM: u16 = 16;
-    /// Prefetchable memory below 4 GiB, `u32`.
-    pub(in super::super) const PREF32: u16 = 20;
-    /// Prefetchable memory anywhere, `u64`.
-    pub(in super::super) const PREF64: u16 = 24;
-}
-
-/// Follows a bridge's capability list, a dword each.
-#[cold]
-fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeCaps {
-    let mut caps = BridgeCaps::default();
-    let [mut at, ..] = config.read32(bdf, reg::CAPABILITIES).to_le_bytes();
-    // 48 capabilities fill the space: a list that is longer loops.
-    for _ in 0..48 {
-        at &= 0xfc;
-        if at < 0x40 {
-            break;
-        }
-        let [cap, next, low, high] = config.read32(bdf, at.into()).to_le_bytes();
-        match cap {
-            CAP_EXPRESS => {
-                let port = low >> 4;
-                caps.downstream = port == 4 || port == 6;
-                caps.slot = caps.downstream && high & 1 != 0;
-            }
-            CAP_SHPC => caps.shpc = true,
-            // Other vendors' capabilities may look the same.
-            CAP_VENDOR if high == RESERVE_TYPE && low >= RESERVE_LEN && id & 0xffff == RED_HAT => {
-                caps.reserve = at.into();
-            }
-            _ => {}
-        }
-        at = next;
-    }
-    caps
-}
-
-/// `bus-reserve` of a port, in buses besides its secondary one.
-#[cold]
-fn reserved_buses<C: Config>(config: &mut C, bdf: Bdf, caps: &BridgeCaps) -> u8 {
-    if caps.reserve == 0 {
-        return 0;
-    }
-    let buses = config.read32(bdf, caps.reserve.wrapping_add(reserve::BUSES));
-    // All ones is "none"; more than there are is nonsense.
-    u8::try_from(buses).unwrap_or(0)
 }
 
 #[cfg(test)]

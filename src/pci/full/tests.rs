@@ -3,6 +3,7 @@ mod properties;
 
 use super::*;
 use crate::error::Error;
+use crate::pci::Bdf;
 use crate::pci::sim::{
     Bar, Bus, Function as SimFunction, Mapping, Port, Reserve, Sim, Span, io_window, mem_window,
     pref_window,

@@ -1,0 +1,198 @@
+//! What functions ask for: their BARs and windows are sized and become demands.
+
+use super::function::{BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, reserve};
+use super::resource::{Bridge, Kind, Sized, Tree, slot};
+use super::{Bdf, Config, reg};
+use crate::error::Result;
+
+/// COMMAND (PCI Local Bus 3.0, section 6.2.2).
+pub(super) const COMMAND_IO: u8 = 1;
+pub(super) const COMMAND_MEM: u8 = 2;
+
+const CLASS_DISPLAY: u8 = 0x03;
+
+/// What an empty hot-plug slot has to hold, as SeaBIOS has it, in pages and
+/// ports.
+const SLOT_MEM: u32 = (2 << 20) >> 12;
+const SLOT_IO: u32 = 4096;
+
+/// What closes a window: its base above its limit.
+const CLOSED_IO: u32 = 0x00f0;
+pub(super) const CLOSED_MEM: u32 = 0x0000_fff0;
+
+/// Sizes the BARs of a function on the bus with this index; gives what its
+/// COMMAND is to hold besides ports and memory.
+#[cold]
+#[inline(never)]
+pub(super) fn add_function<C: Config>(
+    config: &mut C,
+    tree: &mut Tree<'_>,
+    bus: u8,
+    function: &Function,
+) -> Result<u8> {
+    let Function {
+        bdf,
+        header,
+        class,
+        ide,
+    } = *function;
+    let (bars, rom, rom_slot) = match header {
+        HEADER_DEVICE => (6, reg::ROM, slot::ROM),
+        HEADER_BRIDGE => (2, reg::BRIDGE_ROM, slot::BRIDGE_ROM),
+        // CardBus and what is unknown: nothing to give.
+        _ => return Ok(0),
+    };
+    let [old, ..] = config.read32(bdf, reg::COMMAND).to_le_bytes();
+    let decoding = old & (COMMAND_IO | COMMAND_MEM);
+    if decoding != 0 {
+        // What decodes while it is sized hides something else.
+        config.write16(bdf, reg::COMMAND, (old ^ decoding).into());
+    }
+    let mut command = old ^ decoding;
+    let [_, base_class] = class.to_le_bytes();
+    if ide || base_class == CLASS_DISPLAY {
+        // Legacy ports, which no BAR stands for.
+        command |= COMMAND_IO;
+    }
+    let before = tree.demands().len();
+    let mut bar = if ide { 4 } else { 0 };
+    while bar < bars {
+        let found = size_bar(config, bdf, bar, bars);
+        let mut wide = false;
+        if let Some(sized) = found {
+            wide = sized.wide;
+            tree.add_bar(bus, bdf, bar, sized, command)?;
+        }
+        bar = bar.saturating_add(if wide { 2 } else { 1 });
+    }
+    // Bit 0 stays clear: it would switch the ROM on.
+    config.write32(bdf, rom, 0xffff_f800);
+    let mask = config.read32(bdf, rom) & 0xffff_f800;
+    if let Some(order) = lowest_bit(mask) {
+        let sized = Sized {
+            kind: Kind::Mem,
+            order,
+            wide: false,
+        };
+        tree.add_bar(bus, bdf, rom_slot, sized, command)?;
+    }
+    if decoding != 0 && tree.demands().len() == before {
+        config.write16(bdf, reg::COMMAND, old.into());
+    }
+    Ok(command)
+}
+
+/// Adds a bridge that is on the bus with index `parent`; gives the index of
+/// the bus behind it.
+#[cold]
+#[inline(never)]
+pub(super) fn add_bridge<C: Config>(
+    config: &mut C,
+    tree: &mut Tree<'_>,
+    parent: u8,
+    function: &Function,
+    caps: &BridgeCaps,
+) -> Result<u8> {
+    let command = add_function(config, tree, parent, function)?;
+    let bdf = function.bdf;
+    config.write32(bdf, reg::IO_WINDOW, CLOSED_IO);
+    let io = config.read32(bdf, reg::IO_WINDOW) & 0xf0 != 0;
+    config.write32(bdf, reg::PREF_WINDOW, CLOSED_MEM);
+    let pref = config.read32(bdf, reg::PREF_WINDOW);
+    let mut bridge = Bridge {
+        io,
+        pref64: pref & 0xfff0 != 0 && pref & 0xf == 1,
+        ..Bridge::default()
+    };
+    let [io, mem, pref] = &mut bridge.reserve;
+    if caps.slot || caps.shpc {
+        (*mem, *pref) = (SLOT_MEM, SLOT_MEM);
+    }
+    if caps.shpc {
+        *io = SLOT_IO;
+    }
+    if caps.reserve != 0 {
+        read_reserve(config, bdf, caps.reserve, &mut bridge);
+    }
+    tree.add_bridge(parent, bdf, &bridge, command)
+}
+
+/// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1). It is left with all bits
+/// set: whoever has an address gets it written later.
+#[cold]
+pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<Sized> {
+    let register = bar_register(bar);
+    config.write32(bdf, register, u32::MAX);
+    let value = config.read32(bdf, register);
+    if value & 1 != 0 {
+        return Some(Sized {
+            kind: Kind::Io,
+            order: lowest_bit(value & !3)?,
+            wide: false,
+        });
+    }
+    let wide = value & 6 == 4 && bar.saturating_add(1) < bars;
+    let mut order = lowest_bit(value & !15);
+    if wide && order.is_none() {
+        // 4 GiB or more: only the upper half tells.
+        let upper = register.wrapping_add(4);
+        config.write32(bdf, upper, u32::MAX);
+        let bit = lowest_bit(config.read32(bdf, upper))?;
+        order = Some(bit.wrapping_add(32));
+    }
+    let order = order?;
+    // A bridge forwards what is not prefetchable below 4 GiB only. What is
+    // too large for there has the prefetchable window of a PCI Express port,
+    // which is allowed to (PCI Express Base 4.0, section 7.5.1.2.1, note).
+    let kind = if wide && (value & 8 != 0 || order >= 30) {
+        Kind::High
+    } else {
+        Kind::Mem
+    };
+    Some(Sized { kind, order, wide })
+}
+
+pub(super) fn bar_register(bar: u8) -> u16 {
+    u16::from(bar).wrapping_mul(4).wrapping_add(reg::BAR0)
+}
+
+/// The number of the lowest bit that is set.
+fn lowest_bit(value: u32) -> Option<u8> {
+    let bit = value.trailing_zeros().to_le_bytes()[0];
+    (value != 0).then_some(bit)
+}
+
+/// Adds what a port reserves; all ones is "nothing said".
+#[cold]
+fn read_reserve<C: Config>(config: &mut C, bdf: Bdf, cap: u16, bridge: &mut Bridge) {
+    let mut read = |register: u16| config.read32(bdf, cap.wrapping_add(register));
+    let [io, mem, pref] = &mut bridge.reserve;
+    let said = read(reserve::IO);
+    if read(reserve::IO.wrapping_add(4)) == 0 {
+        *io = said;
+    }
+    let said = read(reserve::MEM);
+    if said != u32::MAX {
+        *mem = pages(said, 0).max(*mem);
+    }
+    let said = read(reserve::PREF32);
+    if said != u32::MAX {
+        *pref = pages(said, 0).max(*pref);
+        bridge.pref_low = true;
+    }
+    let said = read(reserve::PREF64);
+    let above = read(reserve::PREF64.wrapping_add(4));
+    if said & above != u32::MAX {
+        *pref = pages(said, above).max(*pref);
+        bridge.pref_high = said | above != 0;
+    }
+}
+
+/// Bytes, lower and upper half, as pages; as many as there can be at most.
+fn pages(bytes: u32, above: u32) -> u32 {
+    if above >> 12 != 0 {
+        return u32::MAX;
+    }
+    let part = u32::from(bytes & 0xfff != 0);
+    (above << 20 | bytes >> 12).saturating_add(part)
+}
