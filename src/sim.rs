@@ -36,7 +36,7 @@ use crate::kernel::Handoff;
 use crate::layout;
 use crate::machine::Machine;
 use crate::phys::{PhysRange, byte_sum, u16_at, u32_at, u64_at};
-use elf::segments;
+use elf::{has_all_headers, segments};
 use std::cell::RefCell;
 use std::format;
 use std::string::String;

@@ -13,6 +13,27 @@ pub(super) struct Segment {
     pub(super) memsz: u64,
 }
 
+/// Where the program headers of `file` are: offset, size of one, number.
+fn table(file: &[u8]) -> Option<(usize, u16, u16)> {
+    let (phoff, size, count) = if file.get(4) == Some(&2) {
+        (u64_at(file, 0x20)?, 0x36, 0x38)
+    } else {
+        (u64::from(u32_at(file, 0x1c)?), 0x2a, 0x2c)
+    };
+    let phoff = usize::try_from(phoff).ok()?;
+    Some((phoff, u16_at(file, size)?, u16_at(file, count)?))
+}
+
+/// Whether `file`, an ELF's first bytes, has all its program headers, each as
+/// long as its class says.
+pub(super) fn has_all_headers(file: &[u8]) -> bool {
+    let usual = if file.get(4) == Some(&2) { 56 } else { 32 };
+    table(file).is_some_and(|(at, size, count)| {
+        let end = at.checked_add(usize::from(size) * usize::from(count));
+        size == usual && end.is_some_and(|end| end <= file.len())
+    })
+}
+
 /// Program headers, read without the firmware's own parser.
 pub(super) fn segments(file: &[u8]) -> Vec<Segment> {
     let long = file.get(4) == Some(&2);
@@ -23,21 +44,14 @@ pub(super) fn segments(file: &[u8]) -> Vec<Segment> {
             u32_at(file, at).map(u64::from)
         }
     };
-    let (phoff, size, count) = if long {
-        (field(0x20, true), u16_at(file, 0x36), u16_at(file, 0x38))
-    } else {
-        (field(0x1c, false), u16_at(file, 0x2a), u16_at(file, 0x2c))
-    };
-    let (Some(phoff), Some(size), Some(count)) = (phoff, size, count) else {
+    let Some((phoff, size, count)) = table(file) else {
         return Vec::new();
     };
     if size < 32 {
         return Vec::new();
     }
     let read = |i: u16| {
-        let at = usize::try_from(phoff)
-            .ok()?
-            .checked_add(usize::from(i) * usize::from(size))?;
+        let at = phoff.checked_add(usize::from(i) * usize::from(size))?;
         let kind = u32_at(file, at)?;
         Some(if long {
             Segment {

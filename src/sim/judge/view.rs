@@ -172,7 +172,9 @@ impl Guest {
             let start = held.iter().map(|r| r.start()).min()?;
             PhysRange::between(start, held.iter().map(|r| r.end()).max()?)
         });
-        let is_elf = setup.starts_with(b"\x7fELF");
+        // Where some lie behind the piece of the file that QEMU hands on, the
+        // firmware reads none and holds all of the span.
+        let is_elf = setup.starts_with(b"\x7fELF") && has_all_headers(setup);
         let mut held = match (held, span) {
             (Some(held), Some(span))
                 if is_elf && span.start() < layout::HIGH_RAM && whole == Some(span) =>
