@@ -14,5 +14,19 @@ build | completions | dist | doctor | extract | inspect | kernel | run)
 esac
 if [ -x "$root/target/debug/qboot" ]; then options+=(--quiet); fi
 # rustup takes the toolchain from the directory that cargo starts in.
-(cd "$root" && cargo build "${options[@]}" >&2)
+(cd "$root" && cargo build "${options[@]}" >&2) || {
+    status=$?
+    # Under what cargo says, what it does not.
+    room=$(df --output=avail --block-size=1M "$root" | tail -n 1)
+    for dir in "$root" "$root/target" "$root/target/debug"; do
+        if [ -e "$dir" ] && ! [ -w "$dir" ]; then
+            echo "$dir cannot be written by $(id -un): clone into a directory of your own" >&2
+            break
+        fi
+    done
+    if [ "$room" -lt 1500 ]; then
+        echo "$root has $room MiB left on its disk, a first build takes up to 1500" >&2
+    fi
+    exit "$status"
+}
 exec "$root/target/debug/qboot" "$@"

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::run;
+use crate::process::{run, run_gist};
 use crate::{progress, workspace};
 
 /// Which lists of packages to look in.
@@ -105,7 +105,7 @@ pub fn unpack(package: &Package) -> Result<PathBuf> {
     let step = progress::step(format!("fetching Debian package {}", package.name));
     let size = in_place_of(&dir, |partial, root| {
         let deb = download(package, partial)?;
-        run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
+        run_gist(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
         Ok(fs::metadata(&deb)?.len())
     })
     .with_context(|| unreachable(&package.name))?;
@@ -172,7 +172,7 @@ pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
     let count = in_place_of(&dir, |partial, root| {
         let debs = download_whole(package, partial)?;
         for deb in &debs {
-            run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(root))?;
+            run_gist(Command::new("dpkg-deb").arg("-x").arg(deb).arg(root))?;
         }
         Ok(debs.len())
     })

@@ -9,7 +9,15 @@ use anyhow::{Context, Result, bail, ensure};
 /// # Errors
 /// It cannot be started, or fails: with what it wrote to standard error.
 pub fn run(command: &mut Command) -> Result<()> {
-    output(command).map(drop)
+    output(command, whole).map(drop)
+}
+
+/// As [`run`], for a program that may say the same of very many files.
+///
+/// # Errors
+/// As [`run`], with the first and the last lines of what it wrote.
+pub fn run_gist(command: &mut Command) -> Result<()> {
+    output(command, gist).map(drop)
 }
 
 /// What a program prints.
@@ -17,24 +25,51 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// # Errors
 /// As [`run`]; or that is not text, or more than 16 MiB.
 pub fn said(command: &mut Command) -> Result<String> {
-    let output = output(command)?;
+    let output = output(command, whole)?;
     let program = command.get_program().to_string_lossy();
     ensure!(output.stdout.len() < 1 << 24, "{program} says too much");
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn output(command: &mut Command) -> Result<Output> {
+/// Its first and last lines: tar has one for every file that a full disk keeps out.
+fn gist(stderr: &str) -> String {
+    const HEAD: usize = 3;
+    const TAIL: usize = 3;
+    let lines: Vec<&str> = stderr.trim_end().lines().collect();
+    let Some(left_out) = lines.len().checked_sub(HEAD + TAIL).filter(|n| *n > 0) else {
+        return whole(stderr);
+    };
+    let (head, tail) = (&lines[..HEAD], &lines[lines.len() - TAIL..]);
+    let middle = format!("... {left_out} lines ...");
+    [head.join("\n"), middle, tail.join("\n")].join("\n")
+}
+
+fn whole(stderr: &str) -> String {
+    stderr.trim_end().to_owned()
+}
+
+fn output(command: &mut Command, shown: fn(&str) -> String) -> Result<Output> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()
         .with_context(|| format!("starting {program}"))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{program} failed ({})\n{}",
-            output.status,
-            stderr.trim_end()
-        );
+        bail!("{program} failed ({})\n{}", output.status, shown(&stderr));
     }
     Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_said_is_cut_in_the_middle() {
+        assert_eq!(gist("one\ntwo\n"), "one\ntwo");
+        let many: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let cut = gist(&many.join("\n"));
+        assert!(cut.starts_with("0\n1\n2\n...") && cut.ends_with("...\n97\n98\n99"));
+        assert!(cut.contains("... 94 lines ..."), "{cut}");
+    }
 }
