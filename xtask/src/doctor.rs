@@ -294,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn programs_get_the_same() {
+        let lack = optional("thing", Err("gone".to_owned()), "get it");
+        let found = needed("other", Ok("1.0".to_owned()), "get it");
+        assert_eq!(
+            json(&[lack, found]),
+            json!([
+                {"what": "thing", "found": null, "missing": "gone", "fix": "get it", "needed": false},
+                {"what": "other", "found": "1.0", "missing": null, "fix": null, "needed": true},
+            ])
+        );
+    }
+
+    #[test]
     fn a_program_that_is_not_there_is_a_finding() {
         assert!(first_line("qboot-no-such-program", &[]).is_err());
         assert!(first_line("false", &[]).is_err());
