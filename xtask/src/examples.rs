@@ -1,5 +1,5 @@
 //! Examples that stand below each command's options. `qboot` is the installed
-//! program; in a checkout it is `cargo xtask`.
+//! program; in a checkout the help shows `cargo xtask` in its place.
 
 pub const BUILD_EXAMPLES: &str = "\
 Examples:

@@ -150,7 +150,14 @@ fn main() -> ExitCode {
         Some(_) => "cargo xtask",
         None => "qboot",
     };
-    let matches = Cli::command().bin_name(name).get_matches();
+    let command = Cli::command().bin_name(name).mut_subcommands(|task| {
+        let examples = task.get_after_help().map(ToString::to_string);
+        match examples {
+            Some(text) => task.after_help(text.replace("qboot ", &format!("{name} "))),
+            None => task,
+        }
+    });
+    let matches = command.get_matches();
     let done = Cli::from_arg_matches(&matches).map_err(|error| error.exit());
     match done.and_then(|cli| cli.command.perform()) {
         Ok(code) => code,
