@@ -266,7 +266,7 @@ fn is_filled(dir: &Path) -> bool {
 }
 
 /// What a first boot leaves in `target/`.
-const BUILD_MIB: u64 = 1024;
+const BUILD_MIB: u64 = 600;
 /// What it leaves in the user's cache: a kernel, unpacked and decompressed.
 const KERNEL_MIB: u64 = 300;
 
