@@ -33,12 +33,17 @@ impl Window {
     #[must_use]
     pub fn new(signature: u32) -> Self {
         // Family 6 from model 7 on (Pentium III), and every later family, has
-        // MMX with PSADBW; others may not.
+        // MMX with PSADBW; older ones may not. QEMU's own processors of that
+        // family, `max` among them, are model 6 and have SSE.
         let (family, model) = (
             signature >> 8 & 0xf,
             signature >> 4 & 0xf | signature >> 12 & 0xf0,
         );
-        let has_psadbw = (family > 6 || family == 6 && model >= 7) && !on_kvm();
+        let has_psadbw = match family {
+            ..6 => false,
+            6 if model < 7 => has_sse() && !on_kvm(),
+            _ => !on_kvm(),
+        };
         Self {
             high_end: layout::HIGH_RAM,
             has_psadbw,
@@ -75,6 +80,13 @@ impl Window {
         // those; the borrow of `self` makes the reference the only one.
         Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
+}
+
+/// Whether a processor of family 6 has SSE, and with it PSADBW.
+#[cold]
+#[inline(never)]
+fn has_sse() -> bool {
+    core::arch::x86::__cpuid(1).edx & 1 << 25 != 0
 }
 
 /// Whether KVM runs this guest.
