@@ -8,6 +8,9 @@ PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 scripts/setup.sh test || exit
 # The release whose kernels and programs the tests boot, whatever this system is.
 export QBOOT_DEBIAN=${QBOOT_DEBIAN:-bookworm}
+# Where tests that cannot run here say why, for the count at the end.
+export QBOOT_SKIPPED=$PWD/target/skipped
+mkdir -p target && : >"$QBOOT_SKIPPED"
 
 target=i586-unknown-linux-gnu
 failed=()
@@ -33,6 +36,9 @@ step "library, 32 bits" cargo test --package qboot --lib --test linker_loader --
 step "library and host program" cargo test --workspace --exclude qboot-tests
 # Last, so that this run ends with the summary of the boots.
 step boots cargo test --package qboot-tests --no-fail-fast
+
+printf '\n%d skipped\n' "$(wc -l <"$QBOOT_SKIPPED")"
+cat "$QBOOT_SKIPPED"
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf '\nFAILED:' >&2

@@ -73,7 +73,9 @@ fn answers(commands: &str, options: &[&str]) -> Result<String> {
         .spawn()?;
     let said = wait_for(&socket).and_then(|()| {
         let mut gdb = Command::new("timeout");
-        gdb.args(["60", "gdb", "-q", "-nx", "-batch"])
+        // By lines, as on a terminal: what gdb says and what the programs say that
+        // it starts would come in another order.
+        gdb.args(["60", "stdbuf", "-oL", "gdb", "-q", "-nx", "-batch"])
             .current_dir(&root);
         gdb.arg("-x")
             .arg(file("init"))

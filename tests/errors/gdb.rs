@@ -47,7 +47,8 @@ impl Gdb {
         // Two digits of a sum.
         byte()?;
         byte()?;
-        self.0.write_all(b"+")?;
+        // Behind the last answer QEMU may have ended already.
+        let _ = self.0.write_all(b"+");
         Ok(String::from_utf8(answer)?)
     }
 

@@ -45,11 +45,30 @@ fn chain(bridge: &str, first: &str, levels: usize) -> Vec<String> {
         .collect()
 }
 
+/// Files that QEMU holds open for 960 `pci-testdev`, each of which has some for
+/// its events.
+const FILES: u64 = 8192;
+
+/// Lets this process, and the QEMUs that it starts, open as many files as the
+/// system allows at most, and tells how many: 1,024 are usual before.
+fn allow_open_files() -> Result<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
 #[test]
 fn many_functions_and_deep_trees() -> Result<()> {
     use End::{Either, Entered};
     let mut cases = Vec::new();
     let root = ["pci.0".to_owned()];
+    let files = allow_open_files()?;
+    if files < FILES {
+        let reason = format!("a process may open {files} files; QEMU needs {FILES}");
+        qboot_tests::skip("many_functions_and_deep_trees: 960 functions", &reason);
+    }
     // Four bridges of 30 slots with eight functions each: 960 in all.
     let mut thousand: Vec<String> = (0..4)
         .map(|n| {
@@ -65,7 +84,9 @@ fn many_functions_and_deep_trees() -> Result<()> {
     for setup in ["auto", "none", "scan", "full"] {
         let flat = many("pci-testdev", &root, 3..31);
         cases.push(with("224 functions", "pc", setup, &flat, Either)?);
-        cases.push(with("960 functions", "pc", setup, &thousand, Either)?);
+        if files >= FILES {
+            cases.push(with("960 functions", "pc", setup, &thousand, Either)?);
+        }
         for levels in [4, 12, 30] {
             let chain = chain("pci-bridge", "pci.0", levels);
             let name = format!("{levels} levels");
