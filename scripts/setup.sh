@@ -100,7 +100,7 @@ if ! toolchain_is_complete; then
     say "installing Rust $channel with $target"
     rustup toolchain install "$channel" --no-self-update --profile minimal \
         --component clippy --component rustfmt --target "$target" >&2 || {
-        say "Rust $channel could not be installed: is static.rust-lang.org reachable from here?"
+        say "Rust $channel could not be installed; is the network reachable from here? rustup's own message is above"
         exit 1
     }
     if ! toolchain_is_complete; then
