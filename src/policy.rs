@@ -335,6 +335,7 @@ pub fn pci_setup(
     if plain && !has_expanders() {
         return Ok(PciSetup::None);
     }
+    // Of the usual boots, those with expander buses alone come here.
     pci_setup_asked(option, guest, has_acpi, line, plain)
 }
 
