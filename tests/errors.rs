@@ -1,12 +1,13 @@
 //! Every error of the firmware, provoked on a real QEMU: one line on the serial
 //! port and the debug consoles, and the host is told.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
 use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom, skip};
 use rstest::rstest;
+use xtask::patience::Patience;
 use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
 
@@ -235,14 +236,13 @@ fn tables_too_big() -> Result<()> {
 /// Asks until the answer has `wanted` in it: what follows the printed line takes a
 /// busy host its time.
 fn soon(wanted: &str, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
-    let deadline = Instant::now() + TIMEOUT;
+    let mut patience = Patience::new(TIMEOUT);
     loop {
         let answer = ask()?;
         if answer.contains(wanted) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "no {wanted}: {answer}");
-        std::thread::sleep(Duration::from_millis(10));
+        ensure!(patience.pause(), "no {wanted}: {answer}");
     }
 }
 

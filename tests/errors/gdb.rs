@@ -14,15 +14,15 @@ struct Gdb(UnixStream);
 
 impl Gdb {
     fn connect(path: &std::path::Path) -> Result<Self> {
-        let deadline = std::time::Instant::now() + TIMEOUT;
+        let mut patience = Patience::new(TIMEOUT);
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => {
                     stream.set_read_timeout(Some(TIMEOUT))?;
                     return Ok(Self(stream));
                 }
-                Err(error) if std::time::Instant::now() > deadline => return Err(error.into()),
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) if !patience.pause() => return Err(error.into()),
+                Err(_) => {}
             }
         }
     }

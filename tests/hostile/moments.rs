@@ -5,7 +5,7 @@ use qboot::layout;
 use qboot::phys::PhysRange;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Instant;
+use xtask::patience::Patience;
 use xtask::probe::{BzImage, Elf, Mode};
 
 /// A machine whose probe halts, busy for some milliseconds with its initrd.
@@ -86,15 +86,14 @@ fn stops_while_booting() -> Result<()> {
 }
 
 fn migrated(vm: &mut Vm) -> Result<()> {
-    let deadline = Instant::now() + TIMEOUT;
+    let mut patience = Patience::new(TIMEOUT);
     loop {
         let status = vm.monitor("info migrate")?;
         if status.contains("status: completed") {
             return Ok(());
         }
-        let failed = status.contains("status: failed") || Instant::now() > deadline;
+        let failed = status.contains("status: failed") || !patience.pause();
         ensure!(!failed, "{status}");
-        sleep(Duration::from_millis(5));
     }
 }
 

@@ -4,10 +4,10 @@
 use qboot_tests::PROBE_TIMEOUT;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use qboot::io::{Mmio, PortIo};
+use xtask::patience::Patience;
 
 /// One access a line, answered with `OK` and the value.
 pub(super) struct Qtest {
@@ -17,7 +17,7 @@ pub(super) struct Qtest {
 
 impl Qtest {
     pub(super) fn connect(path: &std::path::Path) -> Result<Self> {
-        let end = Instant::now() + PROBE_TIMEOUT;
+        let mut patience = Patience::new(PROBE_TIMEOUT);
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => {
@@ -26,8 +26,8 @@ impl Qtest {
                         accesses: 0,
                     });
                 }
-                Err(error) if Instant::now() > end => return Err(error.into()),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) if !patience.pause() => return Err(error.into()),
+                Err(_) => {}
             }
         }
     }

@@ -11,6 +11,7 @@
 //! - [`package`] lays out what is installed and makes the Debian package.
 //! - [`run`] boots the lot under QEMU.
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
+//! - [`patience`] waits for it, and not for ever.
 //! - [`probe`] makes kernels that say in what state they were entered.
 //! - [`matrix`] boots a table of machines and kernels with this firmware and others.
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
@@ -36,6 +37,7 @@ pub mod matrix;
 #[cfg(feature = "measure")]
 pub mod measure;
 pub mod package;
+pub mod patience;
 #[cfg(feature = "measure")]
 pub mod probe;
 mod process;

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use regex::Regex;
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use super::table::{self, Cell, End, Step, regex};
 use super::{artefact, generate};
+use crate::patience::Patience;
 use crate::qemu::{Accel, Qemu, Vm};
 use crate::run;
 
@@ -240,12 +240,11 @@ impl<'a> Boot<'a> {
                 .with_context(|| format!("starting {name}"))?;
             helpers.push(Helper(child));
             let socket = dir.join(name);
-            let deadline = Instant::now() + STILL;
+            let mut patience = Patience::new(STILL);
             while !socket.exists() {
-                if Instant::now() > deadline {
+                if !patience.pause() {
                     bail!("{name} opens no socket");
                 }
-                thread::sleep(POLL);
             }
         }
         Ok(helpers)
@@ -254,7 +253,7 @@ impl<'a> Boot<'a> {
     fn run(&self, rom: &Path, program: &Path) -> Result<Outcome> {
         let _helpers = self.helpers()?;
         let mut vm = self.qemu(rom, program)?.spawn()?;
-        let deadline = Instant::now() + Duration::from_secs(self.cell.row.timeout);
+        let mut patience = Patience::new(Duration::from_secs(self.cell.row.timeout)).every(POLL);
         let mut watch = Watch::new(&vm);
         let mut steps = self.cell.row.steps.iter().peekable();
         loop {
@@ -280,8 +279,7 @@ impl<'a> Boot<'a> {
                 return Ok(Outcome::Works);
             }
             let still = watch.still(&vm, text.len());
-            if ended.is_none() && !still && Instant::now() < deadline {
-                thread::sleep(POLL);
+            if ended.is_none() && !still && patience.pause() {
                 continue;
             }
             let code = ended.map(|status| status.code());
@@ -380,7 +378,7 @@ fn fails(vm: &Vm, how: String) -> Outcome {
 
 /// Tells a guest that is halted for good from one that computes.
 struct Watch {
-    since: Instant,
+    patience: Patience,
     printed: usize,
     ticks: u64,
 }
@@ -388,7 +386,7 @@ struct Watch {
 impl Watch {
     fn new(vm: &Vm) -> Self {
         Self {
-            since: Instant::now(),
+            patience: Patience::new(STILL),
             printed: 0,
             ticks: ticks(vm.id()),
         }
@@ -398,12 +396,12 @@ impl Watch {
         let ticks = ticks(vm.id());
         if printed != self.printed || ticks > self.ticks + STILL_TICKS {
             *self = Self {
-                since: Instant::now(),
+                patience: Patience::new(STILL),
                 printed,
                 ticks,
             };
         }
-        self.since.elapsed() > STILL
+        self.patience.is_over()
     }
 }
 

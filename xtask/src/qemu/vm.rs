@@ -2,20 +2,20 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::BufReader;
+use std::io::{self, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use qapi::{Qmp, Stream, qmp};
 use tempfile::TempDir;
 
 use super::debugcon_path;
+use crate::patience::Patience;
 
-type QmpStream = Stream<BufReader<UnixStream>, UnixStream>;
+type QmpStream = Stream<BufReader<Patient>, UnixStream>;
 
 /// A running QEMU and the files that it writes. Dropping it kills QEMU.
 pub struct Vm {
@@ -26,16 +26,31 @@ pub struct Vm {
     pub(super) args: Vec<OsString>,
 }
 
-/// How often a file or the process is looked at.
-const POLL: Duration = Duration::from_millis(5);
 /// Longest that QEMU itself may take to answer or to end: it is quick, and a busy
 /// host may not be.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest that one read from QMP waits before it counts against [`PATIENCE`].
+const READ: Duration = Duration::from_secs(1);
+
+/// What QEMU sends, waited for with [`Patience`].
+pub(super) struct Patient(UnixStream);
+
+impl Read for Patient {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut patience = Patience::new(PATIENCE);
+        loop {
+            match self.0.read(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience.pause() => {}
+                result => return result,
+            }
+        }
+    }
+}
 
 impl Vm {
     pub(super) fn connect(&mut self) -> Result<()> {
         let socket = self.dir.path().join("qmp");
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = Patience::new(PATIENCE);
         let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
@@ -43,24 +58,25 @@ impl Vm {
                     if let Some(status) = self.child.try_wait()? {
                         bail!("QEMU ended with {status} at start\n{}", self.report());
                     }
-                    if Instant::now() > deadline {
+                    if !patience.pause() {
                         bail!("no QMP socket: {error}\n{}", self.report());
                     }
                 }
             }
-            thread::sleep(POLL);
         };
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let reader = BufReader::new(stream.try_clone()?);
+        stream.set_read_timeout(Some(READ))?;
+        let reader = BufReader::new(Patient(stream.try_clone()?));
         let mut qmp = Qmp::new(Stream::new(reader, stream));
-        qmp.handshake().context("QMP handshake")?;
+        qmp.handshake()
+            .with_context(|| format!("QMP handshake\n{}", self.report()))?;
         self.qmp = Some(qmp);
         Ok(())
     }
 
     fn execute<C: qmp::QmpCommand>(&mut self, command: &C) -> Result<C::Ok> {
         let qmp = self.qmp.as_mut().context("QEMU was started without QMP")?;
-        Ok(qmp.execute(command)?)
+        qmp.execute(command)
+            .with_context(|| format!("QMP {}\n{}", C::NAME, self.report()))
     }
 
     /// Process id of QEMU.
@@ -158,15 +174,14 @@ impl Vm {
     /// # Errors
     /// It has not within `timeout`; the error carries [`Vm::report`].
     pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + timeout;
+        let mut patience = Patience::new(timeout);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            if Instant::now() > deadline {
+            if !patience.pause() {
                 bail!("QEMU still runs after {timeout:?}\n{}", self.report());
             }
-            thread::sleep(POLL);
         }
     }
 
@@ -181,7 +196,7 @@ impl Vm {
         timeout: Duration,
         mut done: impl FnMut(&Self) -> bool,
     ) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let mut patience = Patience::new(timeout);
         loop {
             // The state of the process is read first, so that what it wrote
             // before its end is still seen.
@@ -192,10 +207,9 @@ impl Vm {
             if let Some(status) = ended {
                 bail!("QEMU ended with {status} before {what}\n{}", self.report());
             }
-            if Instant::now() > deadline {
+            if !patience.pause() {
                 bail!("no {what} within {timeout:?}\n{}", self.report());
             }
-            thread::sleep(POLL);
         }
     }
 

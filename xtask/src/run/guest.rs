@@ -7,16 +7,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Options, Outcome, Plan};
+use crate::patience::Patience;
 use crate::{initramfs, workspace};
 
 /// Begins the line that the firmware prints when it gives up.
 const FIRMWARE_ERROR: &str = "qboot: error ";
+/// How often QEMU is looked at.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Whether the console's output shows that a first process ran.
 ///
@@ -129,7 +132,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
 }
 
 fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Result<Ended> {
-    let started = Instant::now();
+    let mut patience = Patience::new(timeout.unwrap_or(Duration::MAX)).every(POLL);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Ended::Itself(status));
@@ -138,11 +141,10 @@ fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Resu
             terminate(child)?;
             return Ok(Ended::Stopped);
         }
-        if timeout.is_some_and(|timeout| started.elapsed() > timeout) {
+        if !patience.pause() {
             terminate(child)?;
             return Ok(Ended::TimedOut);
         }
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -156,7 +158,7 @@ fn terminate(child: &mut Child) -> Result<()> {
         if child.try_wait()?.is_some() {
             return Ok(());
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(POLL);
     }
     child.kill()?;
     child.wait()?;
