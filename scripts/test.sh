@@ -25,6 +25,14 @@ step() {
     printf -- '-- %s: %s, %d s\n' "$name" "$result" $((SECONDS - start))
 }
 
+# What a failure may have to do with.
+room() { df -h --output=avail "$1" | awk 'END { print $1 }'; }
+printf 'machine: %d processors, %dG of memory free, %s of disk here and %s in /tmp, QEMU %s, %s\n' \
+    "$(nproc)" "$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)" \
+    "$(room .)" "$(room "${TMPDIR:-/tmp}")" \
+    "$("${QBOOT_QEMU:-qemu-system-x86_64}" --version | awk 'NR == 1 { print $4 }')" \
+    "$([ -w /dev/kvm ] && echo KVM || echo 'no KVM')"
+
 step format cargo fmt --all --check
 step "unsafe code" scripts/unsafe.sh
 step lints cargo clippy --workspace --all-targets -- -D warnings
@@ -35,7 +43,7 @@ step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --
 step "library, 32 bits" cargo test --package qboot --lib --test linker_loader --target $target
 step "library and host program" cargo test --workspace --exclude qboot-tests
 # Last, so that this run ends with the summary of the boots.
-step boots cargo test --package qboot-tests --no-fail-fast
+step boots scripts/boots.sh
 
 printf '\n%d skipped\n' "$(wc -l <"$QBOOT_SKIPPED")"
 cat "$QBOOT_SKIPPED"
