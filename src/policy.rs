@@ -223,24 +223,25 @@ impl CommandLine {
 
     /// Looks at the word that has a p at `at`.
     fn parameter(&mut self, line: &[u8], at: usize) {
-        let Some((before, [_, from @ ..])) = line.split_at_checked(at) else {
-            return;
-        };
-        // What stands before the p, and behind it.
-        const PARAMETERS: [(&[u8], &[u8]); 5] = [
-            (b"", b"ci="),
-            (b"ac", b"i="),
-            (b"qboot.", b"ci="),
-            (b"nola", b"ic"),
-            (b"disablea", b"ic"),
+        const PARAMETERS: [(&[u8], u8, Parameter); 5] = [
+            named(b"pci=", Parameter::Pci),
+            named(b"acpi=", Parameter::Acpi),
+            named(b"qboot.pci=", Parameter::QbootPci),
+            named(b"nolapic", Parameter::NoLapic),
+            named(b"disableapic", Parameter::NoLapic),
         ];
-        for (n, (front, back)) in PARAMETERS.iter().enumerate() {
-            let before = before.strip_suffix(*front);
-            if let (Some([] | [.., b' ']), Some(value)) = (before, from.strip_prefix(*back)) {
-                match (n, value) {
-                    (0..3, _) => self.word(n, value),
-                    (_, [] | [0 | b' ', ..]) => self.insert(Self::PCI_WITHOUT_ACPI),
-                    _ => {}
+        for (name, p, parameter) in PARAMETERS {
+            let start = at.checked_sub(p.into());
+            let parts = start.and_then(|start| line.split_at_checked(start));
+            if let Some(([] | [.., b' '], word)) = parts
+                && let Some(value) = word.strip_prefix(name)
+            {
+                match (parameter, value) {
+                    (Parameter::NoLapic, [] | [0 | b' ', ..]) => {
+                        self.insert(Self::PCI_WITHOUT_ACPI);
+                    }
+                    (Parameter::NoLapic, _) => {}
+                    _ => self.word(parameter, value),
                 }
             }
         }
@@ -266,12 +267,13 @@ impl CommandLine {
         }
     }
 
+    /// Takes over what `parameter` is set to: `value`, up to the word's end.
     #[cold]
     #[inline(never)]
-    fn word(&mut self, n: usize, value: &[u8]) {
+    fn word(&mut self, parameter: Parameter, value: &[u8]) {
         let end = value.iter().position(|b| matches!(b, 0 | b' '));
         let value = value.get(..end.unwrap_or(value.len())).unwrap_or(&[]);
-        if n == 2 {
+        if parameter == Parameter::QbootPci {
             self.remove(Self::PCI);
             self.insert(match PciOption::parse(value) {
                 Some(PciOption::Auto) => Self::empty(),
@@ -282,19 +284,47 @@ impl CommandLine {
             });
             return;
         }
-        let is_acpi = n == 1;
         for part in value.split(|b| *b == b',') {
-            match (is_acpi, part) {
-                (true, b"off" | b"ht") => self.insert(Self::ACPI_OFF),
-                (true, b"noirq") => self.insert(Self::PCI_WITHOUT_ACPI),
-                (false, b"noacpi" | b"bios" | b"nobios" | b"off") => {
-                    self.insert(Self::PCI_WITHOUT_ACPI)
+            match (parameter, part) {
+                (Parameter::Acpi, b"off" | b"ht") => self.insert(Self::ACPI_OFF),
+                (Parameter::Acpi, b"noirq") => self.insert(Self::PCI_WITHOUT_ACPI),
+                (Parameter::Pci, b"noacpi" | b"bios" | b"nobios" | b"off") => {
+                    self.insert(Self::PCI_WITHOUT_ACPI);
                 }
-                (false, _) if part.starts_with(b"conf") => self.insert(Self::PCI_WITHOUT_ACPI),
+                (Parameter::Pci, _) if part.starts_with(b"conf") => {
+                    self.insert(Self::PCI_WITHOUT_ACPI);
+                }
                 _ => {}
             }
         }
     }
+}
+
+/// A word of the command line that is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parameter {
+    /// `pci=`
+    Pci,
+    /// `acpi=`
+    Acpi,
+    /// `qboot.pci=`
+    QbootPci,
+    /// `nolapic`, and its other name `disableapic`.
+    NoLapic,
+}
+
+/// A parameter's name, where its p is, and which one it is.
+const fn named(name: &'static [u8], parameter: Parameter) -> (&'static [u8], u8, Parameter) {
+    let mut p = 0_u8;
+    let mut rest = name;
+    while let [byte, more @ ..] = rest
+        && *byte != b'p'
+    {
+        p = p.wrapping_add(1);
+        rest = more;
+    }
+    assert!(!rest.is_empty(), "a name without a p");
+    (name, p, parameter)
 }
 
 /// What was decided about PCI, and from what.
