@@ -6,6 +6,7 @@
 
 use crate::acpi;
 use crate::chipset::{self, Chipset};
+use crate::command_line::CommandLine;
 use crate::cpu::Cpuid;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
@@ -16,10 +17,11 @@ use crate::layout;
 use crate::legacy;
 use crate::log::{Log, Quiet, Step, Watch};
 use crate::machine::Machine;
+use crate::options::{EntryOption, Options};
 use crate::pci::{Roots, Summary};
 use crate::pcibios;
 use crate::phys::{GuestMemory, PhysRange, align_up, kib};
-use crate::policy::{self, CommandLine, EntryOption, Options, PciDecision, PciSetup};
+use crate::policy::{self, PciDecision, PciSetup};
 use crate::smbios;
 
 /// What the entry code has found out.

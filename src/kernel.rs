@@ -15,8 +15,9 @@ use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
 use crate::multiboot;
+use crate::options::EntryOption;
 use crate::phys::{GuestMemory, PhysRange};
-use crate::policy::{EntryOption, Guest};
+use crate::policy::Guest;
 use crate::pvh::{Elf, StartInfo, guest_by_remains};
 
 /// The seams and the map, borrowed for loading.

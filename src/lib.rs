@@ -8,8 +8,9 @@
 //!
 //! [`boot::boot`] is the sequence: [`chipset`], the file directory of [`fw_cfg`],
 //! the memory map ([`e820`]), the kernel identified and its memory claimed
-//! ([`kernel`]; [`bzimage`], [`pvh`], [`multiboot`]), PCI as [`policy`] decides
-//! ([`legacy`], [`pci`], [`pcibios`]), tables ([`acpi`], [`mptable`], [`smbios`]),
+//! ([`kernel`]; [`bzimage`], [`pvh`], [`multiboot`]), PCI ([`legacy`], [`pci`],
+//! [`pcibios`]) as [`policy`] decides by [`options`] and [`command_line`], tables
+//! ([`acpi`], [`mptable`], [`smbios`]),
 //! loading. What comes out is a [`kernel::Handoff`] or an [`error::Error`].
 //! [`layout`] has every fixed address, [`log`] what is told about the steps.
 //!
@@ -43,6 +44,7 @@ pub mod bzimage;
 #[cfg(test)]
 mod capture;
 pub mod chipset;
+pub mod command_line;
 pub mod cpu;
 pub mod e820;
 pub mod error;
@@ -57,6 +59,7 @@ pub mod machine;
 pub mod markers;
 pub mod mptable;
 pub mod multiboot;
+pub mod options;
 pub mod pci;
 pub mod pcibios;
 pub mod phys;

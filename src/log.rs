@@ -8,14 +8,16 @@
 mod functions;
 
 use crate::chipset::Chipset;
+use crate::command_line::CommandLine;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::Warning;
 use crate::fw_cfg::Directory;
 use crate::io::Terminal;
 use crate::kernel::{Claimed, Handoff, Kernel};
+use crate::options::LogOption;
 use crate::pci::{Bdf, Summary};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
-use crate::policy::{CommandLine, Guest, LogOption, PciDecision, PciSetup};
+use crate::policy::{Guest, PciDecision, PciSetup};
 use crate::text::{print, print_foreign};
 
 /// A step that is done, and what it found.

@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use qboot::error::{Error, Warning};
 use qboot::layout;
+use qboot::options::{EntryOption, LogOption, PciOption};
 use qboot::phys::PhysRange;
-use qboot::policy::{EntryOption, LogOption, PciOption};
 use xtask::measure::{self, Kit};
 use xtask::workspace;
 
