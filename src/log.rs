@@ -292,6 +292,7 @@ impl<T: Terminal> Log<T> {
     fn loaded<M: GuestMemory>(&mut self, memory: &mut M, handoff: Handoff, map: &MemoryMap) {
         let (name, entry, block, initrd) = match handoff {
             Handoff::Linux { entry, boot_params } => {
+                // ramdisk_image and ramdisk_size.
                 let initrd = [0x218, 0x21c].map(|field| dword(memory, boot_params, field));
                 ("zero page", entry, boot_params, initrd)
             }

@@ -1,7 +1,7 @@
 //! Kernels that are entered in real mode, and multiboot's.
 
 use super::{Claimed, Loader};
-use crate::bzimage::{LoadFlags, RealModeHeader, SETUP_DATA, SetupHeader};
+use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader, hdr};
 use crate::e820::Claim;
 use crate::error::{Error, Result};
 use crate::fw_cfg::{FwCfg, item};
@@ -118,7 +118,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             ramdisk: initrd.map_or((0, 0), |range| (range.start(), range.len())),
         }
         .write(header.protocol(), code)?;
-        let setup_data = u32_at(code, SETUP_DATA).unwrap_or(0);
+        let setup_data = u32_at(code, hdr::SETUP_DATA).unwrap_or(0);
         if setup_data != 0 {
             self.correct_setup_data(setup_data, header, loaded, code_range)?;
         }

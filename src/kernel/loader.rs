@@ -2,7 +2,7 @@
 
 use super::Loader;
 use super::legacy::{SECTOR, real_mode_setup_len};
-use crate::bzimage::{SETUP_DATA, SetupHeader};
+use crate::bzimage::{SetupHeader, hdr};
 use crate::e820::Claim;
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
@@ -149,7 +149,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let len = rest.wrapping_sub(SETUP_DATA_HEAD);
         if u32_at(node, 0) == Some(0) && u32_at(node, 12) == Some(len) {
             let copy = self.memory.bytes(copy)?;
-            copy_at(copy, SETUP_DATA, &addr.to_le_bytes())?;
+            copy_at(copy, hdr::SETUP_DATA, &addr.to_le_bytes())?;
         }
         Ok(())
     }
