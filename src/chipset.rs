@@ -7,6 +7,7 @@
 
 use crate::io::{Mmio, PortIo};
 use crate::layout;
+use crate::pci::{CAM_ADDRESS, CAM_DATA, PIRQ_IRQS};
 use crate::phys::PhysRange;
 
 /// Which host bridge answers at 00:00.0.
@@ -45,15 +46,10 @@ impl Chipset {
     }
 }
 
-/// CAM address port; the dword at [`CAM_DATA`] is the register it names.
-const CAM_ADDRESS: u16 = 0xcf8;
-/// CAM data port.
-const CAM_DATA: u16 = 0xcfc;
-
 /// Base of the ACPI power management ports, bit 0 marks I/O space.
 const PM_BASE: u32 = 0x600 | 1;
-/// Routes of PIRQA to PIRQD (and E to H): IRQ 10, 10, 11, 11.
-const PIRQ_ROUTES: u32 = 0x0b0b_0a0a;
+/// Routes of PIRQA to PIRQD, and of PIRQE to PIRQH.
+const PIRQ_ROUTES: u32 = u32::from_le_bytes(PIRQ_IRQS);
 
 /// A configuration register of bus 0 and what it is set to.
 struct Register {

@@ -63,7 +63,7 @@ impl PciInterrupt {
 }
 
 /// Physical address of the processors' local APICs.
-const LOCAL_APIC: u32 = 0xfee0_0000;
+const LOCAL_APIC: u32 = layout::LOCAL_APIC.start();
 /// Physical address of the first I/O APIC.
 const IO_APIC: u32 = layout::IO_APICS.start();
 /// Inputs of an I/O APIC.

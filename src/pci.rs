@@ -136,8 +136,11 @@ pub struct Access<'a, I> {
     address: u32,
 }
 
-const CAM_ADDRESS: u16 = 0xcf8;
-const CAM_DATA: u16 = 0xcfc;
+/// Address port of configuration mechanism 1; the dword at [`CAM_DATA`] is the
+/// register that it names.
+pub const CAM_ADDRESS: u16 = 0xcf8;
+/// Data port of configuration mechanism 1.
+pub const CAM_DATA: u16 = 0xcfc;
 
 impl<'a, I: PortIo + Mmio> Access<'a, I> {
     /// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256

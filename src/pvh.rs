@@ -134,8 +134,8 @@ impl<'a> Elf<'a> {
             .is_some_and(|end| end as usize <= image.len())
     }
 
-    /// Whether the file is one of 64 bits, and its program headers' offset,
-    /// size and number.
+    /// Whether the file is one of 64 bits (`e_ident[EI_CLASS]`), and its program
+    /// headers' offset, size and number: `e_phoff`, `e_phentsize`, `e_phnum`.
     #[inline(always)]
     fn table(image: &[u8]) -> Option<(bool, u32, u16, u16)> {
         match image.get(4)? {

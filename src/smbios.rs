@@ -146,8 +146,8 @@ struct EntryPoint30 {
 
 /// Loads QEMU's SMBIOS, adding a type 0 of our own where it has none.
 ///
-/// Gives the address of the entry point. The entry point lies in the F segment, where it is searched for;
-/// the structures too while there is room for them.
+/// Gives the address of the entry point, which lies in the F segment, where it is
+/// searched for; the structures too while there is room for them.
 ///
 /// # Errors
 /// [`Error::BadSmbios`] when entry point or structures are malformed,

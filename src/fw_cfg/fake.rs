@@ -1,4 +1,4 @@
-use super::{DmaControl, FwCfg, Result};
+use super::{FwCfg, Result};
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::string::String;
@@ -111,5 +111,3 @@ impl FwCfg for FakeFwCfg {
         Ok(())
     }
 }
-
-const _: DmaControl = DmaControl::READ;

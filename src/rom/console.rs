@@ -6,6 +6,7 @@
 use super::io::Io;
 use qboot::io::{Mmio, PortIo, Terminal};
 use qboot::layout;
+use qboot::pci::{CAM_ADDRESS, CAM_DATA};
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
@@ -93,7 +94,7 @@ impl Terminal for Console {
         }
         // 4-byte accesses, which nothing but the mechanism answers (PCI Local
         // Bus 3.0, section 3.2.2.3.2).
-        Io.out32(0xcf8, address);
-        Io.in32(0xcfc)
+        Io.out32(CAM_ADDRESS, address);
+        Io.in32(CAM_DATA)
     }
 }

@@ -37,8 +37,9 @@ const X2APIC: u32 = 1 << 10;
 #[cold]
 #[inline(never)]
 pub fn enable_x2apic() {
-    // SAFETY: the caller has seen x2APIC in CPUID, so the MSR and its bit exist.
-    // Nothing of the firmware uses the APIC's registers in memory afterwards.
+    // SAFETY: `Boot::reach_processors`, which calls this as `Found::enable_x2apic`,
+    // has seen x2APIC in CPUID, so the MSR and its bit exist. The APIC's registers
+    // in memory are gone then; what writes them later writes to nothing.
     unsafe {
         asm!(
             "rdmsr",

@@ -1,6 +1,7 @@
 //! Where a machine lets PCI decode.
 
 use super::{low, mask};
+use crate::layout::{HIGH_RAM_END, MICROVM_ECAM, Q35_ECAM};
 
 /// A range of ports or of pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub(super) const PAGE: u8 = 12;
 pub(super) const BLOCK: u8 = 44;
 /// Pages of a GiB as a power of two.
 pub(super) const GIB: u8 = 30 - PAGE;
+
+/// Where microvm's window for PCI memory starts (QEMU `include/hw/i386/microvm.h`).
+const MICROVM_MMIO: u32 = 0xc000_0000;
 
 /// Where a machine lets PCI decode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,18 +119,18 @@ impl Apertures {
         Self {
             // Hot-plug controllers are at 0xae00 and 0xaf00.
             io: Self::ports(0xa000),
-            mem32: Range::below_4_gib(start, 0xfec0_0000),
+            mem32: Range::below_4_gib(start, HIGH_RAM_END),
             mem64: Self::above(high_end, phys_bits),
             block: 0,
         }
     }
 
-    /// `q35`, with its ECAM at 0xb0000000; else as [`Apertures::i440fx`].
+    /// `q35`, from the end of its ECAM on; else as [`Apertures::i440fx`].
     #[must_use]
     pub fn q35(low_end: u32, high_end: u64, phys_bits: u8) -> Self {
         Self {
             io: Self::ports(0xc000),
-            mem32: Range::below_4_gib(low_end.max(0xc000_0000), 0xfec0_0000),
+            mem32: Range::below_4_gib(low_end.max(Q35_ECAM.end()), HIGH_RAM_END),
             mem64: Self::above(high_end, phys_bits),
             block: 0,
         }
@@ -148,7 +152,7 @@ impl Apertures {
         };
         Self {
             io: [Range::EMPTY; 3],
-            mem32: Range::below_4_gib(0xc000_0000, 0xe000_0000),
+            mem32: Range::below_4_gib(MICROVM_MMIO, MICROVM_ECAM.start()),
             mem64: if phys_bits > 32 { range } else { Range::EMPTY },
             block: start >> BLOCK << BLOCK,
         }
