@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the boots under QEMU, and at its end repeats what the failed ones said.
+# Runs the boots under QEMU, and at its end repeats what the failed ones said,
+# and says which could not run here.
 #
 #   scripts/boots.sh [OPTION]...     options of cargo test, such as --test linux
 #
@@ -11,8 +12,20 @@ cd "$(dirname "$0")/.." || exit
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 mkdir -p target
 log=target/boots.log
+# Where tests that cannot run here say why.
+export QBOOT_SKIPPED=$PWD/target/skipped
+: >"$QBOOT_SKIPPED" || exit
 
-cargo test --package qboot-tests --no-fail-fast "$@" 2>&1 | tee "$log" && exit
+# A test that was run again has said it again.
+skipped() {
+    printf '\n%d skipped\n' "$(sort -u "$QBOOT_SKIPPED" | wc -l)"
+    sort -u "$QBOOT_SKIPPED"
+}
+
+if cargo test --package qboot-tests --no-fail-fast "$@" 2>&1 | tee "$log"; then
+    skipped
+    exit
+fi
 
 # FILE and TEST of every failure.
 failed() {
@@ -55,5 +68,6 @@ printf '\nWhat failed at first:\n\n'
 awk '/^---- .* ----$/ { show = 1 }
     /^(failures:|failed tests:|test result:)/ { show = 0 }
     show' "$log"
+skipped
 printf '%d unstable, %d broken\n' $unstable $broken
 [ $unstable -le 1 ] && [ $broken -eq 0 ]
