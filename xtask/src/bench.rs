@@ -11,6 +11,7 @@ use comfy_table::{Cell as Entry, CellAlignment, ColumnConstraint, ContentArrange
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::measure::{self, Cell, Kit, Spread};
+use crate::output::say;
 use crate::{build, canvas, qemu, workspace};
 
 mod chart;
@@ -169,16 +170,16 @@ fn firmware(options: &Options) -> Result<(Vec<Firmware>, u64, Vec<String>)> {
 
 /// Prints the results and writes them down; `docs` keeps the chart.
 fn report(results: &Results, docs: bool) -> Result<()> {
-    println!("{}", table(results));
-    println!(
+    say!("{}", table(results))?;
+    say!(
         "{}, {} bytes of the ROM used",
         results.qemu,
         grouped(results.rom_used_bytes)
-    );
-    println!("Each count is from reset to the kernel's first 32-bit instruction.");
-    println!("{} skipped", results.skipped.len());
+    )?;
+    say!("Each count is from reset to the kernel's first 32-bit instruction.")?;
+    say!("{} skipped", results.skipped.len())?;
     for reason in &results.skipped {
-        println!("  skipped {reason}");
+        say!("  skipped {reason}")?;
     }
     let dir = workspace::target().join("bench");
     fs::create_dir_all(&dir)?;
@@ -192,7 +193,7 @@ fn report(results: &Results, docs: bool) -> Result<()> {
     }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
-        println!("wrote {}", file.display());
+        say!("wrote {}", file.display())?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub use plotters::style::RGBColor;
 pub use plotters::style::text_anchor::HPos;
 use plotters::style::text_anchor::{Pos, VPos};
 
+use crate::output::say;
 use crate::workspace;
 
 const INK: RGBColor = RGBColor(40, 40, 40);
@@ -93,7 +94,7 @@ impl<'p> Canvas<'p> {
 pub fn keep(chart: &Path, name: &str) -> Result<()> {
     let to = workspace::root().join("docs").join(name);
     fs::copy(chart, &to).with_context(|| format!("writing {}", to.display()))?;
-    println!("wrote docs/{name}");
+    say!("wrote docs/{name}")?;
     Ok(())
 }
 

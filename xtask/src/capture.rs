@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use flate2::{Compression, write::GzEncoder};
 
+use crate::output::say;
 use crate::workspace;
 
 /// What to capture.
@@ -54,12 +55,12 @@ pub fn run(options: &Options) -> Result<()> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
     for item in &capture {
         if !item.name.is_empty() {
-            println!(
+            say!(
                 "{:#06x} {:>9}  {}",
                 item.selector,
                 item.data.len(),
                 item.name
-            );
+            )?;
         }
         let mut name = item.name.clone().into_bytes();
         name.resize(56, 0);
@@ -69,8 +70,8 @@ pub fn run(options: &Options) -> Result<()> {
         gzip.write_all(&item.data)?;
     }
     let bytes = gzip.finish()?;
-    workspace::write_atomically(&options.file, &bytes)?;
-    println!("{}: {} bytes", options.file.display(), bytes.len());
+    workspace::write_named(&options.file, &bytes)?;
+    say!("{}: {} bytes", options.file.display(), bytes.len())?;
     Ok(())
 }
 

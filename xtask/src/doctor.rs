@@ -52,11 +52,6 @@ pub fn findings() -> Vec<Finding> {
 }
 
 fn for_booting() -> Vec<Finding> {
-    let qemu = if workspace::source().is_some() {
-        SETUP
-    } else {
-        "sudo apt-get install --no-install-recommends qemu-system-x86"
-    };
     let accel = run::Accel::detect();
     let without = accel.fix.map(|fix| format!("; for KVM: {fix}"));
     let kvm = format!("QEMU's TCG is used{}", without.unwrap_or_default());
@@ -66,15 +61,17 @@ fn for_booting() -> Vec<Finding> {
             rom(),
             "install the package anew, or name one with --firmware",
         ),
+        needed("QEMU", qemu(), run::qemu_package()),
         needed(
-            "QEMU",
-            first_line("qemu-system-x86_64", &["--version"]),
-            qemu,
-        ),
-        needed(
-            "place for kernels and what is built",
+            match workspace::source() {
+                Some(_) => "place for kernels and what is built",
+                None => "place for kernels",
+            },
             place(&workspace::target()),
-            "make room; XDG_CACHE_HOME may name another place than ~/.cache",
+            match workspace::source() {
+                Some(_) => "make room, or clone into a directory of your own",
+                None => "make room, or name another place than ~/.cache in XDG_CACHE_HOME",
+            },
         ),
         optional(
             "apt, for kernels",
@@ -184,6 +181,30 @@ fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
     Ok(text.lines().next().unwrap_or(program).to_owned())
 }
 
+/// The oldest QEMU that the tests have seen.
+const OLDEST_QEMU: (u32, u32) = (7, 2);
+
+fn qemu() -> Result<String, String> {
+    let line = first_line("qemu-system-x86_64", &["--version"])?;
+    Ok(match qemu_version(&line) {
+        Some(version) if version < OLDEST_QEMU => {
+            format!(
+                "{line}, older than any tried: {}.{}",
+                OLDEST_QEMU.0, OLDEST_QEMU.1
+            )
+        }
+        _ => line,
+    })
+}
+
+/// Major and minor number in the line that QEMU prints.
+fn qemu_version(line: &str) -> Option<(u32, u32)> {
+    let (_, rest) = line.split_once("version ")?;
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next()?.parse().ok();
+    Some((number()?, number()?))
+}
+
 /// The ROM that a boot would take, and which build it is.
 fn rom() -> Result<String, String> {
     if workspace::source().is_some() {
@@ -291,6 +312,15 @@ mod tests {
             text,
             "ok  thing: 1.0\nNO  thing: gone -> get it\n--  thing: gone -> get it\n"
         );
+    }
+
+    #[test]
+    fn versions_of_qemu_are_read_and_compared() {
+        let line = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b2)";
+        assert_eq!(qemu_version(line), Some(OLDEST_QEMU));
+        assert!(qemu_version("QEMU emulator version 2.12.0") < Some(OLDEST_QEMU));
+        assert!(qemu_version("QEMU emulator version 10.0.2") > Some(OLDEST_QEMU));
+        assert_eq!(qemu_version("something else"), None);
     }
 
     #[test]

@@ -1,24 +1,36 @@
 //! Examples that stand below each command's options. `qboot` is the installed
-//! program; in a checkout the help shows `cargo xtask` in its place.
+//! program; in a checkout the help shows `cargo xtask` in its place. No line is
+//! longer than a terminal of 80 columns then, or it would be wrapped.
+
+pub const EXAMPLES: &str = "\
+Examples:
+  qboot run                 a first boot: Debian's kernel, to a shell
+  qboot doctor              what this machine lacks for it
+  qboot run --help          the options, and more examples";
 
 pub const BUILD_EXAMPLES: &str = "\
 Examples:
   qboot build
-  qboot build --features markers     with progress bytes for timing scripts: target/qboot-markers.rom";
+  qboot build --features markers
+      with progress bytes for timing scripts: target/qboot-markers.rom";
 
 pub const RUN_EXAMPLES: &str = "\
 Examples:
-  qboot run                                  Debian's kernel, to a shell on a terminal
+  qboot run                           to a shell, on a terminal
   qboot run --machine microvm --cpus 4 --memory 2G
-  qboot run --kernel bzImage --initrd initrd.img --append \"root=/dev/vda\" \\
-      -- -drive file=disk.img,format=raw,if=virtio
-  qboot run --firmware /usr/share/qemu/qboot.rom     with another firmware
-  qboot run --dry-run                        QEMU's command line, to use elsewhere";
+  qboot run --kernel bzImage --initrd initrd.img \\
+      --append root=/dev/vda -- -drive file=disk.img,format=raw,if=virtio
+  qboot run --firmware /usr/share/qemu/qboot.rom
+                                      with another firmware
+  qboot run -- -fw_cfg name=opt/org.qboot/log,string=steps
+                                      with an option of the firmware
+  qboot run --dry-run                 QEMU's command line, for elsewhere";
 
 pub const COMPLETIONS_EXAMPLES: &str = "\
-Examples:
-  qboot completions bash > ~/.local/share/bash-completion/completions/qboot
-  qboot completions zsh > \"${fpath[1]}/_qboot\"";
+Examples, for where the installed files are not found:
+  source <(qboot completions bash)     in ~/.bashrc
+  source <(qboot completions zsh)      in ~/.zshrc, behind compinit
+  qboot completions fish | source      in ~/.config/fish/config.fish";
 
 pub const INSPECT_EXAMPLES: &str = "\
 Examples:
@@ -49,14 +61,14 @@ Examples:
   qboot measure --trace --cell \"q35 PVH\"
   qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
   qboot measure --all --json | jq
-  qboot measure --update-budget              after a change that is worth its cost";
+  qboot measure --update-budget          after a change that is worth it";
 
 #[cfg(feature = "measure")]
 pub const BENCH_EXAMPLES: &str = "\
 Examples:
   qboot bench --bare
   qboot bench --cell microvm --runs 5
-  qboot bench --docs                         and then figures, for the README";
+  qboot bench --docs                     then figures, for the README";
 
 #[cfg(feature = "measure")]
 pub const TIMELINE_EXAMPLES: &str = "\
@@ -70,5 +82,5 @@ Examples:
   qboot matrix --ci
   qboot matrix --list --filter pxb
   qboot matrix --filter vmgenid@q35 --firmware ours,qboot
-  qboot matrix --filter vmgenid --update     record, and write the pages
+  qboot matrix --filter vmgenid --update record, and write the pages
   qboot matrix --qemu backports --missing --update";

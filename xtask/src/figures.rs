@@ -17,6 +17,7 @@ const END: &str = "<!-- /figures -->";
 /// # Errors
 /// There are no results, or the README has no place for them.
 pub fn publish() -> Result<()> {
+    workspace::require_source("writing to README.md")?;
     let path = workspace::target().join("bench/results.json");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("reading {} (scripts/bench.sh writes it)", path.display()))?;

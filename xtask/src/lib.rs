@@ -36,6 +36,7 @@ pub mod kernel;
 pub mod matrix;
 #[cfg(feature = "measure")]
 pub mod measure;
+pub mod output;
 pub mod package;
 pub mod patience;
 #[cfg(feature = "measure")]

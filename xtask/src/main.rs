@@ -1,23 +1,24 @@
 //! Command line of the host program; the work is in the library.
 
 mod examples;
+mod manual;
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use examples::*;
 use xtask::kernel::Flavour;
+use xtask::output::{is_broken_pipe, put};
 use xtask::run::Outcome;
 #[cfg(feature = "measure")]
 use xtask::{bench, figures, matrix, measure, release, timeline};
 use xtask::{build, capture, doctor, extract, inspect, kernel, package, run, workspace};
 
-/// Builds, runs and measures qboot, boot firmware for QEMU's x86 machines.
+/// Boots, inspects and builds qboot-rs, firmware for QEMU's x86 machines.
 #[derive(Parser)]
-#[command(name = "qboot", version, max_term_width = 100)]
+#[command(name = "qboot", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Task,
@@ -31,7 +32,7 @@ enum Task {
     /// powers off; the exit status is 0 when user space was reached and the guest ended by itself.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<run::Options>),
-    /// Build the firmware: target/qboot.rom and target/qboot.elf
+    /// Build the firmware, from its source tree: target/qboot.rom and target/qboot.elf
     #[command(after_help = BUILD_EXAMPLES)]
     Build {
         /// Feature of the firmware to build in, such as markers
@@ -102,6 +103,13 @@ enum Task {
     /// Make and check the files of a release: target/release-VERSION/
     #[cfg(feature = "measure")]
     Release(release::Options),
+    /// Measuring needs the source tree: start this in a checkout, as `cargo xtask`
+    #[cfg(not(feature = "measure"))]
+    #[command(hide = true, aliases = ["figures", "matrix", "measure", "release", "timeline"])]
+    Bench {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        _all: Vec<String>,
+    },
     /// Print the completions of this command line for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions { shell: clap_complete::Shell },
@@ -121,24 +129,26 @@ fn public() -> clap::Command {
     clap::Command::new("qboot")
         .version(env!("CARGO_PKG_VERSION"))
         .about(whole.get_about().cloned().unwrap_or_default())
+        .after_help(EXAMPLES)
         .subcommand_required(true)
         .subcommands(shown.cloned())
 }
 
-/// Writes the manual pages to `dir`.
-fn manual(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir)?;
-    let mut command = public().bin_name("qboot").disable_help_subcommand(true);
-    command.build();
-    clap_mangen::generate_to(command, dir)?;
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        let page = std::fs::read_to_string(&path)?;
-        // Commands and their comments keep their lines and columns.
-        let examples = page.replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n.nf\n");
-        std::fs::write(&path, examples)?;
+/// Completions of values that stand by themselves, such as a kernel's flavour: for
+/// fish, `clap_complete` has only those of options.
+fn fish_values() -> String {
+    let mut text = String::new();
+    for task in public().get_subcommands() {
+        for value in task.get_positionals().flat_map(Arg::get_possible_values) {
+            let help = value.get_help().map(ToString::to_string);
+            let (task, name) = (task.get_name(), value.get_name());
+            let help = help.unwrap_or_default().replace('\'', "\\'");
+            text.push_str(&format!(
+                "complete -c qboot -n '__fish_qboot_using_subcommand {task}' -f -a '{name}' -d '{help}'\n"
+            ));
+        }
     }
-    Ok(())
+    text
 }
 
 /// The kernel was extracted but cannot be booted by PVH.
@@ -150,13 +160,14 @@ fn main() -> ExitCode {
         Some(_) => "cargo xtask",
         None => "qboot",
     };
-    let command = Cli::command().bin_name(name).mut_subcommands(|task| {
+    let renamed = |task: clap::Command| {
         let examples = task.get_after_help().map(ToString::to_string);
         match examples {
             Some(text) => task.after_help(text.replace("qboot ", &format!("{name} "))),
             None => task,
         }
-    });
+    };
+    let command = renamed(Cli::command().bin_name(name)).mut_subcommands(renamed);
     let matches = command.get_matches();
     let done = Cli::from_arg_matches(&matches).map_err(|error| error.exit());
     match done.and_then(|cli| cli.command.perform()) {
@@ -167,19 +178,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Whether the reader of standard output has seen enough, as `head` has.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// Writes to standard output; a reader that is gone is an error, not a panic.
-fn put(text: impl AsRef<[u8]>) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_ref())?;
-    Ok(out.flush()?)
 }
 
 impl Task {
@@ -200,14 +198,24 @@ impl Task {
             Task::Timeline(options) => timeline::run(&options)?,
             #[cfg(feature = "measure")]
             Task::Matrix(options) => matrix::run(&options)?,
+            #[cfg(not(feature = "measure"))]
+            Task::Bench { .. } => {
+                bail!("measuring needs the source tree: start this in a checkout, as `cargo xtask`")
+            }
             #[cfg(feature = "measure")]
             Task::Figures => figures::publish()?,
             Task::Completions { shell } => {
                 let mut text = Vec::new();
                 clap_complete::generate(shell, &mut public(), "qboot", &mut text);
+                if shell == clap_complete::Shell::Fish {
+                    text.extend(fish_values().into_bytes());
+                }
                 put(text)?;
             }
-            Task::Manual { dir } => manual(&dir)?,
+            Task::Manual { dir } => {
+                let pages = public().bin_name("qboot").disable_help_subcommand(true);
+                manual::write(pages, &dir)?;
+            }
             // This program itself: who installs from a checkout waits for no other build.
             Task::Dist { dir } => package::dist(&std::env::current_exe()?, &dir)?,
             #[cfg(feature = "measure")]
@@ -251,8 +259,9 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode>
     let rom = match rom {
         Some(rom) => rom,
         None if workspace::source().is_some() => build::rom(&[])?.image,
-        None => workspace::installed_rom()
-            .context("no ROM is installed beside this program: name one")?,
+        None => workspace::installed_rom().context(
+            "no ROM is installed with this program (scripts/install.sh does that): name one",
+        )?,
     };
     let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
     let found = inspect::describe(&rom, elf.as_deref(), symbols)?;
@@ -268,12 +277,19 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode>
 
 fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
     let bytes = std::fs::read(bzimage).with_context(|| format!("reading {}", bzimage.display()))?;
+    let file = |path: &Path| path.canonicalize().ok();
+    if file(vmlinux).is_some_and(|there| file(bzimage) == Some(there)) {
+        bail!(
+            "{} would be overwritten: name another file to write",
+            bzimage.display()
+        );
+    }
     if extract::format(&bytes) == extract::Format::Elf {
         bail!("{} is an ELF file already", bzimage.display());
     }
     let kernel =
         extract::vmlinux(&bytes).with_context(|| format!("extracting {}", bzimage.display()))?;
-    workspace::write_atomically(vmlinux, &kernel.elf)?;
+    workspace::write_named(vmlinux, &kernel.elf)?;
     put(format!(
         "{}: {} bytes, was compressed with {}\n",
         vmlinux.display(),

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
+use crate::output::say;
 use crate::{bench, build, workspace};
 
 pub mod artefact;
@@ -62,6 +63,7 @@ pub struct Options {
 /// Something that a cell needs cannot be had, or a cell of this firmware does
 /// not come out as recorded.
 pub fn run(options: &Options) -> Result<()> {
+    workspace::require_source("the matrix")?;
     let all = table::cells()?;
     if options.pages {
         return write_pages();
@@ -78,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
     );
     if options.list {
         for cell in cells {
-            println!("{}: {}: {}", cell.id(), cell.row.group, cell.row.text);
+            say!("{}: {}: {}", cell.id(), cell.row.group, cell.row.text)?;
         }
         return Ok(());
     }
@@ -263,7 +265,7 @@ fn finish(options: &Options, before: &Results, taken: &[Taken]) -> Result<()> {
     )?;
 
     if let Some(table) = side_by_side(taken) {
-        println!("{table}");
+        say!("{table}")?;
     }
     let mut counts = BTreeMap::<&str, usize>::new();
     let mut changed = Vec::new();
@@ -290,9 +292,9 @@ fn finish(options: &Options, before: &Results, taken: &[Taken]) -> Result<()> {
         .iter()
         .map(|(word, n)| format!("{n} {word}"))
         .collect();
-    println!("{}; target/matrix/results.json", counts.join(", "));
+    say!("{}; target/matrix/results.json", counts.join(", "))?;
     for line in &changed {
-        println!("not as recorded: {line}");
+        say!("not as recorded: {line}")?;
     }
     if options.update {
         return write_pages();

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::build;
 use crate::kernel::{self, Flavour};
+use crate::output::say;
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::qemu::{Accel, Qemu};
 
@@ -331,7 +332,7 @@ fn update_budget(kit: &Kit) -> Result<()> {
     };
     for (kind, list) in [("dearer", found.worse), ("cheaper", found.better)] {
         for text in list {
-            println!("{kind}: {text}");
+            say!("{kind}: {text}")?;
         }
     }
     measured.write()
@@ -340,12 +341,12 @@ fn update_budget(kit: &Kit) -> Result<()> {
 /// Prints every access of each cell.
 fn list(kit: &Kit, roms: &[PathBuf], cells: &[Cell]) -> Result<()> {
     for rom in roms {
-        println!("{}", rom.display());
+        say!("{}", rom.display())?;
         for cell in cells {
             let (counts, list) = trace(kit, rom, cell)?;
-            println!("{}: {}", cell.name, counts.summary());
+            say!("{}: {}", cell.name, counts.summary())?;
             for access in list {
-                println!("  {access}");
+                say!("  {access}")?;
             }
         }
     }
@@ -387,14 +388,14 @@ pub fn run(options: &Options) -> Result<()> {
         let images = vec![rom.as_path(); cells.len()];
         let results = counts(&kit, &images, &cells, |_| ());
         if !options.json {
-            println!("{}", rom.display());
+            say!("{}", rom.display())?;
         }
         let by_cell: &mut BTreeMap<_, _> = found.entry(rom).or_default();
         for (cell, result) in cells.iter().zip(results) {
             match result {
                 Ok(counts) => {
                     if !options.json {
-                        println!("  {:<40} {}", cell.name, counts.summary());
+                        say!("  {:<40} {}", cell.name, counts.summary())?;
                     }
                     by_cell.insert(&cell.name, counts);
                 }
@@ -406,7 +407,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
+        say!("{}", serde_json::to_string_pretty(&found)?)?;
     }
     ensure!(failed == 0, "{failed} cells did not reach their kernel");
     Ok(())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::inspect::Identity;
+use crate::output::say;
 use crate::package::{self, NAME, VERSION};
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::process::said;
@@ -79,9 +80,9 @@ pub fn run(options: &Options) -> Result<()> {
     check(&dir)?;
     for name in names(&dir)? {
         let bytes = fs::metadata(dir.join(&name))?.len();
-        println!("{bytes:>10}  {name}");
+        say!("{bytes:>10}  {name}")?;
     }
-    println!("{}: checked", dir.display());
+    say!("{}: checked", dir.display())?;
     Ok(())
 }
 

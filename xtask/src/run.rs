@@ -4,6 +4,7 @@ mod accel;
 mod guest;
 
 pub use accel::Accel;
+pub use guest::qemu_package;
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::extract::Format;
 use crate::initramfs::Arch;
+use crate::output::say;
 use crate::{build, extract, initramfs, kernel, workspace};
 use guest::{report, serial_log, shell};
 
@@ -57,7 +59,7 @@ pub struct Options {
     #[arg(long)]
     pub bzimage: bool,
 
-    /// What the guest does once it is up [auto: a shell on a terminal, else a report]
+    /// What the guest does once it is up
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub mode: Mode,
 
@@ -81,10 +83,11 @@ pub struct Options {
 /// What the guest does once it is up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Mode {
+    /// A shell on a terminal, else a report
     Auto,
-    /// A shell on the serial console.
+    /// A shell on the serial console
     Shell,
-    /// Print a report and power off.
+    /// Print a report and power off
     Report,
 }
 
@@ -110,7 +113,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     }
     let plan = plan(options)?;
     if options.dry_run {
-        println!("{}", plan.shown());
+        say!("{}", plan.shown())?;
         return Ok(Outcome::Reached);
     }
     eprintln!("accelerator: {}", plan.accel);
@@ -154,7 +157,9 @@ pub fn default_rom() -> Result<PathBuf> {
     if workspace::source().is_some() {
         return Ok(build::rom(&[])?.image);
     }
-    workspace::installed_rom().context("no ROM is installed beside this program: name one")
+    workspace::installed_rom().context(
+        "no ROM is installed with this program (scripts/install.sh does that): name one with --firmware",
+    )
 }
 
 /// What QEMU is to load.
@@ -220,7 +225,7 @@ fn accelerator(options: &Options) -> Accel {
         return found;
     }
     if options.accel.starts_with("kvm") && found.name != "kvm" {
-        eprintln!("KVM was asked for, but {}", found.reason);
+        eprintln!("KVM was asked for, and will hardly do: {}", found.reason);
     }
     Accel {
         name: options.accel.clone(),

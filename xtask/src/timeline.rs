@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::canvas::{Canvas, HPos, RGBColor};
 use crate::initramfs::{self, Arch, MARKER};
 use crate::measure::{self, Access};
+use crate::output::say;
 use crate::progress;
 use crate::qemu::{Accel, Qemu};
 use crate::{build, canvas, extract, workspace};
@@ -80,7 +81,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut timelines = vec![boot("bzImage", &rom.image, &bzimage)?];
     match vmlinux {
         Some(path) => timelines.push(boot("vmlinux (PVH)", &rom.image, &path)?),
-        None => println!("skipped vmlinux: the kernel has no PVH entry point"),
+        None => say!("skipped vmlinux: the kernel has no PVH entry point")?,
     }
 
     let mut table = Table::new();
@@ -105,8 +106,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut row = vec![Cell::new("user space after")];
     row.extend(timelines.iter().map(|one| number(Some(one.total()))));
     table.add_row(row);
-    println!("{table}");
-    println!("{MACHINE} under TCG: a translator's milliseconds, of which the shares count.");
+    say!("{table}")?;
+    say!("{MACHINE} under TCG: a translator's milliseconds, of which the shares count.")?;
 
     let dir = workspace::target().join("bench");
     fs::create_dir_all(&dir)?;
@@ -119,7 +120,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
-        println!("wrote {}", file.display());
+        say!("wrote {}", file.display())?;
     }
     Ok(())
 }

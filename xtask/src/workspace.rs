@@ -112,6 +112,25 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("writing {}", path.display()))
 }
 
+/// Writes a file that the user has named. Into what is there and no plain file
+/// (a device, a pipe, what a link leads to) the bytes are written, it is not
+/// replaced; and no directory is made, whose name may be mistyped.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
+    let writing = || format!("writing {}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => fs::write(path, bytes).with_context(writing),
+        _ => {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+            let dir = dir.unwrap_or(Path::new("."));
+            fs::metadata(dir).with_context(writing)?;
+            write_atomically(path, bytes)
+        }
+    }
+}
+
 /// SHA-256 of `bytes` in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

@@ -76,10 +76,23 @@ pub(super) fn find(program: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What gets QEMU onto this machine.
+pub fn qemu_package() -> &'static str {
+    let has_apt = || Command::new("apt-get").arg("--version").output().is_ok();
+    if workspace::source().is_some() {
+        "scripts/setup.sh"
+    } else if has_apt() {
+        "sudo apt-get install --no-install-recommends qemu-system-x86"
+    } else {
+        "your system's package qemu-system-x86 (Debian, Fedora and Arch call it so)"
+    }
+}
+
 fn missing(program: &Path) -> String {
     format!(
-        "starting {}: install qemu-system-x86 (scripts/setup.sh does), or name another with --qemu",
-        program.display()
+        "starting {}: get QEMU with {}, or name another with --qemu",
+        program.display(),
+        qemu_package()
     )
 }
 
