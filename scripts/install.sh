@@ -54,13 +54,13 @@ if [ -n "$uninstall" ]; then
     rm -f "$to/bin/qboot" "$to/share/qemu/qboot-rs.rom" \
         "$to/share/qemu/firmware/60-qboot-rs.json" \
         "$to/share/bash-completion/completions/qboot" \
-        "$to/share/zsh/site-functions/_qboot" \
+        "$to/share/zsh/site-functions/_qboot" "$to/share/zsh/vendor-completions/_qboot" \
         "$to/share/fish/vendor_completions.d/qboot.fish" \
         "$to/share/man/man1/qboot.1.gz" "$to"/share/man/man1/qboot-*.1.gz
     rm -rf "$to/share/doc/qboot-rs"
     # Directories that nobody else uses go too, but for the system's own.
     dirs=(share/qemu/firmware share/qemu share/bash-completion/completions share/bash-completion
-        share/zsh/site-functions share/zsh share/fish/vendor_completions.d share/fish)
+        share/zsh/site-functions share/zsh/vendor-completions share/zsh share/fish/vendor_completions.d share/fish)
     case $prefix in
     /usr | /usr/local) ;;
     *) dirs+=(share/man/man1 share/man share/doc share bin .) ;;
@@ -88,20 +88,26 @@ fi
 set -E
 trap 'echo "the installation is not complete; --uninstall removes what is there" >&2' ERR
 
+# Where zsh looks without being told, which below /usr is Debian's to say.
+zsh=site-functions
+if [ "$prefix" = /usr ] && [ -e /etc/debian_version ]; then zsh=vendor-completions; fi
+
 put() { install -D -m "$1" "$from/$2" "$to/$3"; }
 put 755 qboot bin/qboot
 put 644 qboot.rom share/qemu/qboot-rs.rom
 put 644 completions/qboot.bash share/bash-completion/completions/qboot
-put 644 completions/_qboot share/zsh/site-functions/_qboot
+put 644 completions/_qboot "share/zsh/$zsh/_qboot"
 put 644 completions/qboot.fish share/fish/vendor_completions.d/qboot.fish
 for page in "$from"/man/*.1; do
     name=$(basename "$page").gz
     install -d "$to/share/man/man1"
+    text=$(cat "$page")
     # Without name and time: the same page, the same bytes.
-    gzip -9nc "$page" >"$to/share/man/man1/$name"
+    printf '%s\n' "${text//PREFIX/"$prefix"}" | gzip -9n >"$to/share/man/man1/$name"
     chmod 644 "$to/share/man/man1/$name"
 done
-for document in README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
+for document in "$from"/*.md "$from"/LICENSE-* "$from"/docs/*.* "$from"/docs/users/*; do
+    document=${document#"$from"/}
     put 644 "$document" "share/doc/qboot-rs/$document"
 done
 install -d "$to/share/qemu/firmware"

@@ -32,6 +32,8 @@ if [ "${1:-}" = test ]; then
     links_32_bit || packages+=(gcc-multilib)
     has gdb || packages+=(gdb)
     has swtpm || packages+=(swtpm)
+    has zsh || packages+=(zsh)
+    has fish || packages+=(fish)
 fi
 
 # --- the Rust toolchain: is there any, before the rest is fetched -----------

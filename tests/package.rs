@@ -1,6 +1,9 @@
 //! What is installed: the package by Debian's own tools, the files by the
 //! script, both removed again without a trace.
 
+#[path = "package/shells.rs"]
+mod shells;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,18 +106,67 @@ fn the_program_does_without_a_source_tree() -> Result<()> {
         found.contains(&format!("ok  ROM: {}, ", rom.display())),
         "{found}"
     );
-    let output = program().arg("build").output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(
-        !output.status.success() && said.contains("needs the source tree"),
-        "{said}"
-    );
-    let page = dir.path().join("share/man/man1/qboot-run.1.gz");
-    let page = run(Command::new("gzip").arg("-dc").arg(page))?;
-    ensure!(
-        page.starts_with(".ie") && page.contains(".SH EXAMPLES\n.nf\n"),
-        "no manual page: {page}"
-    );
+    for task in ["build", "bench", "timeline", "matrix", "figures", "release"] {
+        let output = program().arg(task).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && said.contains("needs the source tree"),
+            "{task}: {said}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn manual_pages_say_what_the_help_does_not() -> Result<()> {
+    let from = collected()?;
+    let dir = tempfile::tempdir()?;
+    let mut install = Command::new(from.join("install.sh"));
+    run(install.arg("--prefix").arg(dir.path()))?;
+    let pages = files(&dir.path().join("share/man/man1"))?;
+    ensure!(pages.len() > 8, "{pages:?}");
+    for page in pages {
+        let text = run(Command::new("gzip").arg("-dc").arg(&page))?;
+        let name = page.display();
+        ensure!(text.starts_with(".ie"), "{name}: {text}");
+        for heading in ["SYNOPSIS", "EXIT STATUS", "SEE ALSO"] {
+            let heading = format!(".SH \"{heading}\"\n");
+            let plain = heading.replace('"', "");
+            ensure!(
+                text.contains(&heading) || text.contains(&plain),
+                "{name}: no {plain}{text}"
+            );
+        }
+        let of_run = page.ends_with("qboot-run.1.gz");
+        ensure!(
+            !of_run || text.contains(".SH EXAMPLES\n.nf\n"),
+            "{name}: {text}"
+        );
+        ensure!(!text.contains("PREFIX"), "{name}: {text}");
+        let file = format!("{}/share/qemu/qboot", dir.path().display());
+        ensure!(!of_run || text.contains(&file), "{name}: {text}");
+    }
+    Ok(())
+}
+
+/// The pages that the installed README leads to are installed.
+#[test]
+fn the_documents_lead_to_each_other() -> Result<()> {
+    let from = collected()?;
+    let dir = tempfile::tempdir()?;
+    let mut install = Command::new(from.join("install.sh"));
+    run(install.arg("--prefix").arg(dir.path()))?;
+    let doc = dir.path().join("share/doc").join(package::NAME);
+    let readme = fs::read_to_string(doc.join("README.md"))?;
+    let targets = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#']).next());
+    let targets: Vec<_> = targets.filter(|to| !to.contains("://")).collect();
+    ensure!(targets.len() > 15, "{targets:?}");
+    for to in targets {
+        ensure!(doc.join(to).is_file(), "{to} is not installed");
+    }
     Ok(())
 }
 

@@ -125,6 +125,16 @@ fn for_building() -> Vec<Finding> {
             SETUP_TESTS,
         ),
         optional(
+            "zsh, for tests",
+            first_line("zsh", &["--version"]),
+            SETUP_TESTS,
+        ),
+        optional(
+            "fish, for tests",
+            first_line("fish", &["--version"]),
+            SETUP_TESTS,
+        ),
+        optional(
             "mdBook, for the book",
             first_line("mdbook", &["--version"]),
             "cargo install --locked mdbook",

@@ -21,9 +21,10 @@ pub const NAME: &str = "qboot-rs";
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Files of the source tree that are handed out as they are.
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "SECURITY.md",
@@ -87,6 +88,20 @@ pub fn dist(tool: &Path, dir: &Path) -> Result<()> {
     for document in DOCUMENTS {
         let name = Path::new(document).file_name().context("no file name")?;
         copy(&source.join(document), &dir.join(name))?;
+    }
+    // The pages that README.md leads to, for those who have no network there.
+    for pages in ["docs", "docs/users"] {
+        let to = dir.join(pages);
+        fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;
+        for entry in fs::read_dir(source.join(pages))? {
+            let page = entry?.path();
+            let is_page = page
+                .extension()
+                .is_some_and(|ext| ext == "md" || ext == "svg");
+            if let Some(name) = page.file_name().filter(|_| is_page) {
+                copy(&page, &to.join(name))?;
+            }
+        }
     }
     let program = dir.join("qboot");
     let mut strip = Command::new("objcopy");
