@@ -9,6 +9,7 @@
 //! - [`initramfs::Initramfs`] makes the small user space that the boots reach.
 //! - [`inspect`] tells what a ROM is made of, [`doctor`] what a machine lacks.
 //! - [`package`] lays out what is installed and makes the Debian package.
+//! - [`linux`] knows what Linux has to be told of a machine.
 //! - [`run`] boots the lot under QEMU.
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`patience`] waits for it, and not for ever.
@@ -32,6 +33,7 @@ pub mod figures;
 pub mod initramfs;
 pub mod inspect;
 pub mod kernel;
+pub mod linux;
 #[cfg(feature = "measure")]
 pub mod matrix;
 #[cfg(feature = "measure")]

@@ -9,13 +9,12 @@ pub use guest::qemu_package;
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::extract::Format;
 use crate::initramfs::Arch;
+use crate::linux::{self, Time};
 use crate::output::say;
 use crate::{build, extract, initramfs, kernel, workspace};
 use guest::{report, serial_log, shell};
@@ -320,17 +319,11 @@ fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
 
 fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
-    if options.machine.starts_with("microvm") {
-        // No keyboard controller to reset by.
-        words.push("reboot=t".to_owned());
-        if accel.name.starts_with("tcg") {
-            words.extend(tsc_khz().map(|khz| format!("tsc_early_khz={khz}")));
-        }
-    } else if accel.name.starts_with("tcg") {
-        // Linux counts ticks to see whether its timer works, and panics where a
-        // busy host keeps them back. Under KVM it leaves the check out by itself.
-        words.push("no_timer_check".to_owned());
-    }
+    let time = match accel.name.starts_with("tcg") {
+        true => Time::Host,
+        false => Time::Processor,
+    };
+    words.extend(linux::parameters(&options.machine, time, true));
     if !shell {
         // Restart at once after a panic, which ends QEMU under -no-reboot.
         words.push("panic=-1".to_owned());
@@ -356,22 +349,4 @@ fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
     }
     words.extend(options.append.clone());
     words.join(" ")
-}
-
-/// Frequency in kHz of the time stamp counter that a TCG guest sees: the host's.
-///
-/// Linux measures it against the PIT. On a microvm that is the only reference, and
-/// under TCG on a busy host the measurement fails now and then; the kernel then
-/// waits for ever for a timer tick, whatever the firmware. So it is told.
-pub fn tsc_khz() -> Option<u64> {
-    let clock = quanta::Clock::new();
-    let (time, ticks) = (Instant::now(), clock.raw());
-    thread::sleep(Duration::from_millis(20));
-    let (elapsed, ticks) = (time.elapsed(), clock.raw().wrapping_sub(ticks));
-    let khz = u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1);
-    // A host without a steady counter makes quanta count nanoseconds instead.
-    if (999_000..1_001_000).contains(&khz) {
-        return None;
-    }
-    u64::try_from(khz).ok()
 }

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use super::table::{self, Cell, End, Step, regex};
 use super::{artefact, generate};
+use crate::linux::{self, Time};
 use crate::patience::Patience;
 use crate::qemu::{Accel, Qemu, Vm};
-use crate::run;
 
 /// What came of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,31 +147,18 @@ impl<'a> Boot<'a> {
     /// What the kernel is told, word by word.
     fn parameters(&self, accel: Accel) -> Vec<String> {
         let row = &self.cell.row;
-        let microvm = self.is_microvm();
         let mut words = Vec::new();
         if row.linux {
             words.push("console=ttyS0 panic=-1".to_owned());
             if row.guest.is_some() || !row.modules.is_empty() {
                 words.push("qboot.run=/guest".to_owned());
             }
-            if microvm {
-                // No keyboard controller to reset by.
-                words.push("reboot=t".to_owned());
-            }
-            if microvm || row.append.contains("acpi=off") {
-                // Nothing but the PIT to measure the TSC against, which under TCG fails
-                // now and then with every firmware: the kernel is told.
-                let khz = match accel {
-                    Accel::Icount { .. } => Some(1_000_000),
-                    _ => run::tsc_khz(),
-                };
-                words.extend(khz.map(|khz| format!("tsc_early_khz={khz}")));
-            } else {
-                // Linux waits some ticks of the PIT in its own time and panics when a
-                // busy host delivers them late. How the timer is wired is in QEMU's
-                // MADT then; by the MP table it is checked.
-                words.push("no_timer_check".to_owned());
-            }
+            let time = match accel {
+                Accel::Icount { .. } => Time::Counted,
+                _ => Time::Host,
+            };
+            let has_acpi = !row.append.contains("acpi=off");
+            words.extend(linux::parameters(&self.cell.machine, time, has_acpi));
         }
         if !row.append.is_empty() {
             words.push(row.append.clone());

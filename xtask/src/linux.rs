@@ -1,0 +1,80 @@
+//! What Linux is told of QEMU's machines, so that a busy host does not keep it from
+//! booting, whatever the firmware.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where a guest's time comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The processor's, under KVM.
+    Processor,
+    /// The host's, under QEMU's translator.
+    Host,
+    /// Counted instructions (`-icount`): the time stamp counter ticks once a
+    /// nanosecond.
+    Counted,
+}
+
+/// The parameters that Linux needs on `machine`, a value of `-M`. Without ACPI
+/// (`has_acpi`) its check of how the timer is wired is left on: it is the MP table's
+/// then.
+#[must_use]
+pub fn parameters(machine: &str, time: Time, has_acpi: bool) -> Vec<String> {
+    let mut words = Vec::new();
+    let is_microvm = machine.starts_with("microvm");
+    if is_microvm {
+        // No keyboard controller to reset by.
+        words.push("reboot=t".to_owned());
+    }
+    if time == Time::Processor {
+        return words;
+    }
+    if is_microvm || !has_acpi {
+        // Nothing but the PIT to measure the time stamp counter against, which fails
+        // now and then; the kernel then waits for ever for a tick. So it is told.
+        let khz = match time {
+            Time::Counted => Some(1_000_000),
+            _ => tsc_khz(),
+        };
+        words.extend(khz.map(|khz| format!("tsc_early_khz={khz}")));
+    } else {
+        // Linux counts ticks to see whether its timer works, and panics where they
+        // come late. Under KVM it leaves the check out by itself.
+        words.push("no_timer_check".to_owned());
+    }
+    words
+}
+
+/// Frequency in kHz of the time stamp counter that a guest of QEMU's translator
+/// sees: the host's. `None` where the host has no steady one.
+fn tsc_khz() -> Option<u64> {
+    let clock = quanta::Clock::new();
+    let (time, ticks) = (Instant::now(), clock.raw());
+    thread::sleep(Duration::from_millis(20));
+    let (elapsed, ticks) = (time.elapsed(), clock.raw().wrapping_sub(ticks));
+    let khz = u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1);
+    // A host without a steady counter makes quanta count nanoseconds instead.
+    if (999_000..1_001_000).contains(&khz) {
+        return None;
+    }
+    u64::try_from(khz).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_machine_is_told_what_it_cannot_measure() {
+        let counted = |machine, has_acpi| parameters(machine, Time::Counted, has_acpi).join(" ");
+        assert_eq!(counted("q35", true), "no_timer_check");
+        assert_eq!(counted("pc", false), "tsc_early_khz=1000000");
+        for machine in ["microvm", "microvm,acpi=off"] {
+            assert_eq!(counted(machine, true), "reboot=t tsc_early_khz=1000000");
+        }
+        for (machine, words) in [("q35", &[][..]), ("microvm,pcie=on", &["reboot=t"])] {
+            assert_eq!(parameters(machine, Time::Processor, true), words);
+        }
+    }
+}
