@@ -80,14 +80,14 @@ fn has_dir(file: &Path, dir: &Path) -> bool {
     file.ancestors().skip(1).any(|above| above.ends_with(dir))
 }
 
-/// The tree is code between two fences below the heading "Rooms"; a name stands
+/// The tree is code between two fences below the heading "The source"; a name stands
 /// at the start of a line, or in the text behind it.
 #[test]
 fn the_tree_of_the_architecture_is_the_one_here() -> Result<()> {
     let root = workspace::root();
     let page = fs::read_to_string(root.join("docs/architecture.md"))?;
-    let (_, rooms) = page.split_once("## Rooms").context("no heading Rooms")?;
-    let tree = rooms.split("```").nth(1).context("no tree")?;
+    let (_, source) = page.split_once("## The source").context("no such heading")?;
+    let tree = source.split("```").nth(1).context("no tree")?;
     let words: BTreeSet<&str> = tree
         .split(|c: char| c.is_whitespace() || ",;:()".contains(c))
         .filter(|word| !word.is_empty())
