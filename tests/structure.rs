@@ -86,7 +86,9 @@ fn has_dir(file: &Path, dir: &Path) -> bool {
 fn the_tree_of_the_architecture_is_the_one_here() -> Result<()> {
     let root = workspace::root();
     let page = fs::read_to_string(root.join("docs/architecture.md"))?;
-    let (_, source) = page.split_once("## The source").context("no such heading")?;
+    let (_, source) = page
+        .split_once("## The source")
+        .context("no such heading")?;
     let tree = source.split("```").nth(1).context("no tree")?;
     let words: BTreeSet<&str> = tree
         .split(|c: char| c.is_whitespace() || ",;:()".contains(c))
