@@ -106,7 +106,9 @@ for page in "$from"/man/*.1; do
     printf '%s\n' "${text//PREFIX/"$prefix"}" | gzip -9n >"$to/share/man/man1/$name"
     chmod 644 "$to/share/man/man1/$name"
 done
-for document in "$from"/*.md "$from"/LICENSE-* "$from"/docs/*.* "$from"/docs/users/*; do
+for document in "$from"/*.md "$from"/LICENSE-* "$from"/NOTICES.txt "$from"/docs/*.* "$from"/docs/users/*; do
+    # A checkout hands nothing out.
+    if [ "$document" = "$from/NOTICES.txt" ] && ! [ -e "$document" ]; then continue; fi
     document=${document#"$from"/}
     put 644 "$document" "share/doc/qboot-rs/$document"
 done

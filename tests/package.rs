@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use qboot_tests::skip;
-use xtask::{package, release, workspace};
+use xtask::{notices, package, release, workspace};
 
 /// What is installed, collected once, with the host program as tests build it.
 fn collected() -> Result<PathBuf> {
@@ -24,6 +24,7 @@ fn collected() -> Result<PathBuf> {
             .current_dir(workspace::root()))?;
         let dir = workspace::target().join("tests").join("dist");
         package::dist(&workspace::target().join("debug/qboot"), &dir)?;
+        fs::write(dir.join(notices::FILE), notices::text()?)?;
         Ok(dir)
     };
     let found =
@@ -162,7 +163,9 @@ fn the_documents_lead_to_each_other() -> Result<()> {
         .split("](")
         .skip(1)
         .filter_map(|rest| rest.split([')', '#']).next());
-    let targets: Vec<_> = targets.filter(|to| !to.contains("://")).collect();
+    let targets: Vec<_> = targets
+        .filter(|to| !to.is_empty() && !to.contains("://"))
+        .collect();
     ensure!(targets.len() > 15, "{targets:?}");
     for to in targets {
         ensure!(doc.join(to).is_file(), "{to} is not installed");
@@ -207,6 +210,10 @@ fn the_debian_package_installs_and_removes() -> Result<()> {
         root.join("usr/share/doc/qboot-rs/copyright").is_file(),
         "no copyright"
     );
+    ensure!(dpkg(&["--verify", package::NAME])?.is_empty(), "changed");
+    fs::write(root.join("usr/share/qemu/qboot-rs.rom"), "")?;
+    let changed = dpkg(&["--verify", package::NAME])?;
+    ensure!(changed.contains("qboot-rs.rom"), "{changed:?}");
     dpkg(&["--purge", package::NAME])?;
     let usr = root.join("usr");
     ensure!(
@@ -214,5 +221,19 @@ fn the_debian_package_installs_and_removes() -> Result<()> {
         "left: {:?}",
         files(&usr)?
     );
+    Ok(())
+}
+
+/// Also what it has to say of the manual pages, which it gives to `man`.
+#[test]
+#[ignore = "needs lintian"]
+fn lintian_has_no_fault_to_find() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let package = package::debian(&collected()?, dir.path())?;
+    let mut lintian = Command::new("lintian");
+    let said = run(lintian
+        .args(["--allow-root", "--fail-on", "error,warning"])
+        .arg(package))?;
+    ensure!(!said.contains("W: "), "{said}");
     Ok(())
 }

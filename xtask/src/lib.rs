@@ -38,6 +38,8 @@ pub mod linux;
 pub mod matrix;
 #[cfg(feature = "measure")]
 pub mod measure;
+#[cfg(feature = "measure")]
+pub mod notices;
 pub mod output;
 pub mod package;
 pub mod patience;

@@ -105,7 +105,12 @@ pub fn dist(tool: &Path, dir: &Path) -> Result<()> {
     }
     let program = dir.join("qboot");
     let mut strip = Command::new("objcopy");
-    said(strip.arg("--strip-all").arg(tool).arg(&program))?;
+    said(
+        strip
+            .args(["--strip-all", "--remove-section=.comment"])
+            .arg(tool)
+            .arg(&program),
+    )?;
     said(Command::new(&program).arg("manual").arg(&manual))?;
     for (shell, name) in COMPLETIONS {
         let text = said(Command::new(&program).args(["completions", shell]))?;
@@ -119,10 +124,12 @@ pub fn dist(tool: &Path, dir: &Path) -> Result<()> {
 /// directory `to`.
 ///
 /// # Errors
-/// `dpkg-deb` is not here, or a step fails.
+/// `dpkg-deb` is not here, or a step fails; or the crates' terms are not among them.
 pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     let image = fs::read(files.join("qboot.rom"))?;
     let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
+    let notices = files.join("NOTICES.txt");
+    fs::metadata(&notices).with_context(|| format!("{}", notices.display()))?;
     let root = tempdir(to)?;
     let staged = root.join("root");
     let mut install = Command::new(files.join("install.sh"));
@@ -161,6 +168,7 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     ));
     let debian = staged.join("DEBIAN");
     fs::create_dir(&debian)?;
+    fs::write(debian.join("md5sums"), md5sums(&staged)?)?;
     fs::write(debian.join("control"), control)?;
     let package = to.join(format!("{NAME}_{VERSION}_{arch}.deb"));
     said(
@@ -200,7 +208,9 @@ fn copyright(files: &Path) -> Result<String> {
     });
     Ok(format!(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
-         Upstream-Name: {NAME}\n\n\
+         Upstream-Name: {NAME}\n\
+         Comment: The program and the ROM are linked with crates of others. Which,\n \
+         whose they are and their terms: /usr/share/doc/{NAME}/NOTICES.txt\n\n\
          Files: *\n\
          Copyright: {holder}\n\
          License: Expat or Apache-2.0\n\n\
@@ -278,6 +288,12 @@ pub fn epoch(date: &str) -> i64 {
     };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
     (days - 719_468) * 86_400
+}
+
+/// For those who check an installation, as `dpkg --verify` does.
+fn md5sums(staged: &Path) -> Result<String> {
+    let list = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum";
+    said(Command::new("sh").args(["-c", list]).current_dir(staged))
 }
 
 /// What `dir` takes, in KiB.

@@ -14,7 +14,7 @@ use crate::package::{self, NAME, VERSION};
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::process::said;
 use crate::qemu::Qemu;
-use crate::{build, progress, sbom, workspace};
+use crate::{build, notices, progress, sbom, workspace};
 
 /// The command line of `release`.
 #[derive(Clone, Debug, clap::Args)]
@@ -61,6 +61,7 @@ pub fn run(options: &Options) -> Result<()> {
         build::rom(&["markers"])?.image,
         files.join("qboot-markers.rom"),
     )?;
+    fs::write(files.join(notices::FILE), notices::text()?)?;
     let step = progress::step("packing".to_owned());
     let epoch = package::epoch(&identity.date);
     let archive = dir.join(format!("{root}.tar.gz"));
@@ -206,8 +207,9 @@ pub fn check_installed(prefix: &Path, released: &[u8]) -> Result<()> {
         shown.contains(&identity.version) && shown.contains(&rom.display().to_string()),
         "the program inspects something else:\n{shown}"
     );
-    let pages = prefix.join("share/man/man1/qboot.1.gz");
-    ensure!(pages.is_file(), "no manual page");
+    for file in ["man/man1/qboot.1.gz", "doc/qboot-rs/NOTICES.txt"] {
+        ensure!(prefix.join("share").join(file).is_file(), "no {file}");
+    }
     let descriptor = prefix.join("share/qemu/firmware/60-qboot-rs.json");
     let descriptor: serde_json::Value = serde_json::from_slice(&fs::read(descriptor)?)?;
     let named = descriptor["mapping"]["filename"]

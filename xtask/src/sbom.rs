@@ -28,10 +28,10 @@ const LICENSE: &str = "MIT OR Apache-2.0";
 
 /// A crate, and what it is under.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Crate {
-    name: String,
-    version: String,
-    license: String,
+pub(crate) struct Crate {
+    pub name: String,
+    pub version: String,
+    pub license: String,
 }
 
 impl Crate {
@@ -57,15 +57,7 @@ struct Locked {
 /// # Errors
 /// Cargo does not tell, or the result is not what CycloneDX 1.5 allows.
 pub fn json(rom_sha256: &str) -> Result<String> {
-    let rom = crates(&[
-        "--package",
-        "qboot",
-        "--features",
-        "rom",
-        "--target",
-        build::TARGET,
-    ])?;
-    let tool = crates(&["--package", "xtask", "--no-default-features"])?;
+    let (rom, tool) = (of_rom()?, of_tool()?);
     ensure!(rom.iter().any(|found| found.name == "zerocopy"), "{rom:?}");
     let lock = fs::read_to_string(workspace::root().join("Cargo.lock"))?;
     let lock: Lock = toml::from_str(&lock).context("Cargo.lock")?;
@@ -135,6 +127,23 @@ fn hashes(sha256: &str) -> Hashes {
         alg: HashAlgorithm::SHA_256,
         content: HashValue(sha256.to_owned()),
     }])
+}
+
+/// The crates in the ROM.
+pub(crate) fn of_rom() -> Result<BTreeSet<Crate>> {
+    crates(&[
+        "--package",
+        "qboot",
+        "--features",
+        "rom",
+        "--target",
+        build::TARGET,
+    ])
+}
+
+/// The crates in the host program, as it is handed out.
+pub(crate) fn of_tool() -> Result<BTreeSet<Crate>> {
+    crates(&["--package", "xtask", "--no-default-features"])
 }
 
 /// The crates of the registry that end up in what these arguments name;
