@@ -101,11 +101,11 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         mut watch: W,
         scratch: &mut [u8],
     ) -> Result<Handoff> {
-        watch.note(&mut self.machine.memory, Step::Files(chipset, dir));
+        watch.note(self.machine, Step::Files(chipset, dir));
         let e820 = dir.e820().ok_or(Error::BadE820)?;
         self.read_memory_map(e820, chipset.ecam(), scratch)?;
         self.machine.memory.open(self.map.high());
-        watch.note(&mut self.machine.memory, Step::Map(self.map));
+        watch.note(self.machine, Step::Map(self.map));
 
         // The kernel's memory before the tables': its place is given, theirs
         // is not. Its command line before PCI, which it may ask for.
@@ -125,8 +125,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             Ok(claimed) => claimed,
             Err(error) => return Err(*error),
         };
-        let memory = &mut self.machine.memory;
-        watch.note(memory, Step::Kernel(kernel, claimed));
+        watch.note(self.machine, Step::Kernel(kernel, claimed));
 
         let line = CommandLine::parse(claimed.command_line(&mut self.machine.memory)?);
 
@@ -147,23 +146,22 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             has_acpi,
             line,
         };
-        let step = Step::Pci(decision, summary.as_ref());
-        watch.note(&mut self.machine.memory, step);
+        watch.note(self.machine, Step::Pci(decision, summary.as_ref()));
         let rsdp = self.load_acpi(dir, script, line.contains(CommandLine::ACPI_OFF), scratch)?;
-        watch.note(&mut self.machine.memory, Step::Acpi(rsdp));
+        watch.note(self.machine, Step::Acpi(rsdp));
         if !has_acpi || line.contains(CommandLine::ACPI_OFF) {
             let roots = summary.map_or_else(Roots::default, |summary| summary.roots);
             let (cpuid, room) = (self.cpuid, self.f_segment);
             self.f_segment = legacy::build_mp_table(self.machine, chipset, &roots, cpuid, room)?;
-            watch.note(&mut self.machine.memory, Step::MpTable);
+            watch.note(self.machine, Step::MpTable);
         }
         let entry_point = self.load_smbios(chipset, dir)?;
-        watch.note(&mut self.machine.memory, Step::Smbios(entry_point));
+        watch.note(self.machine, Step::Smbios(entry_point));
         #[cfg(feature = "markers")]
         crate::markers::loading(&mut self.machine.io);
         let handoff = kernel.load(claimed, rsdp, &mut self.loader());
         if let Ok(done) = handoff {
-            watch.note(&mut self.machine.memory, Step::Loaded(done, self.map));
+            watch.note(self.machine, Step::Loaded(done, self.map));
         }
         handoff
     }

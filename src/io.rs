@@ -25,12 +25,6 @@ pub trait Terminal {
     fn print(&mut self, text: &[u8]);
     /// The time stamp counter.
     fn ticks(&mut self) -> u64;
-    /// What a log tells of: a dword of PCI configuration space, all ones where
-    /// there is none. The address is mechanism 1's; without its enable bit
-    /// microvm's ECAM is read.
-    fn pci(&mut self, _address: u32) -> u32 {
-        u32::MAX
-    }
 }
 
 /// Memory-mapped registers, ECAM above all.

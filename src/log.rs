@@ -12,8 +12,9 @@ use crate::command_line::CommandLine;
 use crate::e820::{Kind, MemoryMap};
 use crate::error::Warning;
 use crate::fw_cfg::Directory;
-use crate::io::Terminal;
+use crate::io::{Mmio, PortIo, Terminal};
 use crate::kernel::{Claimed, Handoff, Kernel};
+use crate::machine::Machine;
 use crate::options::LogOption;
 use crate::pci::{Bdf, Summary};
 use crate::phys::{GuestMemory, PhysRange, u32_at};
@@ -44,7 +45,10 @@ pub enum Step<'s> {
 /// Who is told about steps.
 pub trait Watch {
     /// `step` is done.
-    fn note<M: GuestMemory>(&mut self, memory: &mut M, step: Step<'_>);
+    fn note<I, F, M>(&mut self, machine: &mut Machine<I, F, M>, step: Step<'_>)
+    where
+        I: PortIo + Mmio,
+        M: GuestMemory;
     /// PCI was set up; what of it has no place is to be known in any case.
     fn warn(&mut self, summary: &Summary);
 }
@@ -55,7 +59,12 @@ pub struct Quiet<T>(pub T);
 
 impl<T: Terminal> Watch for Quiet<T> {
     #[inline(always)]
-    fn note<M: GuestMemory>(&mut self, _: &mut M, _: Step<'_>) {}
+    fn note<I, F, M>(&mut self, _: &mut Machine<I, F, M>, _: Step<'_>)
+    where
+        I: PortIo + Mmio,
+        M: GuestMemory,
+    {
+    }
 
     fn warn(&mut self, summary: &Summary) {
         warn(&mut self.0, summary);
@@ -107,18 +116,23 @@ pub struct Log<T> {
 
 impl<T: Terminal> Watch for Log<T> {
     #[inline(never)]
-    fn note<M: GuestMemory>(&mut self, memory: &mut M, step: Step<'_>) {
+    fn note<I, F, M>(&mut self, machine: &mut Machine<I, F, M>, step: Step<'_>)
+    where
+        I: PortIo + Mmio,
+        M: GuestMemory,
+    {
         if self.option == LogOption::Off {
             return;
         }
         // The time that the step took, without what printing it takes.
         let ticks = self.terminal.ticks().wrapping_sub(self.last);
         self.add("qboot: # ", &[u32::try_from(ticks).unwrap_or(u32::MAX)]);
+        let Machine { io, memory, .. } = machine;
         match step {
             Step::Files(chipset, dir) => self.files(chipset, dir),
             Step::Map(map) => self.map(map),
             Step::Kernel(kernel, claimed) => self.kernel(memory, kernel, claimed),
-            Step::Pci(decision, summary) => self.pci(decision, summary),
+            Step::Pci(decision, summary) => self.pci(io, decision, summary),
             Step::Acpi(rsdp) => self.acpi(memory, rsdp),
             Step::MpTable => self.say("mptable: built\r\n"),
             Step::Smbios(entry) => self.add("smbios: entry point 0x$\r\n", &[entry]),
@@ -220,7 +234,12 @@ impl<T: Terminal> Log<T> {
         }
     }
 
-    fn pci(&mut self, decision: PciDecision, summary: Option<&Summary>) {
+    fn pci<I: PortIo + Mmio>(
+        &mut self,
+        io: &mut I,
+        decision: PciDecision,
+        summary: Option<&Summary>,
+    ) {
         let setup = match decision.setup {
             PciSetup::None => "pci: none",
             PciSetup::Scan => "pci: scan",
@@ -249,7 +268,7 @@ impl<T: Terminal> Log<T> {
         }
         self.say("\r\n");
         if self.is_detailed() {
-            functions::list(&mut self.terminal, last_bus);
+            functions::list(&mut self.terminal, io, last_bus);
         }
     }
 

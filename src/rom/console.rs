@@ -4,9 +4,7 @@
 //! Untouched on success without a log: not a single access.
 
 use super::io::Io;
-use qboot::io::{Mmio, PortIo, Terminal};
-use qboot::layout;
-use qboot::pci::{CAM_ADDRESS, CAM_DATA};
+use qboot::io::{PortIo, Terminal};
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
@@ -83,18 +81,5 @@ impl Terminal for Console {
         // SAFETY: RDTSC reads a counter and nothing else; every processor that
         // QEMU models runs it, the 486 too (seen).
         unsafe { core::arch::x86::_rdtsc() }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn pci(&mut self, address: u32) -> u32 {
-        if address & 1 << 31 == 0 {
-            let (function, register) = (address & 0x00ff_ff00, address & 0xfc);
-            return Io.read32(layout::MICROVM_ECAM.start() | function << 4 | register);
-        }
-        // 4-byte accesses, which nothing but the mechanism answers (PCI Local
-        // Bus 3.0, section 3.2.2.3.2).
-        Io.out32(CAM_ADDRESS, address);
-        Io.in32(CAM_DATA)
     }
 }

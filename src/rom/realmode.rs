@@ -3,7 +3,7 @@
 use super::io::Io;
 use core::arch::{asm, global_asm};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
-use qboot::io::{Mmio, PortIo};
+use qboot::io::PortIo;
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::realmode::{BDA, BDA_LEN, EBDA_SEGMENT, LOW_KERNEL, bda, ebda, ticks};
@@ -69,7 +69,11 @@ const DEVICES: [(u16, u8); 18] = [
 /// The local APIC's registers that let the interrupt controllers through
 /// (Intel SDM 3A, 11.5.1 and 11.9): spurious vector with the enable bit,
 /// LINT0 as ExtINT, LINT1 as NMI.
-const VIRTUAL_WIRE: [(u32, u32); 3] = [(0xf0, 0x1ff), (0x350, 0x8700), (0x360, 0x8400)];
+const VIRTUAL_WIRE: [(u32, u32); 3] = [
+    (layout::LOCAL_APIC.start() | 0xf0, 0x1ff),
+    (layout::LOCAL_APIC.start() | 0x350, 0x8700),
+    (layout::LOCAL_APIC.start() | 0x360, 0x8400),
+];
 
 /// The 32-bit PCI BIOS, as `bios32.S` has it.
 #[cold]
@@ -131,7 +135,10 @@ pub fn install() {
     let fast_a20 = Io.in8(0x92);
     Io.out8(0x92, fast_a20 & !1 | 2);
     for (register, value) in VIRTUAL_WIRE {
-        Io.write32(layout::LOCAL_APIC.start() | register, value);
+        let register = with_exposed_provenance_mut::<u32>(register as usize);
+        // SAFETY: the local APIC's place after reset; where there is none,
+        // nothing is there.
+        unsafe { register.write_volatile(value) };
     }
     write_model();
 }

@@ -267,3 +267,38 @@ fn ram_does_not_reach_into_registers() {
         assert_eq!(touched.map(|r| r.end()).max(), Some(end));
     }
 }
+
+#[test]
+fn the_log_lists_the_functions_of_every_board() {
+    for (name, board, functions) in [
+        (
+            "pc",
+            Board::Pc,
+            &["00:00.0 8086:1237", "00:01.0 8086:7000"][..],
+        ),
+        (
+            "q35",
+            Board::Q35,
+            &["00:00.0 8086:29c0", "00:1f.2 8086:2922"],
+        ),
+        ("microvm", Board::Microvm, &[]),
+    ] {
+        let mut guest = Guest::new(board, capture::device(name), ram_of(name));
+        guest.machine.fw_cfg.file("opt/org.qboot/log", b"all");
+        guest.kernel(&small_bzimage());
+        let result = guest.run();
+        assert!(result.is_ok(), "{name}: {result:?}");
+        let listed: Vec<_> = guest
+            .printed
+            .lines()
+            .filter_map(|line| line.strip_prefix("qboot:   function "))
+            .collect();
+        assert_eq!(listed.is_empty(), functions.is_empty(), "{listed:?}");
+        for function in functions {
+            let line = listed.iter().find(|line| line.starts_with(function));
+            // Its header from the second dword on.
+            let line = line.expect(function);
+            assert_eq!(line.split(' ').count(), 2 + 15, "{line}");
+        }
+    }
+}
