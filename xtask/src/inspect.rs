@@ -126,6 +126,14 @@ impl Description {
         }
         let _ = writeln!(text, "sha256   {}", self.sha256);
         if self.sections.is_empty() {
+            if self.identity.is_some() {
+                let elf = self.path.with_extension("elf");
+                let elf = elf.display();
+                let _ = writeln!(
+                    text,
+                    "(sizes by section and symbol need its ELF file, as {elf})"
+                );
+            }
             return text;
         }
         let row = |text: &mut String, part: &Part, note: &str| {

@@ -136,7 +136,8 @@ impl Plan {
         let mut line = self.program.display().to_string();
         for argument in &self.arguments {
             line.push(' ');
-            if argument.contains([' ', '\'', '"', '$', '&', ';']) {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/+%@".contains(c);
+            if argument.is_empty() || !argument.chars().all(is_plain) {
                 line.push('\'');
                 line.push_str(&argument.replace('\'', "'\\''"));
                 line.push('\'');
@@ -180,6 +181,9 @@ fn files(options: &Options) -> Result<Files> {
             readable(path).with_context(|| format!("the {what} {}", path.display()))?;
         }
     }
+    if let Some(path) = &options.kernel {
+        may_boot(path, options.dry_run)?;
+    }
     if let Some(rom) = &options.firmware {
         let size = fs::metadata(rom)?.len();
         ensure!(
@@ -197,9 +201,6 @@ fn files(options: &Options) -> Result<Files> {
         None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
     };
     let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
-    if let Some(doubt) = extract::doubt(&bytes) {
-        eprintln!("{} {doubt}", kernel.display());
-    }
     let initrd = match &options.initrd {
         Some(path) => path.clone(),
         None if extract::is_32_bit(&bytes) => initramfs::standard(Arch::I386)?,
@@ -215,6 +216,21 @@ fn files(options: &Options) -> Result<Files> {
         kernel,
         initrd,
     })
+}
+
+/// Tells of a kernel that QEMU will refuse; one of no known kind is an error, since
+/// what QEMU says of such a file leads nobody to the cause.
+fn may_boot(kernel: &Path, dry_run: bool) -> Result<()> {
+    let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    if let Some(doubt) = extract::doubt(&bytes) {
+        let doubt = format!("{} {doubt}", kernel.display());
+        ensure!(
+            dry_run || extract::format(&bytes) != Format::Unknown,
+            "{doubt}"
+        );
+        eprintln!("{doubt}");
+    }
+    Ok(())
 }
 
 /// The accelerator that was named, or the best that works here.
@@ -264,7 +280,8 @@ fn plan(options: &Options) -> Result<Plan> {
         // the log tells afterwards whether user space was reached.
         let chardev = format!(
             "stdio,id=console,mux=on,signal=off,logfile={}",
-            log.display()
+            // QEMU's way to write a comma in a value.
+            log.display().to_string().replace(',', ",,")
         );
         add("-chardev", &chardev);
         add("-serial", "chardev:console");

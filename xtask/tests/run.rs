@@ -113,3 +113,20 @@ fn on_a_terminal_the_guest_gives_a_shell() {
         "{status:?}"
     );
 }
+
+#[test]
+fn a_dry_run_prints_what_a_shell_takes_as_it_is() {
+    let words = ["a b", "", "*", "$(id)", "it's", "(me)", "#", "<", "~", "\\"];
+    let kernel = env!("CARGO_BIN_EXE_qboot");
+    let mut dry = xtask(&["run", "--dry-run", "--qemu=echo", "--accel=tcg"]);
+    let dry = dry.args(["--kernel", kernel, "--initrd", kernel, "--"]);
+    let output = dry.args(words).output().expect("xtask starts");
+    let line = String::from_utf8(output.stdout).expect("text");
+    let script = format!("echo() {{ printf '%s\\n' \"$@\"; }}\n{line}");
+    let shell = Command::new("sh").args(["-c", &script]).output();
+    let taken = String::from_utf8(shell.expect("a shell").stdout).expect("text");
+    assert!(
+        taken.ends_with(&format!("\n{}\n", words.join("\n"))),
+        "{line}{taken}"
+    );
+}

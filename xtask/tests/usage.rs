@@ -32,6 +32,7 @@ fn files_that_cannot_be_booted_are_named_before_anything_is_built() {
         ("--initrd", path(dir.path()), "is a directory"),
         ("--firmware", path(&empty), "is empty"),
         ("--firmware", path(&odd), "is no ROM: it has 1000 bytes"),
+        ("--kernel", path(&odd), "looks like no kernel"),
     ] {
         let (status, said) = failure(&["run", option, &file]);
         let case = format!("{option} {file}: {said}");

@@ -18,6 +18,10 @@ use crate::{initramfs, workspace};
 
 /// Begins the line that the firmware prints when it gives up.
 const FIRMWARE_ERROR: &str = "qboot: error ";
+/// Lines of a guest that has not said why it ended.
+const FEW: usize = 3;
+/// What makes it say more.
+const LISTEN: &str = "to see more: --append 'loglevel=7 earlyprintk=serial', and -- -fw_cfg name=opt/org.qboot/log,string=steps";
 /// How often QEMU is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -185,6 +189,10 @@ fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
         Ended::Itself(_) if output.lines().any(|line| line.contains(FIRMWARE_ERROR)) => {
             "the firmware gave up, see its message above".to_owned()
         }
+        // As a guest that resets ends it: -no-reboot.
+        Ended::Itself(status) if status.success() => {
+            "the guest restarted or powered off".to_owned()
+        }
         Ended::Itself(status) => format!("QEMU ended with {status}"),
         Ended::TimedOut => format!("QEMU was ended after {} s", options.timeout),
         Ended::Stopped => "QEMU was ended by a signal".to_owned(),
@@ -194,6 +202,14 @@ fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
         Outcome::EndedBadly
     } else {
         eprintln!("user space was not reached: {how}");
+        let silent = match ended {
+            Ended::Itself(status) => status.success(),
+            Ended::TimedOut => true,
+            Ended::Stopped => false,
+        };
+        if silent && output.lines().count() < FEW {
+            eprintln!("{LISTEN}");
+        }
         Outcome::NotReached
     }
 }
