@@ -10,8 +10,11 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use xtask::workspace;
 
-/// Lines that a file may have. Functions end at 60: clippy's `too_many_lines`.
+/// Lines that a file may have.
 const LONGEST: usize = 500;
+/// Lines that a function may have without a reason, comments left out: as in
+/// `clippy.toml`, whose lint does not see functions with `#[rstest]`.
+const LONGEST_FUNCTION: usize = 60;
 
 /// The files of the source tree: what git knows, or in an archive what is there.
 fn files(root: &Path) -> Result<Vec<PathBuf>> {
@@ -72,6 +75,99 @@ fn no_file_is_too_long() -> Result<()> {
     }
     ensure!(code > 150, "only {code} files found");
     ensure!(long.is_empty(), "over {LONGEST}: {}", long.join(", "));
+    Ok(())
+}
+
+/// The functions of a formatted file that are too long: their first lines, and
+/// whether a reason is given above.
+fn long_functions(text: &str) -> Vec<(&str, bool)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut long = Vec::new();
+    for (n, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let words = code.split(['(', '<']).next().unwrap_or_default();
+        if words.rsplit(' ').nth(1) != Some("fn") || code.starts_with("//") {
+            continue;
+        }
+        let close = format!("{}}}", &line[..line.len() - code.len()]);
+        // A declaration ends with a semicolon, a function of one line with its brace.
+        let mut rest = lines[n..].iter();
+        let head = rest.find(|line| line.ends_with(['{', ';', '}']));
+        if head.is_none_or(|line| !line.ends_with('{')) {
+            continue;
+        }
+        let body = rest.take_while(|line| **line != close);
+        let code = body.map(|line| line.trim_start());
+        let code = code.filter(|line| !line.is_empty() && !line.starts_with("//"));
+        if code.count() > LONGEST_FUNCTION {
+            let above = &lines[n.saturating_sub(8)..n];
+            let reason = above.iter().any(|line| line.contains("too_many_lines"));
+            long.push((*line, reason));
+        }
+    }
+    long
+}
+
+#[test]
+fn no_function_is_too_long_without_a_reason() -> Result<()> {
+    let root = workspace::root();
+    let mut reasons = 0;
+    for name in files(&root)? {
+        if name.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(root.join(&name))?;
+            for (line, reason) in long_functions(&text) {
+                ensure!(reason, "{}: {line}", name.display());
+                reasons += 1;
+            }
+        }
+    }
+    ensure!(reasons > 3, "only {reasons} found");
+    Ok(())
+}
+
+/// Files come and go: what a page says of them may be this much off, of 100.
+const TOLERANCE: usize = 3;
+
+#[test]
+fn the_sizes_in_the_architecture_are_todays() -> Result<()> {
+    let root = workspace::root();
+    let page = fs::read_to_string(root.join("docs/architecture.md"))?;
+    let today = |row: &str| {
+        let mut rows = page.lines();
+        let row = rows.find(|line| line.starts_with(&format!("| {row} |")));
+        row.and_then(|row| row.trim_end_matches(" |").rsplit(" | ").next())
+            .context("no such row")
+    };
+    let mut sizes = BTreeMap::new();
+    for name in files(&root)? {
+        if name
+            .extension()
+            .is_some_and(|ext| ext == "rs" || ext == "S")
+        {
+            let lines = fs::read_to_string(root.join(&name))?.lines().count();
+            sizes.insert(name, lines);
+        }
+    }
+    let count = |text: &str| text.replace(',', "").parse::<usize>();
+    let near = |said: usize, is: usize| said.abs_diff(is) * 100 <= is * TOLERANCE;
+    for (row, is) in [
+        ("files of Rust and assembly", sizes.len()),
+        ("lines in them", sizes.values().sum()),
+    ] {
+        let said = count(today(row)?)?;
+        ensure!(near(said, is), "{row}: {is}, not {said}");
+    }
+    let mut longest: Vec<_> = sizes.iter().map(|(name, lines)| (*lines, name)).collect();
+    longest.sort_by(|a, b| b.cmp(a));
+    for (said, (is, name)) in today("the longest")?.split(", ").zip(longest) {
+        let (file, lines) = said.split_once("` ").context("no number")?;
+        let file = Path::new(file.trim_start_matches('`'));
+        ensure!(
+            name.ends_with(file) && near(count(lines)?, is),
+            "{said}, not {} {is}",
+            name.display()
+        );
+    }
     Ok(())
 }
 
