@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 /// How often what is waited for is looked at, if nothing else is said.
 const POLL: Duration = Duration::from_millis(5);
-/// The most that counts of the time between two looks.
-const COUNTED: Duration = Duration::from_secs(1);
+/// The most that counts of the time between two looks: who waits longer than this in
+/// between waits longer than the limit.
+pub const COUNTED: Duration = Duration::from_secs(1);
 
 /// A limit on waiting. It counts only time in which this process ran as well:
 /// when the whole machine stands still (a laptop that sleeps, a virtual machine
@@ -31,8 +32,12 @@ impl Patience {
     }
 
     /// Looks every `poll`, not every 5 ms.
+    ///
+    /// # Panics
+    /// `poll` is more than what counts of it.
     #[must_use]
     pub fn every(self, poll: Duration) -> Self {
+        assert!(poll < COUNTED, "{poll:?} between two looks");
         Self { poll, ..self }
     }
 

@@ -13,7 +13,7 @@ use qapi::{Qmp, Stream, qmp};
 use tempfile::TempDir;
 
 use super::debugcon_path;
-use crate::patience::Patience;
+use crate::patience::{self, Patience};
 
 type QmpStream = Stream<BufReader<Patient>, UnixStream>;
 
@@ -30,7 +30,7 @@ pub struct Vm {
 /// host may not be.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest that one read from QMP waits before it counts against [`PATIENCE`].
-const READ: Duration = Duration::from_secs(1);
+const READ: Duration = patience::COUNTED;
 
 /// What QEMU sends, waited for with [`Patience`].
 pub(super) struct Patient(UnixStream);
