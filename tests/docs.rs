@@ -305,24 +305,28 @@ fn errors() -> Result<Vec<(u8, String, String, String)>> {
 const ERRORS_HEAD: &str = "\
 # Errors
 
-A boot that fails prints one line, on COM1 and on a debug console where one answers (ports 0xe9 and 0x402):
+A boot that fails prints one line, on COM1 and on the debug console where there is one (port 0xe9 or 0x402):
 
 ```
 qboot: error 20: no kernel; pass one with -kernel
 ```
 
-After the semicolon stands what to do about it; an error about room adds how much was needed and how much there was.
-Then `-device pvpanic` is told, `-device isa-debug-exit,iobase=0xf4,iosize=1` ends QEMU with the status below, and
-the processor halts. With `opt/org.qboot/log=steps` the [log](debugging.md#the-log) shows how far the boot came.
-Codes are hexadecimal and are never reused: 40 and 42 were errors that are warnings now, 43 and 44.
+After the semicolon it says what to do. An error about room adds how much was needed and how much there was. Then
+
+- `-device pvpanic` gets the event \"guest panicked\";
+- `-device isa-debug-exit,iobase=0xf4,iosize=1` ends QEMU with the exit status below;
+- without that device the processor halts, and QEMU keeps running.
+
+How far the boot came is in the [log](debugging.md#the-log), with `opt/org.qboot/log=steps`. Codes are hexadecimal and
+are never reused: 40 and 42 were errors that are the warnings 43 and 44 now.
 
 ";
 
 const WARNINGS_HEAD: &str = "\
 # Warnings
 
-Where the firmware sets PCI up ([options](options.md)) and not all of it fits, the boot says so and goes on. In brackets
-follow how many, and the first of them:
+Where the firmware sets PCI up ([options](options.md)) and not everything fits, it prints a warning and goes on. In
+brackets are how many devices it is about, and the first of them:
 
 ```
 qboot: warning 43: no addresses for PCI BARs, whose devices stay off; use smaller BARs or fewer devices (1, the first 00:04.0 BAR 2 of 1024 GiB)

@@ -70,6 +70,7 @@ pub fn section(results: &Results) -> String {
         if let (Some(ours), Some(theirs)) = (ours.pages, theirs.pages)
             && ours > theirs
         {
+            let (ours, theirs) = (grouped(ours), grouped(theirs));
             pages.push(format!("{cell} ({ours} instead of {theirs})"));
         }
         if let (Some(ours), Some(theirs)) = (&ours.kvm, &theirs.kvm) {
