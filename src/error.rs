@@ -17,10 +17,10 @@ pub enum Error {
     BadE820 = 0x13,
     /// More memory map entries than a zero page can carry.
     TooManyE820Entries = 0x14,
-    /// The host bridge is none that the firmware knows, and needs setting up.
+    /// The firmware does not know the host bridge, which it would have to set up.
     UnknownMachine = 0x15,
 
-    /// A value of an `opt/org.qboot/` file that is none of its values.
+    /// An option, a file or `qboot.pci=`, has a value that does not exist.
     BadOption = 0x16,
 
     /// Neither `-kernel` nor anything else to boot was given.
