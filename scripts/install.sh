@@ -120,5 +120,9 @@ chmod 644 "$to/share/qemu/firmware/60-qboot-rs.json"
 echo "installed: $prefix/bin/qboot, $prefix/share/qemu/qboot-rs.rom"
 case :$PATH: in
 *:"$prefix/bin":*) echo "a first boot: qboot run" ;;
-*) echo "a first boot: $prefix/bin/qboot run ($prefix/bin is not in PATH)" ;;
+*) printf 'a first boot: %q run (%s is not in PATH)\n' "$prefix/bin/qboot" "$prefix/bin" ;;
+esac
+case $prefix in
+/usr | /usr/local) ;;
+*) echo "completions, where your shell does not look there: qboot completions --help" ;;
 esac

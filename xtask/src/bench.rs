@@ -170,7 +170,11 @@ fn firmware(options: &Options) -> Result<(Vec<Firmware>, u64, Vec<String>)> {
 
 /// Prints the results and writes them down; `docs` keeps the chart.
 fn report(results: &Results, docs: bool) -> Result<()> {
-    say!("{}", table(results))?;
+    let table = table(results);
+    say!("{table}")?;
+    if is_narrow(&table) {
+        say!("Pages, exits and regions are in target/bench/results.json, or on a wider terminal.")?;
+    }
     say!(
         "{}, {} bytes of the ROM used",
         results.qemu,
@@ -296,6 +300,8 @@ fn time(
 
 /// Columns of the table that are empty where nothing was run under KVM.
 const KVM_COLUMNS: std::ops::Range<usize> = 5..8;
+/// Those of which a terminal of 80 columns has no room: pages, exits, regions.
+const WIDE_COLUMNS: [usize; 3] = [4, 5, 8];
 
 /// The results as a table for a terminal.
 #[must_use]
@@ -350,13 +356,28 @@ pub fn table(results: &Results) -> Table {
             ]);
         }
     }
+    hide_columns(&mut table, results);
+    table
+}
+
+/// Hides the columns that are empty, and those that have no room.
+fn hide_columns(table: &mut Table, results: &Results) {
     let mut outcomes = results.results.values().flat_map(BTreeMap::values);
+    let mut hidden = Vec::new();
     if outcomes.all(|one| one.kvm.is_none()) {
-        for column in KVM_COLUMNS {
-            if let Some(column) = table.column_mut(column) {
-                column.set_constraint(ColumnConstraint::Hidden);
-            }
+        hidden.extend(KVM_COLUMNS);
+    }
+    if is_narrow(table) {
+        hidden.extend(WIDE_COLUMNS);
+    }
+    for column in hidden {
+        if let Some(column) = table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::Hidden);
         }
     }
-    table
+}
+
+/// Whether the terminal would take the numbers apart.
+fn is_narrow(table: &Table) -> bool {
+    table.width().is_some_and(|columns| columns < 140)
 }
