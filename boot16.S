@@ -56,9 +56,9 @@ boot32:
         inl     %dx, %eax
         pushl   %eax
 
-        cmpl    $0x12378086, %eax
+        cmpl    ${i440fx_id}, %eax
         je      i440fx
-        cmpl    $0x29c08086, %eax
+        cmpl    ${q35_id}, %eax
         jne     relocated       /* microvm, isapc: 0xf0000 is this image */
 
         /* Q35: ECAM first, then the F segment through it (PAM0, 0x90). */

@@ -20,6 +20,8 @@
 code16_start:
 
         .set    BDA, 0x40
+        .set    EQUIPMENT, 0x10
+        .set    MEMORY_KIB, 0x13
         .set    CURSOR, 0x50            /* column, row */
         .set    TICKS, 0x6c
         .set    MIDNIGHT, 0x70

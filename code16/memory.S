@@ -1,7 +1,7 @@
 /* INT 11h: equipment; INT 12h: KiB of memory from address 0. */
-int11:  movw    $0x10, %ax
+int11:  movw    $EQUIPMENT, %ax
         jmp     1f
-int12:  movw    $0x13, %ax
+int12:  movw    $MEMORY_KIB, %ax
 1:      pushw   %ds
         pushw   %si
         pushw   $BDA

@@ -10,6 +10,11 @@ use crate::layout;
 use crate::pci::{CAM_ADDRESS, CAM_DATA, PIRQ_IRQS};
 use crate::phys::PhysRange;
 
+/// The i440FX's dword at register 0: device id above vendor id.
+pub const I440FX_ID: u32 = 0x1237_8086;
+/// Q35's.
+pub const Q35_ID: u32 = 0x29c0_8086;
+
 /// Which host bridge answers at 00:00.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chipset {
@@ -24,12 +29,12 @@ pub enum Chipset {
 }
 
 impl Chipset {
-    /// From the dword at register 0 of 00:00.0: device id above vendor id.
+    /// From the dword at register 0 of 00:00.0.
     #[must_use]
     pub const fn from_id(id: u32) -> Self {
         match id {
-            0x1237_8086 => Self::I440fx,
-            0x29c0_8086 => Self::Q35,
+            I440FX_ID => Self::I440fx,
+            Q35_ID => Self::Q35,
             0xffff_ffff => Self::None,
             _ => Self::Unknown,
         }

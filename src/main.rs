@@ -17,6 +17,7 @@ mod rom;
 
 use core::arch::global_asm;
 use qboot::boot::{Found, boot};
+use qboot::chipset;
 use qboot::error::{Error, Shortfall};
 use qboot::layout;
 use qboot::machine::Machine;
@@ -38,6 +39,8 @@ global_asm!(
     boot_offset = const BOOT_OFFSET,
     cr0 = const CR0.bits(),
     cr0_at_reset = const CR0_AT_RESET.bits(),
+    i440fx_id = const chipset::I440FX_ID,
+    q35_id = const chipset::Q35_ID,
     pciexbar = const layout::Q35_ECAM.start() | 1,
     stack_guard = const rom::stack::GUARD,
     stack_bottom = const layout::STACK.start(),
