@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::rom;
+use qboot_tests::{PROBE_TIMEOUT, rom};
 use rstest::rstest;
 use xtask::kernel::{self, Flavour};
+use xtask::patience::Patience;
 use xtask::workspace;
 
 /// The block of the page that has `mark` in it.
@@ -97,13 +98,11 @@ fn answers(commands: &str, options: &[&str]) -> Result<String> {
 }
 
 fn wait_for(socket: &Path) -> Result<()> {
-    for _ in 0..1000 {
-        if socket.exists() {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    let mut patience = Patience::new(PROBE_TIMEOUT);
+    while !socket.exists() {
+        ensure!(patience.pause(), "QEMU does not listen");
     }
-    anyhow::bail!("QEMU does not listen")
+    Ok(())
 }
 
 /// What is shown comes in that order; what gdb says besides is left out there.

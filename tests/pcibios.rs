@@ -6,6 +6,7 @@ use rstest::rstest;
 use xtask::extract;
 use xtask::initramfs::{self, Arch, MARKER};
 use xtask::kernel::{self, Flavour};
+use xtask::linux::{self, Time};
 use xtask::probe::{BzImage, Mode, PAYLOAD_LEN, REPORT_PORT, assemble, hdr};
 use xtask::qemu::Qemu;
 
@@ -229,17 +230,18 @@ fn not_where_it_could_not_work(
 
 /// Linux finds the same functions by this service as by the ports.
 #[rstest]
-fn linux(#[values("pc", "q35")] name: &str) -> Result<()> {
+fn linux_finds_the_same(#[values("pc", "q35")] name: &str) -> Result<()> {
     let kernel = kernel::debian(Flavour::I686Pae)?.bzimage;
     // Its decompressor alone takes ten seconds here.
     let kernel = extract::cached(&kernel)?.path.unwrap_or(kernel);
+    let needed = linux::parameters(name, Time::Host, false).join(" ");
     let functions = |access: &str, said: &str| -> Result<Vec<String>> {
         let mut vm = Qemu::new(name)
             .bios(rom()?)
             .kernel(&kernel)
             .initrd(initramfs::standard(Arch::I386)?)
             .append(&format!(
-                "console=ttyS0 panic=-1 acpi=off pci={access} qboot.do=report"
+                "console=ttyS0 panic=-1 {needed} acpi=off pci={access} qboot.do=report"
             ))
             .args(["-device", "pci-bridge,id=b1,chassis_nr=1,addr=4"])
             .args(["-device", "virtio-rng-pci,bus=b1,addr=5"])

@@ -108,8 +108,9 @@ fn save(vm: &mut Vm, state: &Path) -> Result<()> {
 fn restored(qemu: Qemu, state: &Path) -> Result<Vm> {
     let incoming = format!("exec:cat {}", state.display());
     let mut vm = qemu.args(["-incoming".into(), incoming]).spawn()?;
+    let mut patience = Patience::new(TIMEOUT);
     while vm.monitor("info status")?.contains("inmigrate") {
-        sleep(Duration::from_millis(5));
+        ensure!(patience.pause(), "nothing comes in\n{}", vm.report());
     }
     Ok(vm)
 }

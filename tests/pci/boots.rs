@@ -7,6 +7,7 @@ use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, rom};
 use rstest::rstest;
 use xtask::initramfs::{self, Arch, MARKER};
 use xtask::kernel::{self, Flavour};
+use xtask::linux::{self, Time};
 use xtask::qemu::Qemu;
 
 use super::{Machine, VARIETY};
@@ -82,12 +83,14 @@ fn what_does_not_fit_is_named(
 /// Debian's cloud kernel to user space; gives what it and its init said.
 fn boot_linux(machine: &Machine<'_>, setup: &str, words: &str) -> Result<String> {
     let timeout = Duration::from_secs(180);
+    let has_acpi = !words.contains("acpi=off");
+    let needed = linux::parameters(machine.name, Time::Host, has_acpi).join(" ");
     let mut vm = Qemu::new(machine.name)
         .memory_mib(machine.memory_mib)
         .bios(rom()?)
         .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
         .initrd(initramfs::standard(Arch::Amd64)?)
-        .append(&format!("console=ttyS0 panic=-1 {words}"))
+        .append(&format!("console=ttyS0 panic=-1 {needed} {words}"))
         .args(["-fw_cfg", &format!("name=opt/org.qboot/pci,string={setup}")])
         .args(machine.args.iter().copied())
         .spawn()?;
