@@ -168,41 +168,53 @@ fn whole(rows: &[Row], results: &Results) -> String {
     for group in groups(rows) {
         let _ = write!(text, "## {group}\n\n{}", head(&["what", "machine", "QEMU"]));
         for row in rows.iter().filter(|row| row.group == group) {
-            let mut lines: Vec<(Vec<&str>, String, String)> = Vec::new();
+            let mut lines: Vec<(Vec<&str>, String)> = Vec::new();
             for (machine, id) in ids(row) {
-                let mut versions: Vec<(Vec<&str>, String)> = Vec::new();
-                for version in results.versions() {
-                    if results.0[version].contains_key(&id) {
-                        let entries = FIRMWARES.map(|(firmware, _)| {
-                            entry(results.get(version, &id, firmware).unwrap_or("–"))
-                        });
-                        let entries = entries.join(" | ");
-                        match versions.iter_mut().find(|(_, same)| *same == entries) {
-                            Some((list, _)) => list.push(version),
-                            None => versions.push((vec![version], entries)),
-                        }
-                    }
-                }
-                for (list, entries) in versions {
-                    let versions = list.join(", ");
-                    let same = |line: &&mut (Vec<&str>, String, String)| {
-                        line.1 == versions && line.2 == entries
-                    };
-                    match lines.iter_mut().find(same) {
-                        Some(line) => line.0.push(machine),
-                        None => lines.push((vec![machine], versions, entries)),
-                    }
+                let outcomes = FIRMWARES.map(|(firmware, _)| outcomes(results, &id, firmware));
+                let line = format!("{} | {}", run_with(results, &id), outcomes.join(" | "));
+                match lines.iter_mut().find(|(_, same)| *same == line) {
+                    Some((machines, _)) => machines.push(machine),
+                    None => lines.push((vec![machine], line)),
                 }
             }
-            for (machines, versions, entries) in lines {
-                let machines = machines.join(", ");
-                let what = &row.text;
-                let _ = writeln!(text, "| {what} | {machines} | {versions} | {entries} |");
+            for (machines, line) in lines {
+                let _ = writeln!(text, "| {} | {} | {line} |", row.text, machines.join(", "));
             }
         }
         text.push('\n');
     }
     text
+}
+
+/// The versions of QEMU that a cell was run with.
+fn run_with(results: &Results, id: &str) -> String {
+    let mut versions = results.versions();
+    versions.retain(|version| results.0[*version].contains_key(id));
+    versions.join(", ")
+}
+
+/// What a firmware does in a cell, and with which QEMU where they differ.
+fn outcomes(results: &Results, id: &str, firmware: &str) -> String {
+    let mut found: Vec<(String, Vec<&str>)> = Vec::new();
+    for version in results.versions() {
+        let Some(outcome) = results.get(version, id, firmware) else {
+            continue;
+        };
+        let outcome = entry(outcome);
+        match found.iter_mut().find(|(same, _)| *same == outcome) {
+            Some((_, versions)) => versions.push(version),
+            None => found.push((outcome, vec![version])),
+        }
+    }
+    match found.as_slice() {
+        [] => "–".to_owned(),
+        [(outcome, _)] => outcome.clone(),
+        more => {
+            let each = more.iter();
+            let each = each.map(|(what, versions)| format!("{}: {what}", versions.join(", ")));
+            each.collect::<Vec<_>>().join("; ")
+        }
+    }
 }
 
 fn entry(outcome: &str) -> String {
@@ -263,11 +275,14 @@ mod tests {
             results.set("10.0", id, "ours", WORKS);
             results.set("10.0", id, "qboot", "prints nothing");
         }
+        results.set("10.0", "b@pc", "ours", "prints nothing");
         results.set("7.2", "b@q35", "ours", "ends without `a|b`");
         let text = summary(&rows(), &results);
         assert!(text.contains("| G | 3 of 4 | 0 of 3 | 0 of 0 |"), "{text}");
         let text = whole(&rows(), &results);
         let line = "| Ta | pc, q35 | 7.2, 10.0 | yes | prints nothing | – |";
+        assert!(text.contains(line), "{text}");
+        let line = "| Tb | pc | 7.2, 10.0 | 7.2: yes; 10.0: prints nothing | prints nothing | – |";
         assert!(text.contains(line), "{text}");
         let line = "| Tb | q35 | 7.2 | ends without `a\\|b` | – | – |";
         assert!(text.contains(line), "{text}");
