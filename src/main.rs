@@ -92,7 +92,8 @@ fn run(host_bridge: u32, signature: u32) -> ! {
             rom::cpu::enable_caching(signature);
             #[cfg(feature = "markers")]
             qboot::markers::entering(&mut machine.io, *handoff);
-            rom::handoff::enter(handoff)
+            // SAFETY: `boot` has given it, and the stack's guard is whole.
+            unsafe { rom::handoff::enter(handoff) }
         }
         Err(error) => rom::report::fail(*error, shortfall),
     }

@@ -10,7 +10,7 @@ use qboot::io::PortIo;
 /// address's halves, all big endian) and takes it off again.
 ///
 /// # Safety
-/// The device may read or write the `len` bytes at `at`.
+/// As for [`Device::transfer`].
 #[unsafe(naked)]
 unsafe extern "fastcall" fn ring(control: u32, at: *mut u8, len: usize) -> u32 {
     naked_asm!(
@@ -49,10 +49,13 @@ impl Device {
 
     /// One transfer, which is over when the doorbell's write returns. Gives
     /// the control word as the device leaves it: zero when all went well.
+    ///
+    /// # Safety
+    /// The device may write the `len` bytes at `at` for [`DmaControl::READ`], and
+    /// read them for [`DmaControl::WRITE`]. Nothing is touched otherwise.
     #[inline]
-    fn transfer(control: DmaControl, at: *mut u8, len: usize) -> u32 {
-        // SAFETY: the device reads or writes the `len` bytes at `at`, which
-        // the callers' slices own.
+    unsafe fn transfer(control: DmaControl, at: *mut u8, len: usize) -> u32 {
+        // SAFETY: by the caller.
         unsafe { ring(control.bits(), at, len) }
     }
 
@@ -118,7 +121,8 @@ impl FwCfg for Device {
     #[inline(always)]
     fn read_inline(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
         let control = DmaControl::READ.select(selector);
-        match Self::transfer(control, dest.as_mut_ptr(), dest.len()) {
+        // SAFETY: the bytes are the slice's, borrowed until the transfer is over.
+        match unsafe { Self::transfer(control, dest.as_mut_ptr(), dest.len()) } {
             0 => Ok(()),
             status => self.read_byte_wise(status, control, selector, dest),
         }
@@ -137,7 +141,8 @@ impl FwCfg for Device {
             read_bytes(dest);
             return Ok(());
         }
-        match Self::transfer(DmaControl::READ, dest.as_mut_ptr(), dest.len()) {
+        // SAFETY: as in `read_inline`.
+        match unsafe { Self::transfer(DmaControl::READ, dest.as_mut_ptr(), dest.len()) } {
             0 => Ok(()),
             _ => Err(Error::FwCfgTransfer),
         }
@@ -151,11 +156,16 @@ impl FwCfg for Device {
             return Err(Error::FwCfgTransfer);
         }
         let skip = DmaControl::SKIP.select(selector);
-        if Self::transfer(skip, core::ptr::null_mut(), offset as usize) != 0
-            || Self::transfer(DmaControl::WRITE, data.as_ptr().cast_mut(), data.len()) != 0
-        {
+        // SAFETY: passing bytes over touches no memory.
+        let skipped = unsafe { Self::transfer(skip, core::ptr::null_mut(), offset as usize) };
+        if skipped != 0 {
             return Err(Error::FwCfgTransfer);
         }
-        Ok(())
+        let (at, len) = (data.as_ptr().cast_mut(), data.len());
+        // SAFETY: the device only reads the bytes, which are the slice's.
+        match unsafe { Self::transfer(DmaControl::WRITE, at, len) } {
+            0 => Ok(()),
+            _ => Err(Error::FwCfgTransfer),
+        }
     }
 }

@@ -5,14 +5,18 @@ use core::arch::asm;
 use qboot::kernel::Handoff;
 
 /// Enters the kernel; nothing of the firmware runs again before a reset.
+///
+/// # Safety
+/// The handoff is `boot`'s, which has loaded what it names.
 #[inline(never)]
-pub fn enter(handoff: &Handoff) -> ! {
+pub unsafe fn enter(handoff: &Handoff) -> ! {
     match *handoff {
         // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page,
         // EBP, EDI and EBX are zero, selectors 0x10 and 0x18.
         Handoff::Linux { entry, boot_params } => {
-            // SAFETY: `boot` has loaded the kernel into memory that was
-            // claimed for it; the firmware's state is dead from here on.
+            // SAFETY: the handoff is `boot`'s, by the caller: the kernel lies
+            // in memory that was claimed for it. The firmware's state is dead
+            // from here on.
             unsafe {
                 asm!(
                     "mov esi, ecx",
@@ -41,20 +45,29 @@ pub fn enter(handoff: &Handoff) -> ! {
                 )
             }
         }
-        Handoff::Multiboot { entry, info } => multiboot(entry, info),
+        Handoff::Multiboot { entry, info } => {
+            // SAFETY: as above.
+            unsafe { multiboot(entry, info) }
+        }
         Handoff::RealMode {
             segment,
             stack,
             low_kernel,
-        } => realmode::enter(segment, stack, low_kernel),
+        } => {
+            // SAFETY: as above.
+            unsafe { realmode::enter(segment, stack, low_kernel) }
+        }
     }
 }
 
 /// Multiboot 0.6.96, section 3.2: EAX is the magic number, EBX the
 /// information block, and FS and GS are flat too.
+///
+/// # Safety
+/// As for [`enter`].
 #[cold]
 #[inline(never)]
-fn multiboot(entry: u32, info: u32) -> ! {
+unsafe fn multiboot(entry: u32, info: u32) -> ! {
     realmode::install();
     // SAFETY: as for the others; the entry point was checked to lie in what
     // has been loaded.

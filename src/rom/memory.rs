@@ -30,8 +30,12 @@ impl Window {
     ///
     /// `signature` is EDX after reset (Intel SDM 3A, 10.1.1): it tells the
     /// processor's family without the exit that CPUID costs.
+    ///
+    /// # Safety
+    /// Memory is laid out as [`layout`] says, mapped to itself, and there is no
+    /// other window on it: its slices would be the same bytes twice.
     #[must_use]
-    pub fn new(signature: u32) -> Self {
+    pub unsafe fn new(signature: u32) -> Self {
         // Family 6 from model 7 on (Pentium III), and every later family, has
         // MMX with PSADBW; older ones may not. QEMU's own processors of that
         // family, `max` among them, are model 6 and have SSE.
@@ -77,7 +81,8 @@ impl Window {
         // SAFETY: the check has found the range in RAM (the layout's low
         // memory, the opened F segment, or what E820 calls RAM above 1 MiB)
         // and outside stack, statics, scratch and image, which are not in
-        // those; the borrow of `self` makes the reference the only one.
+        // those; this is the only window, by `new`'s caller, and the borrow of
+        // it makes the reference the only one.
         Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
 }

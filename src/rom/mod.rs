@@ -26,10 +26,7 @@ pub unsafe fn take(signature: u32) -> (io::Io, dma::Device, memory::Window, &'st
     // disjoint from all else, `memory::Window` refuses it, and the caller
     // calls once: this is its only reference.
     let scratch = unsafe { core::slice::from_raw_parts_mut(start, scratch.len() as usize) };
-    (
-        io::Io,
-        dma::Device::new(),
-        memory::Window::new(signature),
-        scratch,
-    )
+    // SAFETY: the caller calls once, and has memory laid out like that.
+    let memory = unsafe { memory::Window::new(signature) };
+    (io::Io, dma::Device::new(), memory, scratch)
 }

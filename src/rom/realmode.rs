@@ -155,9 +155,12 @@ fn write_model() {
 }
 
 /// Enters 16-bit code in `segment`, with `stack` as its stack pointer.
+///
+/// # Safety
+/// As for [`super::handoff::enter`], whose handoff these are from.
 #[cold]
 #[inline(never)]
-pub fn enter(segment: u16, stack: u16, low_kernel: Option<PhysRange>) -> ! {
+pub unsafe fn enter(segment: u16, stack: u16, low_kernel: Option<PhysRange>) -> ! {
     install();
     let (from, len) = low_kernel.map_or((0, 0), |range| (range.start(), range.len()));
     // SAFETY: `boot` has claimed `low_kernel` and what it goes to, has loaded
