@@ -187,6 +187,7 @@ impl CommandLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn words_count_only_whole() {
@@ -251,6 +252,64 @@ mod tests {
         for line in ["qboot.pci=fully\0", "x qboot.pci= y", "qboot.pci=full,none"] {
             let asked = parse(line).pci_option();
             assert_eq!(asked, Err(Error::BadOption), "{line}");
+        }
+    }
+
+    /// The same, word by word.
+    fn by_words(line: &[u8]) -> CommandLine {
+        let mut found = CommandLine::default();
+        let line = line.split(|byte| *byte == 0).next().unwrap();
+        for word in line.split(|byte| *byte == b' ') {
+            if let Some(value) = word.strip_prefix(b"qboot.pci=") {
+                found.remove(CommandLine::PCI);
+                found |= match value {
+                    b"auto" => CommandLine::empty(),
+                    b"none" => CommandLine::PCI_NONE,
+                    b"scan" => CommandLine::PCI_SCAN,
+                    b"full" => CommandLine::PCI_FULL,
+                    _ => CommandLine::BAD_PCI,
+                };
+            }
+            let without: &[&[u8]] = &[b"noacpi", b"bios", b"nobios", b"off"];
+            for part in word
+                .strip_prefix(b"pci=")
+                .unwrap_or(b"")
+                .split(|b| *b == b',')
+            {
+                if without.contains(&part) || part.starts_with(b"conf") {
+                    found |= CommandLine::PCI_WITHOUT_ACPI;
+                }
+            }
+            for part in word
+                .strip_prefix(b"acpi=")
+                .unwrap_or(b"")
+                .split(|b| *b == b',')
+            {
+                match part {
+                    b"off" | b"ht" => found |= CommandLine::ACPI_OFF,
+                    b"noirq" => found |= CommandLine::PCI_WITHOUT_ACPI,
+                    _ => {}
+                }
+            }
+            if word == b"nolapic" || word == b"disableapic" {
+                found |= CommandLine::PCI_WITHOUT_ACPI;
+            }
+        }
+        found
+    }
+
+    proptest! {
+        /// Parts of words, so that many come out whole and as many nearly so.
+        #[test]
+        fn it_is_read_as_word_by_word(
+            parts in prop::collection::vec(prop::sample::select(&[
+                " ", " ", " ", "\0", "p", ",", "a", "x=", "pci=", "acpi=", "qboot.", "qboot.pci=",
+                "nolapic", "disableapic", "off", "ht", "noirq", "noacpi", "bios", "conf1", "auto",
+                "none", "scan", "full", "console=ttyS0",
+            ][..]), 0..24),
+        ) {
+            let line = parts.concat();
+            prop_assert_eq!(CommandLine::parse(line.as_bytes()), by_words(line.as_bytes()), "{}", line);
         }
     }
 }
