@@ -4,11 +4,14 @@
 //! tables, loading, handoff. Each step stands where it does for a reason,
 //! written beside it.
 
+mod tables;
+
+use self::tables::TableSpace;
 use crate::acpi;
 use crate::chipset::{self, Chipset};
 use crate::command_line::CommandLine;
 use crate::cpu::Cpuid;
-use crate::e820::{Kind, MemoryMap};
+use crate::e820::MemoryMap;
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{Directory, File, FwCfg, item};
 use crate::io::{Mmio, PortIo, Terminal};
@@ -20,7 +23,7 @@ use crate::machine::Machine;
 use crate::options::{EntryOption, Options};
 use crate::pci::{Roots, Summary};
 use crate::pcibios;
-use crate::phys::{GuestMemory, PhysRange, align_up, kib};
+use crate::phys::{GuestMemory, PhysRange};
 use crate::policy::{self, PciDecision, PciSetup};
 use crate::smbios;
 
@@ -242,13 +245,7 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
         let Some(script) = script else { return Ok(0) };
         let Machine { fw_cfg, memory, .. } = &mut *self.machine;
         let script = acpi::read_script(script, fw_cfg, scratch)?;
-        let mut space = TableSpace {
-            map: self.map,
-            shortfall: self.shortfall,
-            f_segment: &mut self.f_segment,
-            pending: None,
-            used: 0,
-        };
+        let mut space = TableSpace::new(self.map, self.shortfall, &mut self.f_segment);
         let rsdp = acpi::load(script, dir, fw_cfg, memory, &mut space)?;
         space.finish()?;
         if space.used >= TABLES_OF_MANY_PROCESSORS && !acpi_off {
@@ -283,90 +280,9 @@ impl<I: PortIo + Mmio, F: FwCfg, M: GuestMemory> Boot<'_, I, F, M> {
             }
             return Ok(layout::OWN_SMBIOS.start());
         };
-        let mut space = TableSpace {
-            map: self.map,
-            shortfall: self.shortfall,
-            f_segment: &mut self.f_segment,
-            pending: None,
-            used: 0,
-        };
+        let mut space = TableSpace::new(self.map, self.shortfall, &mut self.f_segment);
         let entry_point = smbios::load(files, fw_cfg, memory, &mut space)?;
         space.finish()?;
         Ok(entry_point)
-    }
-}
-
-/// Where tables go: by zone, and into the E820 map as what they are.
-struct TableSpace<'a> {
-    map: &'a mut MemoryMap,
-    shortfall: &'a mut Shortfall,
-    f_segment: &'a mut PhysRange,
-    /// Allocated above 1 MiB, in one piece, not yet in the map.
-    pending: Option<PhysRange>,
-    /// The most bytes of a padded file that are in use.
-    used: u32,
-}
-
-/// E820 and page tables know nothing finer.
-const PAGE: u32 = 4096;
-
-impl TableSpace<'_> {
-    /// Enters what was allocated into the map.
-    fn finish(&mut self) -> Result<()> {
-        match self.pending.take() {
-            None => Ok(()),
-            Some(range) => self.map.reserve(range, Kind::ACPI),
-        }
-    }
-}
-
-impl acpi::Allocator for TableSpace<'_> {
-    fn used(&mut self, len: u32) {
-        self.used = self.used.max(len);
-    }
-
-    #[inline(always)]
-    fn alloc(&mut self, zone: acpi::Zone, len: u32, align: u32) -> Result<PhysRange> {
-        match zone {
-            acpi::Zone::Fseg => {
-                let start = align_up(self.f_segment.start(), align.max(16));
-                let range = start.and_then(|start| PhysRange::new(start, len));
-                let range = range.filter(|r| r.end() <= self.f_segment.end());
-                let Some(range) = range else {
-                    *self.shortfall = Shortfall {
-                        need_kib: kib(len),
-                        have_kib: self.f_segment.len() >> 10,
-                    };
-                    return Err(Error::TablesTooBig);
-                };
-                *self.f_segment = PhysRange::between(range.end(), self.f_segment.end())
-                    .ok_or(Error::TablesTooBig)?;
-                Ok(range)
-            }
-            acpi::Zone::High => {
-                // Whole pages, so that nothing else shares one with a table.
-                let high = self.map.high();
-                let whole = align_up(len.max(1), PAGE).ok_or(Error::TablesTooBig)?;
-                let Some(claim) = self.map.place(whole, align.max(PAGE), high) else {
-                    *self.shortfall = Shortfall {
-                        need_kib: kib(whole),
-                        have_kib: self.map.largest_free(high) >> 10,
-                    };
-                    return Err(Error::TablesTooBig);
-                };
-                let new = claim.range();
-                self.pending = match self.pending {
-                    Some(old) if new.end() == old.start() => {
-                        PhysRange::between(new.start(), old.end())
-                    }
-                    Some(old) => {
-                        self.map.reserve(old, Kind::ACPI)?;
-                        Some(new)
-                    }
-                    None => Some(new),
-                };
-                PhysRange::new(new.start(), len).ok_or(Error::TablesTooBig)
-            }
-        }
     }
 }
