@@ -20,10 +20,11 @@ Examples:
   qboot run --machine microvm --cpus 4 --memory 2G
   qboot run --kernel bzImage --initrd initrd.img \\
       --append root=/dev/vda -- -drive file=disk.img,format=raw,if=virtio
+  qboot run --log steps               with what the firmware does
   qboot run --firmware /usr/share/qemu/qboot.rom
-                                      with another firmware
-  qboot run -- -fw_cfg name=opt/org.qboot/log,string=steps
-                                      with an option of the firmware
+      with another firmware
+  qboot run -- -fw_cfg name=opt/org.qboot/pci,string=full
+      with an option of this one
   qboot run --dry-run                 QEMU's command line, for elsewhere";
 
 pub const COMPLETIONS_EXAMPLES: &str = "\

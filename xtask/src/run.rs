@@ -58,6 +58,10 @@ pub struct Options {
     #[arg(long)]
     pub bzimage: bool,
 
+    /// What the firmware tells of its work, on the guest's console
+    #[arg(long, value_enum, default_value_t = Log::Off)]
+    pub log: Log,
+
     /// What the guest does once it is up
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub mode: Mode,
@@ -79,6 +83,17 @@ pub struct Options {
     pub qemu_options: Vec<String>,
 }
 
+/// What the firmware tells of its work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Log {
+    /// Nothing, unless the boot fails
+    Off,
+    /// A line for each step
+    Steps,
+    /// Also each file, table, range of memory and PCI function
+    All,
+}
+
 /// What the guest does once it is up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Mode {
@@ -88,6 +103,17 @@ pub enum Mode {
     Shell,
     /// Print a report and power off
     Report,
+}
+
+impl Log {
+    /// As the firmware's option has it; without one it says nothing.
+    fn value(self) -> Option<&'static str> {
+        match self {
+            Log::Off => None,
+            Log::Steps => Some("steps"),
+            Log::All => Some("all"),
+        }
+    }
 }
 
 /// How a boot ended.
@@ -274,6 +300,9 @@ fn plan(options: &Options) -> Result<Plan> {
     add("-kernel", &files.kernel.to_string_lossy());
     add("-initrd", &files.initrd.to_string_lossy());
     add("-append", &parameters(options, &accel, shell));
+    if let Some(value) = options.log.value() {
+        add("-fw_cfg", &format!("name=opt/org.qboot/log,string={value}"));
+    }
     if shell {
         let log = serial_log();
         // A mux shares the terminal between console and monitor (Ctrl-A C), and

@@ -53,6 +53,7 @@ fn options_reach_the_guest_and_qemu() {
         "--cpus=2",
         "--memory=256M",
         "--append=one=1 two=2",
+        "--log=steps",
         "--",
         "-device",
         "virtio-rng-pci",
@@ -61,6 +62,7 @@ fn options_reach_the_guest_and_qemu() {
     assert!(text.contains("one=1 two=2\n"), "{text}");
     assert!(text.contains(" cpus=2 memory_kib=2"), "{text}");
     assert!(text.contains("1af4:1005"), "{text}");
+    assert!(text.contains(" machine: Q35, "), "{text}");
 }
 
 #[test]

@@ -21,7 +21,8 @@ const FIRMWARE_ERROR: &str = "qboot: error ";
 /// Lines of a guest that has not said why it ended.
 const FEW: usize = 3;
 /// What makes it say more.
-const LISTEN: &str = "to see more: --append 'loglevel=7 earlyprintk=serial', and -- -fw_cfg name=opt/org.qboot/log,string=steps";
+const LISTEN: &str =
+    "to see more: --log steps, and of the kernel --append 'loglevel=7 earlyprintk=serial'";
 /// How often QEMU is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
