@@ -11,8 +11,8 @@
  *         id, processor signature).
  *
  * Runs in the ROM below 4 GiB: 0xf0000 shows the same bytes only until the
- * chipset opens it as RAM. On microvm both are one writable RAM that keeps
- * what is written over a reset, so nothing here is ever written to.
+ * chipset opens it as RAM. On microvm and isapc both are one writable memory,
+ * which a jump to the reset vector runs again; so nothing is written to it.
  *
  * Exits to the host: pc 4 (bridge id 2, PAM 2), q35 5 (bridge id 2,
  * PCIEXBAR 2, PAM 1), else 2.

@@ -20,7 +20,7 @@ const COM1: u16 = 0x3f8;
 const SEND_TRIES: u32 = 100_000;
 
 /// What there is to print on. All false until looked for, so that the static
-/// is .bss: initialised statics do not survive a warm reset.
+/// is .bss: initialised statics do not survive a restart.
 struct Outputs {
     looked: bool,
     com1: bool,
