@@ -3,6 +3,7 @@
 mod examples;
 mod manual;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -276,7 +277,10 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode>
 }
 
 fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
-    let bytes = std::fs::read(bzimage).with_context(|| format!("reading {}", bzimage.display()))?;
+    let mut bytes = Vec::new();
+    workspace::open_named(bzimage)
+        .and_then(|mut file| Ok(file.read_to_end(&mut bytes)?))
+        .with_context(|| format!("reading {}", bzimage.display()))?;
     let file = |path: &Path| path.canonicalize().ok();
     if file(vmlinux).is_some_and(|there| file(bzimage) == Some(there)) {
         bail!(

@@ -343,8 +343,7 @@ const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
 const ROM_UNIT: u64 = 64 * 1024;
 
 fn readable(path: &Path) -> Result<()> {
-    let file = fs::File::open(path)?;
-    let metadata = file.metadata()?;
+    let metadata = workspace::open_named(path)?.metadata()?;
     ensure!(!metadata.is_dir(), "is a directory");
     ensure!(!metadata.is_file() || metadata.len() != 0, "is empty");
     Ok(())

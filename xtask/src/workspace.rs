@@ -131,6 +131,21 @@ pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Opens a file that the user has named, such as a distribution's kernel, which
+/// some let only root read.
+///
+/// # Errors
+/// It cannot be opened: with what helps where that is only forbidden.
+pub fn open_named(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => anyhow::Error::new(error).context(format!(
+            "not yours to read (sudo install -m 644 {} . makes a copy that is)",
+            path.display()
+        )),
+        _ => error.into(),
+    })
+}
+
 /// SHA-256 of `bytes` in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
