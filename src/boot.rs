@@ -1,6 +1,6 @@
 //! The boot sequence: from a set-up processor to a kernel's entry point.
 //!
-//! It reads like the README: chipset, files, memory map, kernel, PCI,
+//! It reads like `docs/boot-flow.md`: chipset, files, memory map, kernel, PCI,
 //! tables, loading, handoff. Each step stands where it does for a reason,
 //! written beside it.
 

@@ -66,6 +66,8 @@ const OLD_INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
 /// `cmdline_size` of kernels that have no such field (`boot.rst`).
 const OLD_CMDLINE_SIZE: u32 = 255;
 
+/// Bytes of a sector, which `setup_sects` counts in.
+pub const SECTOR: u32 = 512;
 /// Bytes of a zero page.
 pub const ZERO_PAGE_LEN: u32 = 4096;
 
@@ -137,6 +139,14 @@ impl<'a> SetupHeader<'a> {
             None | Some(0) => 4,
             Some(sects) => *sects,
         }
+    }
+
+    /// Bytes of boot sector and setup code.
+    #[must_use]
+    pub fn setup_len(&self) -> u32 {
+        u32::from(self.setup_sects())
+            .saturating_add(1)
+            .saturating_mul(SECTOR)
     }
 
     /// `loadflags`.

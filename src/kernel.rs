@@ -6,15 +6,15 @@
 //! decides about PCI; [`Kernel::load`] moves the bytes once everything else
 //! has its place.
 
-mod legacy;
 mod loader;
+mod multiboot;
+mod realmode;
 
 use crate::bzimage::{LoadFlags, SetupHeader, XLoadFlags, ZERO_PAGE_LEN, ZeroPage};
 use crate::e820::{Claim, MemoryMap};
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
 use crate::layout;
-use crate::multiboot;
 use crate::options::EntryOption;
 use crate::phys::{GuestMemory, PhysRange};
 use crate::policy::Guest;
@@ -52,7 +52,7 @@ pub enum Kernel<'a> {
         elf: Option<Elf<'a>>,
     },
     /// A multiboot kernel with its modules.
-    Multiboot(multiboot::Image),
+    Multiboot(crate::multiboot::Image),
 }
 
 /// What [`Kernel::claim`] has taken.
@@ -390,7 +390,7 @@ fn other<'a, F: FwCfg>(fw_cfg: &mut F, header: &[u8], size: u32) -> Result<Kerne
     if size == 0 {
         return Err(Error::NoKernel);
     }
-    match multiboot::Image::find(fw_cfg, size)? {
+    match crate::multiboot::Image::find(fw_cfg, size)? {
         Some(image) => Ok(Kernel::Multiboot(image)),
         None => Err(Error::UnknownKernel),
     }

@@ -1,8 +1,7 @@
 //! Claiming memory and moving bytes.
 
 use super::Loader;
-use super::legacy::{SECTOR, real_mode_setup_len};
-use crate::bzimage::{SetupHeader, hdr};
+use crate::bzimage::{SECTOR, SetupHeader, hdr};
 use crate::e820::Claim;
 use crate::error::{Error, Result, Shortfall};
 use crate::fw_cfg::{FwCfg, item};
@@ -117,7 +116,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
             return Err(Error::BadSetupHeader);
         }
         // The only memory that is free for it is the code's own.
-        let setup_len = real_mode_setup_len(header).min(loaded.len());
+        let setup_len = header.setup_len().min(loaded.len());
         let setup = loaded.part(0, setup_len).ok_or(Error::NotOurMemory)?;
         let bytes = self.memory.bytes(setup)?;
         self.fw_cfg.read(item::SETUP_DATA, bytes)?;
@@ -140,7 +139,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         loaded: PhysRange,
         copy: PhysRange,
     ) -> Result<()> {
-        let addr = given.wrapping_sub(real_mode_setup_len(header));
+        let addr = given.wrapping_sub(header.setup_len());
         let offset = addr.wrapping_sub(loaded.start());
         let bytes = self.memory.bytes(loaded)?;
         // What QEMU has appended is one node, and ends where the item does.

@@ -1,6 +1,6 @@
 //! What a run has to have done: judges the machine that it leaves.
 
-mod legacy;
+mod realmode;
 mod tables;
 mod view;
 

@@ -1,8 +1,8 @@
 //! Captured machines booted on the host.
 
 mod corpus;
-mod legacy;
 mod placement;
+mod realmode;
 mod refused;
 mod setup_data;
 

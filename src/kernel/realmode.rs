@@ -1,33 +1,21 @@
-//! Kernels that are entered in real mode, and multiboot's.
+//! Kernels that are entered in real mode.
 
-use super::{Claimed, Loader};
+use super::{Claimed, Handoff, Loader};
 use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader, hdr};
 use crate::e820::Claim;
 use crate::error::{Error, Result};
 use crate::fw_cfg::{FwCfg, item};
-use crate::kernel::Handoff;
 use crate::layout;
-use crate::multiboot;
 use crate::phys::{GuestMemory, PhysRange, u32_at};
-use crate::pvh::Elf;
 use crate::realmode::{self, LOW_KERNEL, STACK_LEN, SetupLayout};
 
-/// Bytes of a sector, which `setup_sects` counts in.
-pub(super) const SECTOR: u32 = 512;
 /// The longest command line for 16-bit code: what its segment has room for
 /// behind heap and stack.
 const MAX_REAL_MODE_LINE: u32 = 0x1fff;
 
-pub(super) fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
+fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
     let loaded_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
     SetupLayout::new(header.protocol(), loaded_high)
-}
-
-/// Bytes of boot sector and setup code.
-pub(super) fn real_mode_setup_len(header: &SetupHeader<'_>) -> u32 {
-    u32::from(header.setup_sects())
-        .saturating_add(1)
-        .saturating_mul(SECTOR)
 }
 
 impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
@@ -37,7 +25,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     #[inline(never)]
     pub(super) fn claim_real_mode(&mut self, header: &SetupHeader<'_>) -> Result<Claimed> {
         let setup = real_mode_layout(header);
-        let len = real_mode_setup_len(header);
+        let len = header.setup_len();
         if len > u32::from(setup.heap_end.saturating_sub(STACK_LEN)) {
             return Err(Error::Needs16BitEntry);
         }
@@ -106,7 +94,7 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
         let low_kernel = setup.is_low.then_some(loaded);
         self.load_item(item::KERNEL_DATA, image)?;
         self.check_whole(header, loaded)?;
-        let code_range = PhysRange::new(setup.base, real_mode_setup_len(header));
+        let code_range = PhysRange::new(setup.base, header.setup_len());
         let code_range = code_range.ok_or(Error::NotOurMemory)?;
         let code = self.memory.bytes(code_range)?;
         self.fw_cfg.read(item::SETUP_DATA, code)?;
@@ -133,63 +121,5 @@ impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
     #[cold]
     pub(super) fn write_ebda(&mut self) -> Result<()> {
         realmode::write_ebda(self.memory, self.map.entries())
-    }
-
-    /// Claims the memory of a multiboot kernel and its modules.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn claim_multiboot(&mut self, image: &multiboot::Image) -> Result<Claimed> {
-        let Some(claim) = self.map.claim(image.load) else {
-            return if image.load.start() < layout::HIGH_RAM {
-                Err(Error::KernelOverlapsFirmware)
-            } else {
-                self.short(Error::KernelTooBig, image.load.len(), self.map.high())
-            };
-        };
-        Ok(Claimed {
-            image: Some(claim),
-            // The command line comes with the image.
-            block: PhysRange::fixed(layout::LOW_FREE.start(), layout::LOW_FREE.start()),
-            line_len: 0,
-        })
-    }
-
-    #[cold]
-    #[inline(never)]
-    pub(super) fn load_multiboot(
-        &mut self,
-        image: &multiboot::Image,
-        claimed: &Claimed,
-    ) -> Result<Handoff> {
-        let claim = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
-        let head = self.map.place_low(image.head, 16);
-        let head = head.ok_or(Error::KernelOverlapsFirmware)?.range();
-        let bytes = self.memory.bytes(head)?;
-        self.fw_cfg.read(item::KERNEL_DATA, bytes)?;
-        if image.head != 0 && !Elf::is_elf(bytes) {
-            return Err(Error::KernelOverlapsFirmware);
-        }
-        self.load_next(claim.range(), 0)?;
-        let mut draft = [0; multiboot::INFO_LEN as usize];
-        self.fw_cfg.read(item::INITRD_DATA, &mut draft)?;
-        let bytes = self
-            .memory
-            .bytes(image.load)
-            .map_err(|_| Error::KernelTooBig)?;
-        let draft = multiboot::Draft::check(&draft, image.load, bytes)?;
-        let len = multiboot::Info::block_len(self.map.entries().len());
-        let block = self.map.place_low(len, 16);
-        let info = block.ok_or(Error::KernelOverlapsFirmware)?.range();
-        multiboot::Info {
-            draft,
-            e820: self.map.entries(),
-        }
-        .write(self.memory.bytes(info)?, info.start())?;
-        // It may go back to real mode: Xen does.
-        self.write_ebda()?;
-        Ok(Handoff::Multiboot {
-            entry: image.entry,
-            info: info.start(),
-        })
     }
 }
