@@ -122,7 +122,7 @@ case :$PATH: in
 *:"$prefix/bin":*) echo "a first boot: qboot run" ;;
 *) printf 'a first boot: %q run (%s is not in PATH)\n' "$prefix/bin/qboot" "$prefix/bin" ;;
 esac
-case $prefix in
-/usr | /usr/local) ;;
-*) echo "completions, where your shell does not look there: qboot completions --help" ;;
-esac
+# fish looks even into /usr/local only where XDG_DATA_DIRS names it.
+if [ "$prefix" != /usr ]; then
+    echo "completions, where your shell does not look there: qboot completions --help"
+fi

@@ -234,6 +234,9 @@ fn files(options: &Options) -> Result<Files> {
     };
     let kernel = if options.bzimage || extract::format(&bytes) != Format::BzImage {
         kernel
+    } else if !has_pvh(&options.machine) {
+        eprintln!("{} takes no vmlinux: booting the bzImage", options.machine);
+        kernel
     } else {
         vmlinux_inside(kernel)?
     };
@@ -362,6 +365,16 @@ fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
     Ok(kernel)
 }
 
+/// Whether QEMU boots a vmlinux on `machine`: of its versioned types, such as
+/// pc-q35-3.1, those from 4.0 on.
+fn has_pvh(machine: &str) -> bool {
+    let name = machine.trim_start_matches("type=").split(',').next();
+    let version = name.and_then(|name| name.rsplit('-').next());
+    let major = version.and_then(|version| version.split_once('.'));
+    let major = major.and_then(|(major, _)| major.parse().ok());
+    major.is_none_or(|major: u32| major >= 4)
+}
+
 fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
     let time = match accel.name.starts_with("tcg") {
@@ -394,4 +407,25 @@ fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
     }
     words.extend(options.append.clone());
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_old_versions_take_no_vmlinux() {
+        for machine in ["pc-q35-3.1", "pc-i440fx-2.8,usb=off", "type=pc-i440fx-2.12"] {
+            assert!(!has_pvh(machine), "{machine}");
+        }
+        for machine in [
+            "q35",
+            "microvm,acpi=off",
+            "pc-q35-4.0",
+            "pc-q35-10.0",
+            "pc-i440fx-7.2",
+        ] {
+            assert!(has_pvh(machine), "{machine}");
+        }
+    }
 }
