@@ -8,6 +8,11 @@
 # is broken. If it passes all five, it is unstable: a busy host, or QEMU itself.
 # One unstable test in a run is printed, counted and let pass; two are not.
 set -uo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.." || exit
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 mkdir -p target

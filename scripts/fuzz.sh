@@ -9,6 +9,11 @@
 # no unsafe code, so no sanitizer runs along. FUZZ_CORPUS names another corpus
 # directory, so that a long run leaves the repository's alone.
 set -euo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.."
 export RUSTC_BOOTSTRAP=1
 # Inputs come and go by the thousand: keep the heap.

@@ -7,6 +7,11 @@
 # is qemu-system-i386, with which gdb and the 32-bit ELF file agree; it takes a
 # bzImage, or a 32-bit ELF kernel.
 set -euo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 here=$(cd "$(dirname "$0")" && pwd)
 kernel=${1:?a kernel is needed: scripts/gdb.sh KERNEL [QEMU OPTIONS]}
 shift

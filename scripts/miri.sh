@@ -9,6 +9,11 @@
 #
 #   rustup toolchain install nightly --profile minimal --component miri,rust-src
 set -euo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.."
 limit=${1:-60}
 filter=${2:-}

@@ -9,6 +9,11 @@
 # where there is no apt, it names what to install. The Rust toolchain comes
 # from rustup, as rust-toolchain.toml names it.
 set -euo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.."
 # Before the system's: Debian's own cargo beside rustup's is another version.
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH

@@ -3,6 +3,11 @@
 # on 64 and 32 bits, and the boots under QEMU. Every step runs even when an
 # earlier one failed; the exit status is 0 only when all passed.
 set -uo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.." || exit
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 scripts/setup.sh test || exit

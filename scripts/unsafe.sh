@@ -5,6 +5,11 @@
 #
 #   scripts/unsafe.sh [DIRECTORY]     another source tree than this one's
 set -euo pipefail
+case ${1:-} in --help | -h)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 cd "${1:-$(dirname "$0")/..}"
 find src -name '*.rs' | sort | xargs awk '
     FNR == 1 { comment = ""; justified = 0 }

@@ -67,3 +67,26 @@ fn the_documentation_names_commands_and_options_that_there_are() {
     assert!(helps.len() > 10, "{:?}", helps.keys());
     assert!(options > 25, "only {options} options");
 }
+
+/// A script that hands its arguments to the host program has that one's help.
+/// The others do nothing but print the comment at their head.
+#[test]
+fn every_script_tells_how_it_is_used() {
+    let scripts = workspace::root().join("scripts");
+    let mut count = 0;
+    for entry in fs::read_dir(scripts).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a script");
+        if text.contains("xtask.sh\" ") || path.ends_with("xtask.sh") {
+            continue;
+        }
+        let head = text.lines().nth(1).expect("a comment");
+        let output = Command::new(&path).arg("--help").output().expect("bash");
+        let shown = String::from_utf8(output.stdout).expect("text");
+        let first = shown.lines().next().unwrap_or_default();
+        assert!(output.status.success(), "{}", path.display());
+        assert_eq!(first, head.trim_start_matches("# "), "{}", path.display());
+        count += 1;
+    }
+    assert!(count > 6, "only {count} scripts");
+}
