@@ -15,7 +15,7 @@ use object::elf::NoteType;
 use object::read::elf::{ElfFile32, ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, FileKind};
 
-use crate::{progress, workspace};
+use crate::{hdr, progress, workspace};
 
 mod decompress;
 
@@ -48,7 +48,7 @@ pub enum Format {
 pub fn format(bytes: &[u8]) -> Format {
     if bytes.starts_with(b"\x7fELF") {
         Format::Elf
-    } else if bytes.get(SIGNATURE..SIGNATURE + 4) == Some(b"HdrS") {
+    } else if bytes.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS") {
         match payload(bytes) {
             Ok(_) => Format::BzImage,
             Err(_) => Format::BzImageWithoutPayload,
@@ -91,20 +91,11 @@ pub fn is_32_bit(bytes: &[u8]) -> bool {
     match format(bytes) {
         Format::Elf => bytes.get(4) == Some(&ELFCLASS32),
         Format::BzImage => bytes
-            .get(XLOADFLAGS)
+            .get(hdr::XLOADFLAGS)
             .is_some_and(|flags| flags & XLF_KERNEL_64 == 0),
         Format::BzImageWithoutPayload | Format::Unknown => false,
     }
 }
-
-// Offsets in the file of setup_header's fields (boot protocol, "The real-mode
-// kernel header").
-const SETUP_SECTS: usize = 0x1f1;
-const SIGNATURE: usize = 0x202;
-const VERSION: usize = 0x206;
-const XLOADFLAGS: usize = 0x236;
-const PAYLOAD_OFFSET: usize = 0x248;
-const PAYLOAD_LENGTH: usize = 0x24c;
 
 /// Larger than any kernel, small enough for a host.
 const MAX_VMLINUX: u64 = 1 << 30;
@@ -239,10 +230,10 @@ fn le<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
 
 fn payload(bytes: &[u8]) -> Result<&[u8]> {
     ensure!(
-        bytes.get(SIGNATURE..SIGNATURE + 4) == Some(b"HdrS"),
+        bytes.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS"),
         "not a bzImage: no setup header"
     );
-    let version = u16::from_le_bytes(le(bytes, VERSION)?);
+    let version = u16::from_le_bytes(le(bytes, hdr::VERSION)?);
     ensure!(
         version >= 0x208,
         "boot protocol {}.{:02} has no payload field (it came with 2.08)",
@@ -250,12 +241,12 @@ fn payload(bytes: &[u8]) -> Result<&[u8]> {
         version & 0xff
     );
     // 0 stands for 4 in the field (boot protocol, setup_sects).
-    let setup_sects = match bytes[SETUP_SECTS] {
+    let setup_sects = match bytes[hdr::SETUP_SECTS] {
         0 => 4,
         sects => usize::from(sects),
     };
-    let offset = u32::from_le_bytes(le(bytes, PAYLOAD_OFFSET)?) as usize;
-    let length = u32::from_le_bytes(le(bytes, PAYLOAD_LENGTH)?) as usize;
+    let offset = u32::from_le_bytes(le(bytes, hdr::PAYLOAD_OFFSET)?) as usize;
+    let length = u32::from_le_bytes(le(bytes, hdr::PAYLOAD_LENGTH)?) as usize;
     ensure!(
         length > 4,
         "the header carries no payload, this is no Linux"
@@ -299,12 +290,13 @@ mod tests {
     fn bzimage(payload: &[u8]) -> Vec<u8> {
         const CODE: usize = 0x40;
         let mut image = vec![0; 1024 + CODE];
-        image[SETUP_SECTS] = 1;
-        image[SIGNATURE..SIGNATURE + 4].copy_from_slice(b"HdrS");
-        image[VERSION..VERSION + 2].copy_from_slice(&0x20f_u16.to_le_bytes());
-        image[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 4].copy_from_slice(&(CODE as u32).to_le_bytes());
+        image[hdr::SETUP_SECTS] = 1;
+        image[hdr::HEADER..hdr::HEADER + 4].copy_from_slice(b"HdrS");
+        image[hdr::VERSION..hdr::VERSION + 2].copy_from_slice(&0x20f_u16.to_le_bytes());
+        image[hdr::PAYLOAD_OFFSET..hdr::PAYLOAD_OFFSET + 4]
+            .copy_from_slice(&(CODE as u32).to_le_bytes());
         let length = payload.len() as u32;
-        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&length.to_le_bytes());
+        image[hdr::PAYLOAD_LENGTH..hdr::PAYLOAD_LENGTH + 4].copy_from_slice(&length.to_le_bytes());
         image.extend_from_slice(payload);
         // The decompressor proper follows in a real one.
         image.extend_from_slice(&[0xcc; 512]);
@@ -364,7 +356,7 @@ mod tests {
         assert_eq!(format(&bzimage(PAYLOADS[0].1)), Format::BzImage);
         assert_eq!(format(&bzimage(&[])), Format::BzImageWithoutPayload);
         let mut old = bzimage(PAYLOADS[0].1);
-        old[VERSION] = 0x07;
+        old[hdr::VERSION] = 0x07;
         assert_eq!(format(&old), Format::BzImageWithoutPayload);
         assert!(vmlinux(ELF).is_err());
         assert!(vmlinux(&[]).is_err());
@@ -374,7 +366,7 @@ mod tests {
     fn the_width_is_read_from_the_header() {
         let mut image = bzimage(PAYLOADS[0].1);
         assert!(is_32_bit(&image));
-        image[XLOADFLAGS] = 0x7f;
+        image[hdr::XLOADFLAGS] = 0x7f;
         assert!(!is_32_bit(&image));
         let mut elf = ELF.to_vec();
         assert!(!is_32_bit(&elf));
@@ -385,7 +377,7 @@ mod tests {
     #[test]
     fn a_payload_outside_the_file_is_an_error() {
         let mut image = bzimage(PAYLOADS[0].1);
-        image[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 8].copy_from_slice(&[0xff; 8]);
+        image[hdr::PAYLOAD_OFFSET..hdr::PAYLOAD_OFFSET + 8].copy_from_slice(&[0xff; 8]);
         assert!(vmlinux(&image).is_err());
     }
 

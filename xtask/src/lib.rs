@@ -30,6 +30,7 @@ pub mod elf;
 pub mod extract;
 #[cfg(feature = "measure")]
 pub mod figures;
+pub mod hdr;
 pub mod initramfs;
 pub mod inspect;
 pub mod kernel;

@@ -19,7 +19,8 @@ use crate::qemu::{Qemu, Vm};
 
 mod image;
 
-pub use image::{BzImage, Elf, Multiboot, Segment, hdr};
+pub use crate::hdr;
+pub use image::{BzImage, Elf, Multiboot, Segment};
 
 /// Debug console that the record goes to.
 pub const REPORT_PORT: u16 = 0xe0;

@@ -6,42 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::{Mode, PAYLOAD_LEN, assemble, code};
-
-/// Offsets of the setup header's fields in a bzImage and in the zero page, as
-/// the kernel's `Documentation/arch/x86/boot.rst` names them.
-#[expect(missing_docs, reason = "named as the specification names them")]
-pub mod hdr {
-    pub const SETUP_SECTS: usize = 0x1f1;
-    pub const SYSSIZE: usize = 0x1f4;
-    pub const VID_MODE: usize = 0x1fa;
-    pub const BOOT_FLAG: usize = 0x1fe;
-    pub const JUMP: usize = 0x200;
-    pub const HEADER: usize = 0x202;
-    pub const VERSION: usize = 0x206;
-    pub const START_SYS_SEG: usize = 0x20c;
-    pub const KERNEL_VERSION: usize = 0x20e;
-    pub const TYPE_OF_LOADER: usize = 0x210;
-    pub const LOADFLAGS: usize = 0x211;
-    pub const CODE32_START: usize = 0x214;
-    pub const RAMDISK_IMAGE: usize = 0x218;
-    pub const RAMDISK_SIZE: usize = 0x21c;
-    pub const HEAP_END_PTR: usize = 0x224;
-    pub const EXT_LOADER_VER: usize = 0x226;
-    pub const CMD_LINE_PTR: usize = 0x228;
-    pub const INITRD_ADDR_MAX: usize = 0x22c;
-    pub const KERNEL_ALIGNMENT: usize = 0x230;
-    pub const RELOCATABLE_KERNEL: usize = 0x234;
-    pub const MIN_ALIGNMENT: usize = 0x235;
-    pub const XLOADFLAGS: usize = 0x236;
-    pub const CMDLINE_SIZE: usize = 0x238;
-    pub const HARDWARE_SUBARCH: usize = 0x23c;
-    pub const PAYLOAD_OFFSET: usize = 0x248;
-    pub const PAYLOAD_LENGTH: usize = 0x24c;
-    pub const SETUP_DATA: usize = 0x250;
-    pub const PREF_ADDRESS: usize = 0x258;
-    pub const INIT_SIZE: usize = 0x260;
-    pub const HANDOVER_OFFSET: usize = 0x264;
-}
+use crate::hdr;
 
 /// A bzImage: setup sectors, then the 32-bit code.
 #[derive(Clone, Debug)]
