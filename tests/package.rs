@@ -44,6 +44,12 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
+/// Installs under a prefix, as who has unpacked a release does.
+fn install(prefix: &Path) -> Result<()> {
+    let mut script = Command::new(collected()?.join("install.sh"));
+    run(script.arg("--prefix").arg(prefix)).map(drop)
+}
+
 /// Every file below `dir`.
 fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
@@ -83,10 +89,8 @@ fn the_script_installs_and_removes() -> Result<()> {
 /// An installed program finds what it can, and says plainly what it cannot.
 #[test]
 fn the_program_does_without_a_source_tree() -> Result<()> {
-    let from = collected()?;
     let dir = tempfile::tempdir()?;
-    let mut install = Command::new(from.join("install.sh"));
-    run(install.arg("--prefix").arg(dir.path()))?;
+    install(dir.path())?;
     let program = || {
         let mut command = Command::new(dir.path().join("bin/qboot"));
         command.env_remove("CARGO_MANIFEST_DIR").current_dir("/");
@@ -120,10 +124,8 @@ fn the_program_does_without_a_source_tree() -> Result<()> {
 
 #[test]
 fn manual_pages_say_what_the_help_does_not() -> Result<()> {
-    let from = collected()?;
     let dir = tempfile::tempdir()?;
-    let mut install = Command::new(from.join("install.sh"));
-    run(install.arg("--prefix").arg(dir.path()))?;
+    install(dir.path())?;
     let pages = files(&dir.path().join("share/man/man1"))?;
     ensure!(pages.len() > 8, "{pages:?}");
     for page in pages {
@@ -153,10 +155,8 @@ fn manual_pages_say_what_the_help_does_not() -> Result<()> {
 /// The pages that the installed README leads to are installed.
 #[test]
 fn the_documents_lead_to_each_other() -> Result<()> {
-    let from = collected()?;
     let dir = tempfile::tempdir()?;
-    let mut install = Command::new(from.join("install.sh"));
-    run(install.arg("--prefix").arg(dir.path()))?;
+    install(dir.path())?;
     let doc = dir.path().join("share/doc").join(package::NAME);
     let readme = fs::read_to_string(doc.join("README.md"))?;
     let targets = readme

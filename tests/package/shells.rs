@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use qboot_tests::skip;
 
-use super::{collected, run};
+use super::{collected, install, run};
 
 /// What is typed, and a word that is only in what comes of it.
 const TYPED: [(&str, &str); 5] = [
@@ -16,12 +16,6 @@ const TYPED: [(&str, &str); 5] = [
     ("qboot kernel cloud-amd64-b", "cloud-amd64-backports"),
     ("qboot completions fi", "fish"),
 ];
-
-/// Installs under a prefix of its own.
-fn install(prefix: &Path) -> Result<()> {
-    let mut install = Command::new(collected()?.join("install.sh"));
-    run(install.arg("--prefix").arg(prefix)).map(drop)
-}
 
 fn has(shell: &str, test: &str) -> bool {
     let is_here = Command::new(shell).arg("--version").output().is_ok();

@@ -118,7 +118,9 @@ fn on_a_terminal_the_guest_gives_a_shell() {
 
 #[test]
 fn a_dry_run_prints_what_a_shell_takes_as_it_is() {
-    let words = ["a b", "", "*", "$(id)", "it's", "(me)", "#", "<", "~", "\\"];
+    let words = [
+        "a b", "", "*", "$(id)", "$HOME", "`id`", "a;b", "a&b", "it's", "(me)", "#", "<", "~", "\\",
+    ];
     let kernel = env!("CARGO_BIN_EXE_qboot");
     let mut dry = xtask(&["run", "--dry-run", "--qemu=echo", "--accel=tcg"]);
     let dry = dry.args(["--kernel", kernel, "--initrd", kernel, "--"]);
