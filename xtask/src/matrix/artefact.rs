@@ -155,12 +155,15 @@ fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// `text` with every artefact in braces replaced by its path, and what `own`
-/// knows by its value.
+/// `text` with every artefact in braces replaced by the path of a link to it in
+/// `dir`, and what `own` knows by its value.
+///
+/// QEMU ends the names in lists of modules and in options at a space or a comma,
+/// which the artefact's own path may have.
 ///
 /// # Errors
 /// An artefact cannot be had, or a brace is not closed.
-pub fn filled(text: &str, own: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+pub fn filled(text: &str, dir: &Path, own: &dyn Fn(&str) -> Option<String>) -> Result<String> {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, from)) = rest.split_once('{') {
@@ -168,12 +171,23 @@ pub fn filled(text: &str, own: &dyn Fn(&str) -> Option<String>) -> Result<String
         result.push_str(before);
         match own(name) {
             Some(value) => result.push_str(&value),
-            None => result.push_str(&file(name)?.display().to_string()),
+            None => result.push_str(&linked(&file(name)?, dir)?.display().to_string()),
         }
         rest = after;
     }
     result.push_str(rest);
     Ok(result)
+}
+
+/// A link in `dir` to `artefact`, under the artefact's own name.
+fn linked(artefact: &Path, dir: &Path) -> Result<PathBuf> {
+    let name = artefact.file_name().context("an artefact without a name")?;
+    let link = dir.join(name);
+    if fs::read_link(&link).ok().as_deref() != Some(artefact) {
+        std::os::unix::fs::symlink(artefact, &link)
+            .with_context(|| format!("linking {}", link.display()))?;
+    }
+    Ok(link)
 }
 
 /// The initramfs of a row, which is the standard one unless the row adds to it.
@@ -378,12 +392,19 @@ mod tests {
 
     #[test]
     fn braces_are_filled() {
+        let dir = tempfile::tempdir().unwrap();
         let own = |name: &str| (name == "dir").then(|| "/tmp/x".to_owned());
         assert_eq!(
-            filled("a={dir}/b,{dir}", &own).unwrap(),
+            filled("a={dir}/b,{dir}", dir.path(), &own).unwrap(),
             "a=/tmp/x/b,/tmp/x"
         );
-        assert!(filled("{nothing like this}", &own).is_err());
-        assert!(filled("{dir", &own).is_err());
+        assert!(filled("{nothing like this}", dir.path(), &own).is_err());
+        assert!(filled("{dir", dir.path(), &own).is_err());
+        // Both names of one file: a list may name it twice.
+        let license = "{file LICENSE-MIT}";
+        let list = filled(&format!("{license} a b,{license}"), dir.path(), &own).unwrap();
+        let link = dir.path().join("LICENSE-MIT");
+        assert_eq!(list, format!("{0} a b,{0}", link.display()));
+        assert!(fs::read_to_string(link).unwrap().starts_with("MIT"));
     }
 }

@@ -108,7 +108,7 @@ impl<'a> Boot<'a> {
         let own = |name: &str| own(name, dir.path());
         let initrd = match row.initrd.as_deref() {
             Some("none") => None,
-            Some(text) => Some(artefact::filled(text, &own)?),
+            Some(text) => Some(artefact::filled(text, dir.path(), &own)?),
             None if row.linux && !size.is_empty() => {
                 let to = dir.path().join("initrd");
                 artefact::enlarged(&artefact::initramfs(row)?, size, &to)?;
@@ -202,7 +202,7 @@ impl<'a> Boot<'a> {
             let (option, value) = option.split_once(' ').unwrap_or((option, ""));
             qemu = qemu.arg(option);
             if !value.is_empty() {
-                qemu = qemu.arg(artefact::filled(value.trim(), &own)?);
+                qemu = qemu.arg(artefact::filled(value.trim(), self.dir.path(), &own)?);
             }
         }
         for spec in &row.generated {
