@@ -172,7 +172,6 @@ mod tests {
     use super::*;
     use std::format;
     use std::string::String;
-    use std::vec::Vec;
 
     /// In the order of their codes.
     const ALL: [Error; COUNT] = [
@@ -235,24 +234,37 @@ mod tests {
         }
     }
 
+    /// `page` with `rows` in the table between the marks of that name.
+    fn with_table(page: &str, name: &str, rows: impl Iterator<Item = String>) -> String {
+        let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+        let (before, rest) = page.split_once(&start).unwrap();
+        let (table, after) = rest.split_once(&end).unwrap();
+        let head = table.lines().take(2).map(|line| format!("{line}\n"));
+        let table: String = head.chain(rows).collect();
+        format!("{before}{start}{table}{end}{after}")
+    }
+
     #[test]
-    fn the_readme_lists_every_error() {
-        let rows = |line: &&str| {
-            let row = line
-                .strip_prefix("| ")
-                .and_then(|row| row.split_once(" | "));
-            row.is_some_and(|(code, _)| code.len() == 2 && u8::from_str_radix(code, 16).is_ok())
-        };
-        let readme = include_str!("../README.md");
-        let listed: Vec<&str> = readme.lines().filter(rows).collect();
-        let expected: Vec<String> = ALL
-            .iter()
-            .map(|error| format!("| {:02x} | {} |", error.code(), error.message()))
-            .chain(
-                WARNINGS
-                    .map(|warning| format!("| {:02x} | {} |", warning.code(), warning.message())),
-            )
-            .collect();
-        assert_eq!(listed, expected);
+    fn the_page_lists_every_error_and_warning() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md");
+        let found = std::fs::read_to_string(path).unwrap();
+        let errors = ALL.iter().map(|error| {
+            let (code, message) = (error.code(), error.message());
+            format!("| {code:02x} | {message} | {} |\n", code << 1 | 1)
+        });
+        let page = with_table(&found, "errors", errors);
+        let warnings = WARNINGS.iter().map(|warning| {
+            let (code, message) = (warning.code(), warning.message());
+            format!("| {code:02x} | {message} |\n")
+        });
+        let page = with_table(&page, "warnings", warnings);
+        if std::env::var_os("QBOOT_UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        } else {
+            assert!(
+                page == found,
+                "docs/errors.md is out of date: QBOOT_UPDATE_DOCS=1 cargo test --package qboot --lib error"
+            );
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use qboot::error::{Error, Warning};
+use qboot::error::Error;
 use qboot::layout;
 use qboot::options::{EntryOption, LogOption, PciOption};
 use qboot::phys::PhysRange;
@@ -274,86 +274,6 @@ fn memory_map() -> String {
 #[test]
 fn the_memory_map_is_that_of_the_source() -> Result<()> {
     generated("memory-map.svg", &memory_map())
-}
-
-/// What `src/error.rs` says: for each error its code, name, meaning, message.
-fn errors() -> Result<Vec<(u8, String, String, String)>> {
-    let source = fs::read_to_string(workspace::root().join("src/error.rs"))?;
-    let mut meaning = String::new();
-    let mut found = Vec::new();
-    for line in source.lines().map(str::trim) {
-        if let Some(text) = line.strip_prefix("/// ") {
-            let gap = if meaning.is_empty() { "" } else { " " };
-            meaning.push_str(&format!("{gap}{text}"));
-            continue;
-        }
-        if let Some((name, code)) = line.trim_end_matches(',').split_once(" = 0x")
-            && let Ok(code) = u8::from_str_radix(code, 16)
-        {
-            let start = format!("Self::{name} => \"");
-            let rest = source.split(&start).nth(1);
-            let message = rest.and_then(|rest| rest.split("\",").next());
-            let message = message.with_context(|| format!("no message of {name}"))?;
-            found.push((code, name.to_owned(), meaning.clone(), message.to_owned()));
-        }
-        meaning.clear();
-    }
-    ensure!(found.len() > 30, "only {} errors found", found.len());
-    Ok(found)
-}
-
-const ERRORS_HEAD: &str = "\
-# Errors
-
-A boot that fails prints one line, on COM1 and on the debug console where there is one (port 0xe9 or 0x402):
-
-```
-qboot: error 20: no kernel; pass one with -kernel
-```
-
-After the semicolon it says what to do. An error about room adds how much was needed and how much there was. Then
-
-- `-device pvpanic` gets the event \"guest panicked\";
-- `-device isa-debug-exit,iobase=0xf4,iosize=1` ends QEMU with the exit status below;
-- without that device the processor halts, and QEMU keeps running.
-
-How far the boot came is in the [log](debugging.md#the-log), with `opt/org.qboot/log=steps`. Codes are hexadecimal and
-are never reused: 40 and 42 were errors that are the warnings 43 and 44 now.
-
-";
-
-const WARNINGS_HEAD: &str = "\
-# Warnings
-
-Where the firmware sets PCI up ([options](options.md)) and not everything fits, it prints a warning and goes on. In
-brackets are how many devices it is about, and the first of them:
-
-```
-qboot: warning 43: no addresses for PCI BARs, whose devices stay off; use smaller BARs or fewer devices (1, the first 00:04.0 BAR 2 of 1024 GiB)
-```
-
-";
-
-#[test]
-fn the_errors_are_those_of_the_source() -> Result<()> {
-    let mut page = ERRORS_HEAD.to_owned();
-    let warnings = [Warning::PciUnplaced, Warning::PciUnnumbered].map(Warning::code);
-    let (warned, failed): (Vec<_>, Vec<_>) = errors()?
-        .into_iter()
-        .partition(|(code, ..)| warnings.contains(code));
-    ensure!(warned.len() == warnings.len(), "{warned:?}");
-    for (code, name, meaning, message) in failed {
-        let status = (i32::from(code) << 1 | 1) & 0xff;
-        let _ = writeln!(
-            page,
-            "## {code:02x}: {name}\n\n{meaning}\n\n> {message}\n\nExit status {status}.\n"
-        );
-    }
-    page.push_str(WARNINGS_HEAD);
-    for (code, name, meaning, message) in warned {
-        let _ = writeln!(page, "## {code:02x}: {name}\n\n{meaning}\n\n> {message}\n");
-    }
-    generated("errors.md", &format!("{}\n", page.trim_end()))
 }
 
 /// A row of the table of options: which, its value, and what that means.
