@@ -1,36 +1,200 @@
-//! The cells of the compatibility matrix that continuous integration runs, one
-//! test each: `cargo test --package qboot-tests --test matrix vmgenid`.
+//! The compatibility matrix: every cell of `tests/matrix.toml` is a test, `row@machine`.
+//! A cell has to do what `tests/matrix-results.toml` has recorded of it.
+//!
+//!     cargo test --package qboot-tests --test matrix                 continuous integration's cells
+//!     cargo test --package qboot-tests --test matrix -- --list
+//!     cargo test --package qboot-tests --test matrix -- --include-ignored vmgenid
+//!
+//! `cargo xtask matrix` starts it with what else it understands:
+//!
+//! - `QBOOT_FIRMWARE`: firmwares to run the cells with, with commas between them: `ours`
+//!   (default), `qboot`, `seabios`, or an image;
+//! - `QBOOT_QEMU`: the QEMU to start, or `backports` or `sid` for that of Debian's suite;
+//! - `QBOOT_RECORD`: `all` to record what comes of the cells and to write the pages, `missing`
+//!   for those only that were not run with this QEMU.
 
-use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Completion, Trial};
 use qboot_tests::{rom, skip};
-use xtask::matrix::boot::{self, Outcome};
-use xtask::matrix::results::{Results, WORKS};
-use xtask::matrix::table::{self, Cell};
+use xtask::workspace;
+
+#[path = "matrix/boot.rs"]
+mod boot;
+#[path = "matrix/files.rs"]
+mod files;
+#[path = "matrix/generate.rs"]
+mod generate;
+#[path = "matrix/pages.rs"]
+mod pages;
+#[path = "matrix/qemu.rs"]
+mod qemu;
+#[path = "matrix/record.rs"]
+mod record;
+#[path = "matrix/table.rs"]
+mod table;
+
+use record::{OURS, Record, WORKS};
+use table::Cell;
+
+/// Tests of the table, of the record, and of how cells are made.
+const PARTS: [(&str, fn()); 10] = [
+    ("files::reads_sizes", files::reads_sizes),
+    (
+        "files::enlarges_an_archive_to_its_size_with_its_entries",
+        files::enlarges_an_archive_to_its_size_with_its_entries,
+    ),
+    ("files::fills_braces", files::fills_braces),
+    (
+        "pages::are_in_accord_with_the_record",
+        pages::are_in_accord_with_the_record,
+    ),
+    (
+        "pages::tell_what_works_and_how_the_rest_fails",
+        pages::tell_what_works_and_how_the_rest_fails,
+    ),
+    (
+        "record::holds_every_cell_and_no_other",
+        record::holds_every_cell_and_no_other,
+    ),
+    ("record::keeps_what_differs", record::keeps_what_differs),
+    ("table::refuses_mistakes", table::refuses_mistakes),
+    (
+        "table::knows_versions_of_qemu",
+        table::knows_versions_of_qemu,
+    ),
+    (
+        "table::ends_lines_as_a_serial_console_does",
+        table::ends_lines_as_a_serial_console_does,
+    ),
+];
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_args();
-    let cells = table::cells()?;
-    let trials = cells.into_iter().filter(|cell| cell.row.ci).map(|cell| {
-        Trial::test(cell.id(), move || {
-            run(&cell).map_err(|error| Failed::from(format!("{error:#}")))
-        })
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    let recording = std::env::var("QBOOT_RECORD").ok();
+    let cells = table::cells(&table::rows()?);
+    let mut trials = Vec::new();
+    for cell in cells.clone() {
+        let (recording, cells) = (recording.clone(), cells.clone());
+        let ignored = !cell.row.ci;
+        let trial = Trial::ignorable_test(cell.id(), move || {
+            let done = match recording.as_deref() {
+                None => compare(&cell),
+                Some(which) => record(&cell, which == "missing", &cells),
+            };
+            done.map_err(|error| format!("{error:#}").into())
+        });
+        trials.push(trial.with_ignored_flag(ignored));
+    }
+    if recording.is_none() {
+        trials.extend(PARTS.map(|(name, part)| {
+            Trial::test(name, move || {
+                part();
+                Ok(())
+            })
+        }));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if recording.is_some() && !arguments.list {
+        Record::read()?.write(&cells)?;
+        pages::write()?;
+    }
+    conclusion.exit()
 }
 
-/// A cell has to do what is recorded of it.
-fn run(cell: &Cell) -> Result<()> {
-    let (program, version) = xtask::matrix::program::program(cell, None)?;
-    let record = Results::read()?;
-    let recorded = record.get(&version, &cell.id(), "ours").unwrap_or(WORKS);
-    match boot::cell(cell, &rom()?, &program).context("preparing the cell")? {
-        Outcome::Works => ensure!(
-            recorded == WORKS,
-            "works, but is recorded as {recorded:?}: cargo xtask matrix --update"
-        ),
-        Outcome::Fails { how, report } => ensure!(recorded == how, "{how}\n{report}"),
-        Outcome::Skipped(reason) => skip(&cell.id(), &reason),
+/// Runs a cell with the firmwares asked for; each has to do what is recorded of it.
+fn compare(cell: &Cell) -> Result<Completion> {
+    let (program, version) = qemu::program(cell)?;
+    if let Some(reason) = cannot_run(cell, &version) {
+        return Ok(Completion::ignored_with(reason));
     }
-    Ok(())
+    let record = Record::read()?;
+    let firmwares = std::env::var("QBOOT_FIRMWARE").unwrap_or_else(|_| OURS.to_owned());
+    let mut differs = String::new();
+    for firmware in firmwares.split(',') {
+        let (outcome, report) = run(cell, firmware, &program, &version)?;
+        let expected = record.expected(&version, &cell.id(), firmware);
+        if outcome != expected {
+            differs += &format!("{firmware}: {outcome} (recorded: {expected})\n{report}");
+        }
+    }
+    ensure!(differs.is_empty(), "{differs}");
+    Ok(Completion::Completed)
+}
+
+/// Runs a cell and records what comes of it.
+fn record(cell: &Cell, only_missing: bool, cells: &[Cell]) -> Result<Completion> {
+    let (program, version) = qemu::program(cell)?;
+    if let Some(reason) = cannot_run(cell, &version) {
+        return Ok(Completion::ignored_with(reason));
+    }
+    let (id, before) = (cell.id(), Record::read()?);
+    if only_missing && before.get(&version, &id, OURS).is_some() {
+        return Ok(Completion::ignored_with("recorded"));
+    }
+    let mut outcomes = Vec::new();
+    for firmware in before.firmwares(&version, &id) {
+        let (outcome, _) = run(cell, &firmware, &program, &version)?;
+        outcomes.push((firmware, outcome));
+    }
+    let outcomes: Vec<(&str, &str)> = outcomes.iter().map(|(a, b)| (&**a, &**b)).collect();
+    // Each for itself: a run of all cells is long, and other cells may run beside this one.
+    let _lock = workspace::lock("matrix-results")?;
+    let mut record = Record::read()?;
+    record.set(&version, &id, &outcomes);
+    record.write(cells)?;
+    Ok(Completion::Completed)
+}
+
+/// Why a cell cannot be tried here.
+fn cannot_run(cell: &Cell, version: &str) -> Option<String> {
+    if !cell.is_for(version) {
+        return Some(format!("not for QEMU {version}"));
+    }
+    let swtpm = || {
+        std::process::Command::new("swtpm")
+            .arg("--version")
+            .output()
+    };
+    if cell.row.swtpm && swtpm().is_err() {
+        let reason = "swtpm is not installed (scripts/setup.sh test)";
+        skip(&cell.id(), reason);
+        return Some(reason.to_owned());
+    }
+    None
+}
+
+/// Runs a cell with a firmware: the outcome, and a report if it does not work.
+fn run(cell: &Cell, firmware: &str, program: &Path, version: &str) -> Result<(String, String)> {
+    let started = Instant::now();
+    let failure = boot::cell(cell, &image(firmware, &cell.machine)?, program)?;
+    let (outcome, report) = match failure {
+        None => (WORKS.to_owned(), String::new()),
+        Some(failure) => (failure.how, failure.report),
+    };
+    // What is recorded of other firmwares, or of this one, need not be that it works.
+    if firmware != OURS || outcome != WORKS {
+        let (id, seconds) = (cell.id(), started.elapsed().as_secs_f64());
+        eprintln!("{id}, {firmware}, QEMU {version}: {outcome} ({seconds:.1} s)");
+    }
+    Ok((outcome, report))
+}
+
+/// The image of a firmware for a machine.
+fn image(firmware: &str, machine: &str) -> Result<PathBuf> {
+    let image: PathBuf = match firmware {
+        OURS => return rom(),
+        "qboot" => "/usr/share/qemu/qboot.rom".into(),
+        "seabios" => Path::new("/usr/share/seabios").join(match machine.split(',').next() {
+            Some("microvm") => "bios-microvm.bin",
+            // 256 KiB do not fit there.
+            Some("isapc") => "bios.bin",
+            _ => "bios-256k.bin",
+        }),
+        path => path.into(),
+    };
+    ensure!(image.is_file(), "no firmware {}", image.display());
+    Ok(image)
 }

@@ -84,4 +84,4 @@ Examples:
   qboot matrix --list --filter pxb
   qboot matrix --filter vmgenid@q35 --firmware ours,qboot
   qboot matrix --filter vmgenid --update record, and write the pages
-  qboot matrix --qemu backports --missing --update";
+  qboot matrix --qemu backports --missing";

@@ -14,7 +14,7 @@
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`patience`] waits for it, and not for ever.
 //! - [`probe`] makes kernels that say in what state they were entered.
-//! - [`matrix`] boots a table of machines and kernels with this firmware and others.
+//! - [`matrix`] starts the test that boots a table of machines and kernels.
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
 #![forbid(unsafe_code)]
 

@@ -9,31 +9,18 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use object::{Object, ObjectSection};
+use xtask::debian::{self, Package};
+use xtask::initramfs::{self, Arch, Initramfs};
+use xtask::kernel::{self, Flavour, Kernel};
+use xtask::{extract, probe, workspace};
 
 use super::table::Row;
-use crate::debian::{self, Lists, Package};
-use crate::initramfs::{self, Arch, Initramfs};
-use crate::kernel::{self, Flavour, Kernel};
-use crate::{extract, probe, workspace};
 
-/// The file that `name` stands for:
-///
-/// - `cloud-amd64`, `amd64`, `686-pae`, …: that kernel's bzImage, as
-///   `cargo xtask kernel` knows them; with `vmlinux` behind it the ELF kernel inside.
-/// - `standard`, `standard-i386`: the initramfs of busybox and a report.
-/// - `deb PACKAGE PATH`: a file of a Debian package, decompressed when it is
-///   gzipped. `PACKAGE:i386` and `PACKAGE/bookworm-backports` are understood.
-/// - `file PATH`: a file of this repository.
-/// - `assembled PATH`: an assembly source of this repository, as a flat binary.
-/// - `grub`: GRUB behind the wrapper that makes it look like Linux.
-///
-/// # Errors
-/// It cannot be had.
+/// The file that `name` stands for; the head of `tests/matrix.toml` explains names.
 pub fn file(name: &str) -> Result<PathBuf> {
     let words: Vec<&str> = name.split_whitespace().collect();
     let path = match words.as_slice() {
         ["standard"] => initramfs::standard(Arch::Amd64)?,
-        ["standard-i386"] => initramfs::standard(Arch::I386)?,
         ["deb", package, path] => decompressed(&packaged(package, path)?)?,
         ["file", path] => workspace::root().join(path),
         ["assembled", path] => assembled(path)?,
@@ -49,17 +36,16 @@ pub fn file(name: &str) -> Result<PathBuf> {
 }
 
 fn assembled(path: &str) -> Result<PathBuf> {
-    let source = fs::read_to_string(workspace::root().join(path)).context(path.to_owned())?;
-    let name = Path::new(path)
-        .file_name()
-        .context("a path without a name")?;
-    let name = name.to_string_lossy();
-    let to = directory()?.join(name.as_ref()).with_extension("bin");
-    write_once(&to, &probe::assemble(&name, &source)?)?;
+    let source = workspace::root().join(path);
+    let text = fs::read_to_string(&source).context(path.to_owned())?;
+    let name = source.file_name().context("a path without a name")?;
+    let to = directory()?.join(name).with_extension("bin");
+    write_once(&to, &probe::assemble(&name.to_string_lossy(), &text)?)?;
     Ok(to)
 }
 
-/// GRUB with a configuration that takes its console to the serial port.
+/// GRUB with a configuration that takes its console to the serial port, behind the
+/// wrapper that makes it look like Linux.
 fn grub() -> Result<PathBuf> {
     const CONFIG: &str = "serial --unit=0\nterminal_output serial\nterminal_input serial\n\
                           echo The configuration runs.\n";
@@ -71,15 +57,13 @@ fn grub() -> Result<PathBuf> {
     let (config, core) = (dir.join("grub.cfg"), dir.join("grub.img"));
     write_once(&config, CONFIG.as_bytes())?;
     let mut command = Command::new(program);
-    command.env("LD_LIBRARY_PATH", libraries).arg("-d");
-    command
-        .arg(&modules)
-        .args(["-O", "i386-pc", "-p", "(memdisk)/", "-c"]);
-    command.arg(&config).arg("-o").arg(&core);
-    let output = command
-        .args(["serial", "terminal", "echo", "normal"])
-        .output()?;
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    command.env("LD_LIBRARY_PATH", libraries);
+    command.args(["-O", "i386-pc", "-p", "(memdisk)/"]);
+    command.arg("-d").arg(&modules);
+    command.arg("-c").arg(&config).arg("-o").arg(&core);
+    command.args(["serial", "terminal", "echo", "normal"]);
+    let output = command.output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "grub-mkimage: {complaint}");
     let image = dir.join("grub.lnx");
     let bytes = [fs::read(modules.join("lnxboot.img"))?, fs::read(core)?].concat();
@@ -96,21 +80,12 @@ fn debian_kernel(flavour: &str) -> Result<Kernel> {
 
 /// A file of a package, with symbolic links followed inside it.
 fn packaged(package: &str, path: &str) -> Result<PathBuf> {
-    let (name, lists) = match (package.split_once(':'), package.split_once('/')) {
-        (Some((name, arch)), _) => (name, Lists::of(arch)),
-        (_, Some((name, suite))) => {
-            let (suite, arch) = (suite.into(), "amd64".into());
-            (name, Lists::Suite { suite, arch })
-        }
-        _ => (package, Lists::system()),
-    };
-    let name = name.to_owned();
-    let root = debian::unpack(&Package { name, lists })?;
+    let root = debian::unpack(&Package::system(package))?;
     follow(&root, Path::new(path)).with_context(|| format!("{package} holds no {path}"))
 }
 
 fn follow(root: &Path, path: &Path) -> Result<PathBuf> {
-    let mut at = root.join(path.strip_prefix("/").unwrap_or(path));
+    let mut at = root.join(path);
     // More links than any package has in a row.
     for _ in 0..8 {
         if !fs::symlink_metadata(&at)?.is_symlink() {
@@ -139,61 +114,51 @@ fn decompressed(path: &Path) -> Result<PathBuf> {
 }
 
 /// Where made files are kept.
-///
-/// # Errors
-/// It cannot be made.
 pub fn directory() -> Result<PathBuf> {
     let dir = workspace::target().join("matrix");
     fs::create_dir_all(&dir)?;
     Ok(dir)
 }
 
-fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).ok().as_deref() != Some(bytes) {
         workspace::write_atomically(path, bytes)?;
     }
     Ok(())
 }
 
-/// `text` with every artefact in braces replaced by the path of a link to it in
-/// `dir`, and what `own` knows by its value.
+/// `text` with every name in braces replaced: `dir` and `swtpm` by their paths, that
+/// of a file by the path of a link to it in `dir`.
 ///
 /// QEMU ends the names in lists of modules and in options at a space or a comma,
-/// which the artefact's own path may have.
-///
-/// # Errors
-/// An artefact cannot be had, or a brace is not closed.
-pub fn filled(text: &str, dir: &Path, own: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+/// which the file's own path may have.
+pub fn filled(text: &str, dir: &Path) -> Result<String> {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, from)) = rest.split_once('{') {
         let (name, after) = from.split_once('}').context("a brace is not closed")?;
-        result.push_str(before);
-        match own(name) {
-            Some(value) => result.push_str(&value),
-            None => result.push_str(&linked(&file(name)?, dir)?.display().to_string()),
-        }
+        let path = match name {
+            "dir" => dir.to_owned(),
+            "swtpm" => dir.join("swtpm"),
+            name => linked(&file(name)?, dir)?,
+        };
+        result = format!("{result}{before}{}", path.display());
         rest = after;
     }
-    result.push_str(rest);
-    Ok(result)
+    Ok(result + rest)
 }
 
-/// A link in `dir` to `artefact`, under the artefact's own name.
-fn linked(artefact: &Path, dir: &Path) -> Result<PathBuf> {
-    let name = artefact.file_name().context("an artefact without a name")?;
-    let link = dir.join(name);
-    if fs::read_link(&link).ok().as_deref() != Some(artefact) {
-        std::os::unix::fs::symlink(artefact, &link)
+/// A link in `dir` to `file`, under its own name.
+fn linked(file: &Path, dir: &Path) -> Result<PathBuf> {
+    let link = dir.join(file.file_name().context("a file without a name")?);
+    if fs::read_link(&link).ok().as_deref() != Some(file) {
+        std::os::unix::fs::symlink(file, &link)
             .with_context(|| format!("linking {}", link.display()))?;
     }
     Ok(link)
 }
 
 /// The initramfs of a row, which is the standard one unless the row adds to it.
-///
-/// # Errors
-/// A part of it cannot be had.
 pub fn initramfs(row: &Row) -> Result<PathBuf> {
     let arch = match row.kernel.starts_with("686") {
         true => Arch::I386,
@@ -202,33 +167,27 @@ pub fn initramfs(row: &Row) -> Result<PathBuf> {
     if row.guest.is_none() && row.files.is_empty() && row.modules.is_empty() {
         return initramfs::standard(arch);
     }
-    let modules = modules(row)?;
-    let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
-    for (n, (name, bytes)) in (0..).zip(modules) {
-        files.push((format!("modules/{n:02}-{name}.ko"), 0o644, bytes));
+    let mut files = Vec::new();
+    for (n, (name, bytes)) in modules(row)?.into_iter().enumerate() {
+        files.push((format!("modules/{n:02}-{name}.ko"), bytes));
     }
     for item in &row.files {
-        let (to, from) = item.split_once('=').context("a file is PATH=ARTEFACT")?;
-        files.push((to.trim().into(), 0o755, fs::read(file(from.trim())?)?));
+        let (to, from) = item.split_once('=').context("a file is PATH=FILE")?;
+        files.push((to.to_owned(), fs::read(file(from)?)?));
     }
     let mut script = "#!/bin/sh\nfor m in /modules/*; do [ -f $m ] && insmod $m; done\n".to_owned();
     script.push_str(row.guest.as_deref().unwrap_or_default());
-    files.push(("guest".into(), 0o755, script.into_bytes()));
+    files.push(("guest".to_owned(), script.into_bytes()));
 
     let mut image = Initramfs::standard(arch)?;
-    let mut made: BTreeSet<PathBuf> = ["", "bin", "dev", "proc", "sys", "tmp"]
-        .into_iter()
-        .map(PathBuf::from)
-        .collect();
-    for (path, permissions, bytes) in files {
-        let mut parents: Vec<&Path> = Path::new(&path).ancestors().skip(1).collect();
-        parents.reverse();
-        for parent in parents {
-            if made.insert(parent.to_owned()) {
-                image = image.directory(&parent.display().to_string());
-            }
+    let mut made = BTreeSet::from(["bin".to_owned()]);
+    for (path, bytes) in files {
+        if let Some((parent, _)) = path.rsplit_once('/')
+            && made.insert(parent.to_owned())
+        {
+            image = image.directory(parent);
         }
-        image = image.file(&path, permissions, bytes);
+        image = image.file(&path, 0o755, bytes);
     }
     let path = directory()?.join(format!("{}.cpio", row.name));
     let _lock = workspace::lock(&format!("initramfs-{}", row.name))?;
@@ -301,13 +260,11 @@ fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>> {
 fn dependencies(module: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(module)?;
     let section = file.section_by_name(".modinfo").context("no .modinfo")?;
-    let data = section.data()?;
-    let lines = data.split(|byte| *byte == 0);
-    let list = lines.filter_map(|line| line.strip_prefix(b"depends="));
-    let text: Vec<String> = list
-        .map(|line| String::from_utf8_lossy(line).into_owned())
-        .collect();
-    let names = text.iter().flat_map(|line| line.split(','));
+    let text = String::from_utf8_lossy(section.data()?).into_owned();
+    let lists = text
+        .split('\0')
+        .filter_map(|line| line.strip_prefix("depends="));
+    let names = lists.flat_map(|list| list.split(','));
     Ok(names
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
@@ -316,9 +273,6 @@ fn dependencies(module: &[u8]) -> Result<Vec<String>> {
 
 /// The archive at `path` made as large as `size` says by an entry in front of it
 /// that kernels skip, a directory that has contents; most of it is a hole.
-///
-/// # Errors
-/// The size is malformed or smaller than the archive.
 pub fn enlarged(path: &Path, size: &str, to: &Path) -> Result<()> {
     const HEAD: u64 = 112;
     let archive = fs::read(path)?;
@@ -328,83 +282,58 @@ pub fn enlarged(path: &Path, size: &str, to: &Path) -> Result<()> {
         .with_context(|| format!("{} is larger than {size} bytes", path.display()))?;
     // What follows starts at a multiple of 4; zeroes behind the archive make up for it.
     let filler = filler & !3;
-    let mode = 0o040_755;
+    // ino, mode, uid, gid, nlink, mtime, filesize, four device numbers, namesize, check.
+    let fields = [0, 0o040_755, 0, 0, 1, 0, filler, 0, 0, 0, 0, 2, 0];
+    let fields = fields.map(|field| format!("{field:08x}")).concat();
     let mut out = File::create(to)?;
-    write!(
-        out,
-        "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{filler:08x}",
-        0, 0, 0, 1, 0
-    )?;
-    write!(
-        out,
-        "{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}.\0",
-        0, 0, 0, 0, 2, 0
-    )?;
+    write!(out, "070701{fields}.\0")?;
     out.seek(SeekFrom::Start(HEAD + filler))?;
     out.write_all(&archive)?;
     out.set_len(size)?;
     Ok(())
 }
 
-/// Bytes of a size such as `64M`, `1G` or `64M+4095`.
+/// Bytes of a size such as `64M` or `64M+4095`.
 fn bytes(text: &str) -> Result<u64> {
     let (size, more) = text.split_once('+').unwrap_or((text, "0"));
-    let (digits, unit) = match size.strip_suffix(['K', 'M', 'G']) {
-        Some(digits) => (digits, &size[digits.len()..]),
-        None => (size, ""),
-    };
-    let shift = match unit {
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => 0,
-    };
-    let size: u64 = digits.parse().with_context(|| format!("size {text:?}"))?;
-    Ok((size << shift) + more.parse::<u64>()?)
+    let mib = size.strip_suffix('M').context("a size in MiB")?;
+    let mib: u64 = mib.parse().with_context(|| format!("size {text:?}"))?;
+    Ok((mib << 20) + more.parse::<u64>()?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+pub fn reads_sizes() {
+    assert_eq!(bytes("64M+4095").unwrap(), (64 << 20) + 4095);
+    assert_eq!(bytes("17M").unwrap(), 17 << 20);
+    assert!(bytes("1T").is_err());
+}
 
-    #[test]
-    fn sizes() {
-        assert_eq!(bytes("64M+4095").unwrap(), (64 << 20) + 4095);
-        assert_eq!(bytes("3G").unwrap(), 3 << 30);
-        assert_eq!(bytes("17").unwrap(), 17);
-        assert!(bytes("1T").is_err());
-    }
+pub fn enlarges_an_archive_to_its_size_with_its_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+    let archive = Initramfs::empty().file("x", 0o644, "y").archive().unwrap();
+    fs::write(&from, &archive).unwrap();
+    enlarged(&from, "1M+3", &to).unwrap();
+    let bytes = fs::read(&to).unwrap();
+    assert_eq!(bytes.len(), (1 << 20) + 3);
+    let reader = cpio::newc::Reader::new(bytes.as_slice()).unwrap();
+    assert_eq!(reader.entry().name(), ".");
+    let rest = reader.finish().unwrap();
+    assert_eq!(cpio::newc::Reader::new(rest).unwrap().entry().name(), "x");
+}
 
-    #[test]
-    fn an_enlarged_archive_has_its_size_and_its_entries() {
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
-        let archive = Initramfs::empty().file("x", 0o644, "y").archive().unwrap();
-        fs::write(&from, &archive).unwrap();
-        enlarged(&from, "1M+3", &to).unwrap();
-        let bytes = fs::read(&to).unwrap();
-        assert_eq!(bytes.len(), (1 << 20) + 3);
-        let reader = cpio::newc::Reader::new(bytes.as_slice()).unwrap();
-        assert_eq!(reader.entry().name(), ".");
-        let rest = reader.finish().unwrap();
-        assert_eq!(cpio::newc::Reader::new(rest).unwrap().entry().name(), "x");
-    }
-
-    #[test]
-    fn braces_are_filled() {
-        let dir = tempfile::tempdir().unwrap();
-        let own = |name: &str| (name == "dir").then(|| "/tmp/x".to_owned());
-        assert_eq!(
-            filled("a={dir}/b,{dir}", dir.path(), &own).unwrap(),
-            "a=/tmp/x/b,/tmp/x"
-        );
-        assert!(filled("{nothing like this}", dir.path(), &own).is_err());
-        assert!(filled("{dir", dir.path(), &own).is_err());
-        // Both names of one file: a list may name it twice.
-        let license = "{file LICENSE-MIT}";
-        let list = filled(&format!("{license} a b,{license}"), dir.path(), &own).unwrap();
-        let link = dir.path().join("LICENSE-MIT");
-        assert_eq!(list, format!("{0} a b,{0}", link.display()));
-        assert!(fs::read_to_string(link).unwrap().starts_with("MIT"));
-    }
+pub fn fills_braces() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let shown = dir.display();
+    assert_eq!(
+        filled("a={dir}/b,{swtpm}", dir).unwrap(),
+        format!("a={shown}/b,{shown}/swtpm")
+    );
+    assert!(filled("{nothing like this}", dir).is_err());
+    assert!(filled("{dir", dir).is_err());
+    // Both names of one file: a list may name it twice.
+    let list = filled("{file LICENSE-MIT} a b,{file LICENSE-MIT}", dir).unwrap();
+    let link = dir.join("LICENSE-MIT");
+    assert_eq!(list, format!("{0} a b,{0}", link.display()));
+    assert!(fs::read_to_string(link).unwrap().starts_with("MIT"));
 }

@@ -1,20 +1,12 @@
-//! The table of cells, `tests/matrix.toml`, whose head explains its fields.
+//! The table of cells, `tests/matrix.toml`, whose head explains the fields.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
-
-use crate::workspace;
-
-/// Where the table is kept.
-#[must_use]
-pub fn path() -> PathBuf {
-    workspace::root().join("tests/matrix.toml")
-}
+use xtask::workspace;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,7 +28,7 @@ pub struct Row {
     #[serde(default)]
     pub append: String,
     pub initrd: Option<String>,
-    #[serde(default)]
+    #[serde(default = "no_size")]
     pub initrd_sizes: Vec<String>,
     pub guest: Option<String>,
     #[serde(default)]
@@ -56,9 +48,8 @@ pub struct Row {
     pub options: Vec<String>,
     #[serde(default)]
     pub generated: Vec<String>,
-    pub debugcon: Option<u16>,
     #[serde(default)]
-    pub helpers: Vec<String>,
+    pub swtpm: bool,
     #[serde(default)]
     pub qemu: u32,
     pub before_qemu: Option<u32>,
@@ -73,11 +64,14 @@ pub struct Row {
     pub timeout: u64,
     #[serde(default)]
     pub ci: bool,
-    pub only: Option<Vec<String>>,
 }
 
 fn yes() -> bool {
     true
+}
+
+fn no_size() -> Vec<String> {
+    vec![String::new()]
 }
 
 fn memory() -> Vec<String> {
@@ -112,18 +106,16 @@ pub enum End {
     /// QEMU ends by itself, with status 0.
     #[default]
     Itself,
-    /// Everything expected was seen; the runner ends QEMU.
+    /// Everything expected was seen; the test ends QEMU.
     Seen,
     /// QEMU ends with this status, as isa-debug-exit sets it.
     Status(i32),
 }
 
-/// How translated processors are run.
+/// How translated processors are run, other than on a thread of the host each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accel {
-    /// On a thread each.
-    Threads,
     /// In turn, on one thread.
     Single,
     /// In counted time.
@@ -139,13 +131,11 @@ pub struct Cell {
 
 impl Cell {
     /// Its name everywhere: `row@machine`.
-    #[must_use]
     pub fn id(&self) -> String {
         format!("{}@{}", self.row.name, self.machine)
     }
 
     /// Whether it can be tried with a QEMU of this version, `7.2`.
-    #[must_use]
     pub fn is_for(&self, version: &str) -> bool {
         let major = version.split('.').next().and_then(|n| n.parse().ok());
         let before = self.row.before_qemu.unwrap_or(u32::MAX);
@@ -154,9 +144,6 @@ impl Cell {
 }
 
 /// An expression of the table; `^` and `$` are a line's.
-///
-/// # Errors
-/// It is malformed.
 pub fn regex(text: &str) -> Result<Regex> {
     RegexBuilder::new(text)
         .multi_line(true)
@@ -165,14 +152,10 @@ pub fn regex(text: &str) -> Result<Regex> {
         .with_context(|| format!("the expression {text:?}"))
 }
 
-/// Every row.
-///
-/// # Errors
-/// The file is missing or malformed, or two rows have the same name.
+/// Every row of the table.
 pub fn rows() -> Result<Vec<Row>> {
-    let path = path();
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    parse(&text).with_context(|| format!("parsing {}", path.display()))
+    let path = workspace::root().join("tests/matrix.toml");
+    parse(&fs::read_to_string(path)?).context("tests/matrix.toml")
 }
 
 fn parse(text: &str) -> Result<Vec<Row>> {
@@ -182,10 +165,8 @@ fn parse(text: &str) -> Result<Vec<Row>> {
         ensure!(names.insert(&row.name), "two cells named {}", row.name);
         ensure!(!row.machines.is_empty(), "{}: no machine", row.name);
         ensure!(!row.expect.is_empty(), "{}: expects nothing", row.name);
-        let steps = row
-            .steps
-            .iter()
-            .flat_map(|step| [&step.after, &step.answer]);
+        let steps = row.steps.iter();
+        let steps = steps.flat_map(|step| [&step.after, &step.answer]);
         for text in row.expect.iter().chain(&row.never).chain(steps) {
             regex(text).with_context(|| row.name.clone())?;
         }
@@ -193,59 +174,38 @@ fn parse(text: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Every cell, in the file's order.
-///
-/// # Errors
-/// As [`rows`].
-pub fn cells() -> Result<Vec<Cell>> {
-    let cells = rows()?.into_iter().flat_map(|row| {
-        let machines = row.machines.clone();
-        machines.into_iter().map(move |machine| Cell {
+/// Every cell of these rows, in the file's order.
+pub fn cells(rows: &[Row]) -> Vec<Cell> {
+    let of = |row: &Row| {
+        let cells = row.machines.iter().map(|machine| Cell {
             row: row.clone(),
-            machine,
-        })
-    });
-    Ok(cells.collect())
+            machine: machine.clone(),
+        });
+        cells.collect::<Vec<_>>()
+    };
+    rows.iter().flat_map(of).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+const ROW: &str = "[[cell]]\nname='a'\ngroup='g'\ntext='t'\nmachines=['pc']\nkernel='k'\n";
 
-    const ROW: &str = "[[cell]]\nname='a'\ngroup='g'\ntext='t'\nmachines=['pc']\nkernel='k'\n";
+pub fn refuses_mistakes() {
+    let good = format!("{ROW}expect=['x']\n");
+    assert_eq!(parse(&good).unwrap()[0].end, End::Itself);
+    assert!(parse(&good.repeat(2)).is_err(), "the same name twice");
+    assert!(parse(&format!("{ROW}expect=[]")).is_err());
+    assert!(parse(&format!("{ROW}expect=['(']")).is_err());
+    assert!(parse(&format!("{good}expected=['x']")).is_err());
+    let status = parse(&format!("{good}end={{status=3}}")).unwrap();
+    assert_eq!(status[0].end, End::Status(3));
+}
 
-    #[test]
-    fn the_table_of_the_repository_parses() {
-        assert!(cells().unwrap().len() > 5);
-    }
+pub fn knows_versions_of_qemu() {
+    let rows = parse(&format!("{ROW}expect=['x']\nqemu=8\nbefore_qemu=11\n")).unwrap();
+    let versions = ["7.2", "8.0", "10.2", "11.1", "?"];
+    let tried = versions.map(|version| cells(&rows)[0].is_for(version));
+    assert_eq!(tried, [false, true, true, false, false]);
+}
 
-    #[test]
-    fn mistakes_are_refused() {
-        let good = format!("{ROW}expect=['x']\n");
-        assert_eq!(parse(&good).unwrap()[0].end, End::Itself);
-        assert!(parse(&good.repeat(2)).is_err(), "the same name twice");
-        assert!(parse(&format!("{ROW}expect=[]")).is_err());
-        assert!(parse(&format!("{ROW}expect=['(']")).is_err());
-        assert!(parse(&format!("{good}expected=['x']")).is_err());
-        assert_eq!(
-            parse(&format!("{good}end={{status=3}}")).unwrap()[0].end,
-            End::Status(3)
-        );
-    }
-
-    #[test]
-    fn cells_are_for_some_versions_of_qemu() {
-        let rows = parse(&format!("{ROW}expect=['x']\nqemu=8\nbefore_qemu=11\n")).unwrap();
-        let [row] = rows.try_into().unwrap();
-        let machine = "pc".to_owned();
-        let cell = Cell { row, machine };
-        let versions = ["7.2", "8.0", "10.2", "11.1", "?"];
-        let tried = versions.map(|version| cell.is_for(version));
-        assert_eq!(tried, [false, true, true, false, false]);
-    }
-
-    #[test]
-    fn lines_of_a_serial_console_have_an_end() {
-        assert!(regex("^b$").unwrap().is_match("a\r\nb\r\nc\r\n"));
-    }
+pub fn ends_lines_as_a_serial_console_does() {
+    assert!(regex("^b$").unwrap().is_match("a\r\nb\r\nc\r\n"));
 }

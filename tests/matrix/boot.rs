@@ -9,27 +9,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use regex::Regex;
 use tempfile::TempDir;
+use xtask::linux::{self, Time};
+use xtask::patience::Patience;
+use xtask::qemu::{Accel, Qemu, Vm};
 
 use super::table::{self, Cell, End, Step, regex};
-use super::{artefact, generate};
-use crate::linux::{self, Time};
-use crate::patience::Patience;
-use crate::qemu::{Accel, Qemu, Vm};
+use super::{files, generate};
 
-/// What came of a cell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All that it expects came true.
-    Works,
-    /// It did not.
-    Fails {
-        /// In a few words, the same at every run.
-        how: String,
-        /// QEMU's command line and its last output.
-        report: String,
-    },
-    /// It could not be tried here.
-    Skipped(String),
+/// What went wrong in a boot.
+#[derive(Debug)]
+pub struct Failure {
+    /// In a few words, the same at every run.
+    pub how: String,
+    /// QEMU's command line and its last output.
+    pub report: String,
 }
 
 /// How long a guest may neither print nor compute until it counts as hung.
@@ -38,46 +31,28 @@ const STILL: Duration = Duration::from_secs(20);
 const STILL_TICKS: u64 = 40;
 const POLL: Duration = Duration::from_millis(20);
 
-/// Runs `cell` with the firmware at `rom` under the QEMU `program`.
+/// Runs `cell` with the firmware at `rom` under the QEMU `program`: every
+/// combination of its sizes, up to the first that fails.
 ///
 /// # Errors
 /// Something that the cell needs cannot be had.
-pub fn cell(cell: &Cell, rom: &Path, program: &Path) -> Result<Outcome> {
-    for helper in &cell.row.helpers {
-        if let Some(reason) = missing(helper)? {
-            return Ok(Outcome::Skipped(reason));
-        }
-    }
-    let plain = vec![String::new()];
-    let sizes = match cell.row.initrd_sizes.as_slice() {
-        [] => &plain,
-        sizes => sizes,
-    };
-    for memory in &cell.row.memory {
-        for size in sizes {
-            let boot = Boot::prepare(cell, memory, size)?;
-            let outcome = boot.run(rom, program)?;
-            if let Outcome::Fails { mut how, report } = outcome {
-                if cell.row.memory.len() > 1 {
-                    how = format!("with {memory} of RAM: {how}");
-                }
-                if sizes.len() > 1 {
-                    how = format!("with an initrd of {size}: {how}");
-                }
-                return Ok(Outcome::Fails { how, report });
+pub fn cell(cell: &Cell, rom: &Path, program: &Path) -> Result<Option<Failure>> {
+    let row = &cell.row;
+    for memory in &row.memory {
+        for size in &row.initrd_sizes {
+            let Some(mut failure) = Boot::prepare(cell, memory, size)?.run(rom, program)? else {
+                continue;
+            };
+            if row.memory.len() > 1 {
+                failure.how = format!("with {memory} of RAM: {}", failure.how);
             }
+            if row.initrd_sizes.len() > 1 {
+                failure.how = format!("with an initrd of {size}: {}", failure.how);
+            }
+            return Ok(Some(failure));
         }
     }
-    Ok(Outcome::Works)
-}
-
-fn missing(helper: &str) -> Result<Option<String>> {
-    let program = match helper {
-        "swtpm" => "swtpm",
-        _ => bail!("no helper is called {helper:?}"),
-    };
-    let found = Command::new(program).arg("--version").output().is_ok();
-    Ok((!found).then(|| format!("{program} is not installed (scripts/setup.sh test)")))
+    Ok(None)
 }
 
 struct Boot<'a> {
@@ -90,36 +65,23 @@ struct Boot<'a> {
     never: Vec<Regex>,
 }
 
-/// A helper's process, ended with the boot.
-struct Helper(Child);
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // Both fail only when the process is gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 impl<'a> Boot<'a> {
     fn prepare(cell: &'a Cell, memory: &'a str, size: &str) -> Result<Self> {
         let row = &cell.row;
         let dir = tempfile::Builder::new().prefix("qboot-cell-").tempdir()?;
-        let own = |name: &str| own(name, dir.path());
-        let initrd = match row.initrd.as_deref() {
-            Some("none") => None,
-            Some(text) => Some(artefact::filled(text, dir.path(), &own)?),
+        let initrd = match &row.initrd {
+            Some(text) => Some(files::filled(text, dir.path())?),
             None if row.linux && !size.is_empty() => {
                 let to = dir.path().join("initrd");
-                artefact::enlarged(&artefact::initramfs(row)?, size, &to)?;
+                files::enlarged(&files::initramfs(row)?, size, &to)?;
                 Some(to.display().to_string())
             }
-            None if row.linux => Some(artefact::initramfs(row)?.display().to_string()),
+            None if row.linux => Some(files::initramfs(row)?.display().to_string()),
             None => None,
         };
         let all = |list: &[String]| list.iter().map(|text| regex(text)).collect::<Result<_>>();
         Ok(Self {
-            kernel: artefact::file(&row.kernel)?,
+            kernel: files::file(&row.kernel)?,
             initrd,
             expect: all(&row.expect)?,
             never: all(&row.never)?,
@@ -129,17 +91,13 @@ impl<'a> Boot<'a> {
         })
     }
 
-    fn is_microvm(&self) -> bool {
-        self.cell.machine.starts_with("microvm")
-    }
-
     fn accel(&self) -> Accel {
         let row = &self.cell.row;
+        let is_microvm = self.cell.machine.starts_with("microvm");
         match row.accel {
-            Some(table::Accel::Threads) => Accel::Tcg,
             Some(table::Accel::Single) => Accel::TcgSingle,
             Some(table::Accel::Icount) => Accel::Icount { shift: 1 },
-            None if self.is_microvm() && row.linux && row.smp == "1" => Accel::Icount { shift: 1 },
+            None if is_microvm && row.linux && row.smp == "1" => Accel::Icount { shift: 1 },
             None => Accel::Tcg,
         }
     }
@@ -168,10 +126,9 @@ impl<'a> Boot<'a> {
 
     fn qemu(&self, rom: &Path, program: &Path) -> Result<Qemu> {
         let row = &self.cell.row;
-        let machine = &self.cell.machine;
         let accel = self.accel();
         let words = self.parameters(accel);
-        let mut qemu = Qemu::new(machine)
+        let mut qemu = Qemu::new(&self.cell.machine)
             .program(program)
             .bios(rom)
             .kernel(&self.kernel)
@@ -190,19 +147,15 @@ impl<'a> Boot<'a> {
         if row.reboot {
             qemu = qemu.reboot();
         }
-        if let Some(port) = row.debugcon {
-            qemu = qemu.debugcon(port);
-        }
         if !row.steps.is_empty() {
             qemu = qemu.qmp();
         }
-        let own = |name: &str| own(name, self.dir.path());
         for option in &row.options {
             // An option's value may hold spaces.
             let (option, value) = option.split_once(' ').unwrap_or((option, ""));
             qemu = qemu.arg(option);
             if !value.is_empty() {
-                qemu = qemu.arg(artefact::filled(value.trim(), self.dir.path(), &own)?);
+                qemu = qemu.arg(files::filled(value, self.dir.path())?);
             }
         }
         for spec in &row.generated {
@@ -211,61 +164,45 @@ impl<'a> Boot<'a> {
         Ok(qemu)
     }
 
-    fn helpers(&self) -> Result<Vec<Helper>> {
-        let mut helpers = Vec::new();
-        for name in &self.cell.row.helpers {
-            let dir = self.dir.path();
-            let mut command = match name.as_str() {
-                "swtpm" => swtpm(dir),
-                _ => bail!("no helper is called {name:?}"),
-            };
-            let child = command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .with_context(|| format!("starting {name}"))?;
-            helpers.push(Helper(child));
-            let socket = dir.join(name);
-            let mut patience = Patience::new(STILL);
-            while !socket.exists() {
-                if !patience.pause() {
-                    bail!("{name} opens no socket");
-                }
-            }
-        }
-        Ok(helpers)
+    fn run(&self, rom: &Path, program: &Path) -> Result<Option<Failure>> {
+        let _tpm = match self.cell.row.swtpm {
+            true => Some(Tpm::start(self.dir.path())?),
+            false => None,
+        };
+        let mut vm = self.qemu(rom, program)?.spawn()?;
+        let how = self.watch(&mut vm)?;
+        let report = vm.report();
+        Ok(how.map(|how| Failure { how, report }))
     }
 
-    fn run(&self, rom: &Path, program: &Path) -> Result<Outcome> {
-        let _helpers = self.helpers()?;
-        let mut vm = self.qemu(rom, program)?.spawn()?;
+    /// Waits for the end; what is wrong with the run.
+    fn watch(&self, vm: &mut Vm) -> Result<Option<String>> {
         let mut patience = Patience::new(Duration::from_secs(self.cell.row.timeout)).every(POLL);
-        let mut watch = Watch::new(&vm);
+        let mut activity = Activity::new(vm);
         let mut steps = self.cell.row.steps.iter().peekable();
         loop {
             // The state of the process is read first, so that what it wrote before
             // its end is still seen.
             let ended = vm.ended()?;
-            let text = self.output(&vm);
+            let text = output(vm);
             if let Some(bad) = self.never.iter().find_map(|never| never.find(&text)) {
-                return Ok(fails(&vm, format!("prints {:?}", bad.as_str())));
+                return Ok(Some(format!("prints {:?}", bad.as_str())));
             }
             if ended.is_none()
                 && let Some(step) = steps.peek()
                 && regex(&step.after)?.is_match(&text)
             {
-                if let Some(how) = perform(&mut vm, step)? {
-                    return Ok(fails(&vm, how));
+                if let Some(how) = perform(vm, step)? {
+                    return Ok(Some(how));
                 }
                 steps.next();
                 continue;
             }
             let missing = self.expect.iter().find(|expect| !expect.is_match(&text));
             if self.cell.row.end == End::Seen && missing.is_none() && steps.peek().is_none() {
-                return Ok(Outcome::Works);
+                return Ok(None);
             }
-            let still = watch.still(&vm, text.len());
+            let still = activity.has_stopped(vm, text.len());
             if ended.is_none() && !still && patience.pause() {
                 continue;
             }
@@ -274,23 +211,8 @@ impl<'a> Boot<'a> {
                 // Not the firmware's doing, so not an outcome.
                 bail!("QEMU does not start this machine\n{}", vm.report());
             }
-            let Some(how) = self.judge(code, &text, missing, steps.peek().is_some()) else {
-                return Ok(Outcome::Works);
-            };
-            return Ok(fails(&vm, how));
+            return Ok(self.judge(code, &text, missing, steps.peek().is_some()));
         }
-    }
-
-    /// What the guest has printed, without the terminal's control sequences.
-    fn output(&self, vm: &Vm) -> String {
-        let mut text = vm.serial();
-        if let Some(port) = self.cell.row.debugcon {
-            text.push('\n');
-            text.push_str(&String::from_utf8_lossy(&vm.debugcon(port)));
-        }
-        static CONTROL: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r"\x1b\[[0-?]*[ -/]*[@-~]|\r").expect("it is right"));
-        CONTROL.replace_all(&text, "").into_owned()
     }
 
     /// What is wrong with the end of a run; `None` when it is as it should be.
@@ -331,46 +253,65 @@ impl<'a> Boot<'a> {
     }
 }
 
-/// What a cell's own names in braces stand for.
-fn own(name: &str, dir: &Path) -> Option<String> {
-    match name {
-        "dir" => Some(dir.display().to_string()),
-        "swtpm" => Some(dir.join("swtpm").display().to_string()),
-        _ => None,
-    }
+/// What the guest has printed, without the terminal's control sequences.
+fn output(vm: &Vm) -> String {
+    static CONTROL: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\x1b\[[0-?]*[ -/]*[@-~]|\r").expect("it is right"));
+    CONTROL.replace_all(&vm.serial(), "").into_owned()
 }
 
-fn swtpm(dir: &Path) -> Command {
-    let mut command = Command::new("swtpm");
-    command.args(["socket", "--tpm2", "--tpmstate"]);
-    command.arg(format!("dir={}", dir.display()));
-    command.arg("--ctrl");
-    command.arg(format!("type=unixio,path={}", dir.join("swtpm").display()));
-    command
-}
-
+/// Gives the monitor's command; what is wrong with the answer.
 fn perform(vm: &mut Vm, step: &Step) -> Result<Option<String>> {
-    let answer = match vm.monitor(&step.monitor) {
-        Ok(answer) => answer,
-        Err(_) => return Ok(Some(format!("`{}` is not answered", step.monitor))),
+    let Ok(answer) = vm.monitor(&step.monitor) else {
+        return Ok(Some(format!("`{}` is not answered", step.monitor)));
     };
     let good = regex(&step.answer)?.is_match(&answer);
     Ok((!good).then(|| format!("`{}` answers {:?}", step.monitor, answer.trim())))
 }
 
-fn fails(vm: &Vm, how: String) -> Outcome {
-    let report = vm.report();
-    Outcome::Fails { how, report }
+/// A software TPM, ended with the boot.
+struct Tpm(Child);
+
+impl Tpm {
+    fn start(dir: &Path) -> Result<Self> {
+        let socket = dir.join("swtpm");
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={}", dir.display()))
+            .arg("--ctrl")
+            .arg(format!("type=unixio,path={}", socket.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting swtpm")?;
+        let tpm = Self(child);
+        let mut patience = Patience::new(STILL);
+        while !socket.exists() {
+            if !patience.pause() {
+                bail!("swtpm opens no socket");
+            }
+        }
+        Ok(tpm)
+    }
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        // Both fail only when the process is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Tells a guest that is halted for good from one that computes.
-struct Watch {
+struct Activity {
     patience: Patience,
     printed: usize,
     ticks: u64,
 }
 
-impl Watch {
+impl Activity {
     fn new(vm: &Vm) -> Self {
         Self {
             patience: Patience::new(STILL),
@@ -379,13 +320,11 @@ impl Watch {
         }
     }
 
-    fn still(&mut self, vm: &Vm, printed: usize) -> bool {
-        let ticks = ticks(vm.id());
-        if printed != self.printed || ticks > self.ticks + STILL_TICKS {
+    fn has_stopped(&mut self, vm: &Vm, printed: usize) -> bool {
+        if printed != self.printed || ticks(vm.id()) > self.ticks + STILL_TICKS {
             *self = Self {
-                patience: Patience::new(STILL),
                 printed,
-                ticks,
+                ..Self::new(vm)
             };
         }
         self.patience.is_over()
