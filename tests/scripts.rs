@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::skip;
+use tempfile::TempDir;
 use xtask::workspace;
 
 const MANIFEST: &str = "\
@@ -75,10 +76,10 @@ fn run(dir: &Path, turns: &[(&str, &str)]) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8(output.stdout)?))
 }
 
-#[test]
-fn one_unstable_test_passes_and_skips_are_counted() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let dir = dir.path();
+/// A package that the script takes for ours.
+fn package() -> Result<TempDir> {
+    let temporary = tempfile::tempdir()?;
+    let dir = temporary.path();
     for name in ["scripts", "src", "tests"] {
         fs::create_dir(dir.join(name))?;
     }
@@ -87,15 +88,27 @@ fn one_unstable_test_passes_and_skips_are_counted() -> Result<()> {
     fs::write(dir.join("Cargo.toml"), MANIFEST)?;
     fs::write(dir.join("src/lib.rs"), "")?;
     fs::write(dir.join("tests/busy.rs"), TESTS)?;
+    Ok(temporary)
+}
 
+const RECORD: &str = "tests/unstable.txt";
+
+#[test]
+fn one_unstable_test_passes_and_skips_are_counted() -> Result<()> {
+    let package = package()?;
+    let dir = package.path();
     let counted = "\n1 skipped\nSKIPPED a_skip: this is for the count\n";
     for (turns, passes, end) in [
-        (&[][..], true, ""),
+        (&[][..], true, counted),
         (&[("first", "x")], true, "1 unstable, 0 broken\n"),
         // Run again it skips again, and is counted once.
         (&[("skips", "x")], true, "1 unstable, 0 broken\n"),
         (&[("first", "xx")], false, "0 unstable, 1 broken\n"),
-        (&[("first", "x....x")], false, "0 unstable, 1 broken\n"),
+        (
+            &[("first", "x...................x")],
+            false,
+            "0 unstable, 1 broken\n",
+        ),
         (
             &[("first", "x"), ("second", "x")],
             false,
@@ -107,12 +120,11 @@ fn one_unstable_test_passes_and_skips_are_counted() -> Result<()> {
             "1 unstable, 1 broken\n",
         ),
     ] {
+        fs::write(dir.join(RECORD), "")?;
         let (passed, said) = run(dir, turns)?;
         ensure!(passed == passes, "{turns:?}: {said}");
-        ensure!(
-            said.ends_with(&format!("{counted}{end}")),
-            "{turns:?}: {said}"
-        );
+        ensure!(said.contains(counted), "{turns:?}: {said}");
+        ensure!(said.ends_with(end), "{turns:?}: {said}");
         for (name, _) in turns {
             let last = said.split("What failed at first:").nth(1);
             let last = last.context("nothing of what failed")?;
@@ -125,5 +137,21 @@ fn one_unstable_test_passes_and_skips_are_counted() -> Result<()> {
         !passed && said.ends_with("0 unstable, 1 broken\n"),
         "{said}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_test_is_unstable_once() -> Result<()> {
+    let package = package()?;
+    let dir = package.path();
+    for (name, passes) in [("first", true), ("second", true), ("first", false)] {
+        let (passed, said) = run(dir, &[(name, "x")])?;
+        ensure!(passed == passes, "{said}");
+        let record = fs::read_to_string(dir.join(RECORD))?;
+        ensure!(record.contains(&format!(" busy {name}\n")), "{record}");
+        ensure!(said.contains(&format!("{RECORD}:\n{record}")), "{said}");
+    }
+    let record = fs::read_to_string(dir.join(RECORD))?;
+    ensure!(record.lines().count() == 2, "{record}");
     Ok(())
 }
