@@ -4,4 +4,4 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 "$here/setup.sh"
-exec "$here/xtask.sh" build "$@"
+QBOOT_SCRIPT=$0 exec "$here/xtask.sh" build "$@"

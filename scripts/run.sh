@@ -11,4 +11,4 @@ if [ "${1:-}" = --help ] && ! [ -x "$here/../target/debug/qboot" ]; then
     exit
 fi
 "$here/setup.sh"
-exec "$here/xtask.sh" run "$@"
+QBOOT_SCRIPT=$0 exec "$here/xtask.sh" run "$@"

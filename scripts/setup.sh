@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh        for building and running
 #   scripts/setup.sh test   for the tests as well
+#   scripts/setup.sh doctor only says what is missing for a first boot
 #
 # Says nothing and takes no time when everything is there. Packages come from
 # apt, with sudo only where something is missing and the caller is not root;
@@ -45,6 +46,8 @@ fi
 channel=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
 target=$(sed -n 's/^targets *= *\["\(.*\)"\]/\1/p' rust-toolchain.toml)
 
+get_rustup="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+
 toolchain_is_complete() {
     local sysroot
     sysroot=$(RUSTUP_AUTO_INSTALL=0 rustc --print sysroot 2>/dev/null) || return 1
@@ -52,10 +55,29 @@ toolchain_is_complete() {
         [ -x "$sysroot/bin/rustfmt" ] && [ -x "$sysroot/bin/cargo-clippy" ]
 }
 
+if [ "${1:-}" = doctor ]; then
+    status=0
+    for package in "${packages[@]}"; do
+        echo "NO  $package: not installed -> scripts/setup.sh, or sudo apt-get install $package"
+        status=1
+    done
+    if toolchain_is_complete; then
+        echo "ok  Rust: $(rustc --version)"
+    elif has rustup; then
+        echo "NO  Rust $channel: not installed -> scripts/setup.sh"
+        status=1
+    else
+        echo "NO  Rust: no rustup -> $get_rustup"
+        status=1
+    fi
+    echo "(scripts/xtask.sh doctor says more once Rust is here)"
+    exit $status
+fi
+
 if ! toolchain_is_complete && ! has rustup; then
     [ ${#packages[@]} -eq 0 ] || say "missing, and installed by the next start: ${packages[*]}"
     say "rustup is missing: install it as https://rustup.rs says, and start again:"
-    say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+    say "  $get_rustup"
     say "or, from Debian 13 on: sudo apt-get install rustup"
     exit 1
 fi

@@ -1,23 +1,39 @@
 #!/usr/bin/env bash
-# Starts the host program with the given arguments, in the caller's directory,
-# and compiles it first where that is needed. (`cargo xtask` is the same for
-# developers.) Cargo shows its progress when there is much to compile.
+# Starts the program qboot with the given arguments, in the caller's directory, and
+# compiles it first where that is needed. (`cargo xtask` is the same.) Its commands
+# for developers compile the developer's program. With no Rust here yet:
+#
+#   scripts/xtask.sh doctor    what this machine lacks, and how to get it
+#   scripts/run.sh             installs what is missing and boots Linux
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
+qboot=$root/target/debug/qboot
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
-options=(--package xtask --target-dir target)
-case ${1:-} in
-build | completions | dist | doctor | extract | inspect | kernel | run)
-    # These do without the QMP client, which is half of the whole compilation.
-    options+=(--no-default-features)
-    # Nobody debugs them, and without the tables for it a first build takes two
-    # thirds of the time and a third of the room.
-    export CARGO_PROFILE_DEV_DEBUG=0
-    ;;
-esac
-if [ -x "$root/target/debug/qboot" ]; then options+=(--quiet); fi
-# rustup takes the toolchain from the directory that cargo starts in.
-(cd "$root" && cargo build "${options[@]}" >&2) || {
+# For help and messages: what was typed.
+export QBOOT_SCRIPT=${QBOOT_SCRIPT:-$0}
+if ! [ -x "$qboot" ]; then
+    case ${1:-} in
+    --help | -h)
+        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+        echo "(the commands are listed here once one of them has compiled the program)"
+        exit
+        ;;
+    doctor) command -v cargo >/dev/null || exec "$root/scripts/setup.sh" doctor ;;
+    esac
+    command -v cargo >/dev/null || {
+        echo "Rust is missing: $root/scripts/setup.sh installs it or says how" >&2
+        exit 1
+    }
+    echo "compiling the program qboot, once ..." >&2
+fi
+# rustup takes the toolchain from the directory that cargo starts in. Where there is
+# little to compile, only what cargo waits for and compiles is told.
+compile() { (cd "$root" && cargo build --package qboot-cli --target-dir target >&2); }
+if [ -x "$qboot" ]; then
+    compile 2> >(sed '/^ *Finished/d' >&2)
+else
+    compile
+fi || {
     status=$?
     # Under what cargo says, what it does not.
     room=$(df --output=avail --block-size=1M "$root" | tail -n 1)
@@ -27,9 +43,9 @@ if [ -x "$root/target/debug/qboot" ]; then options+=(--quiet); fi
             break
         fi
     done
-    if [ "$room" -lt 600 ]; then
-        echo "$root has $room MiB left on its disk, a first build takes up to 600" >&2
+    if [ "$room" -lt 400 ]; then
+        echo "$root has $room MiB left on its disk, a first build takes up to 400" >&2
     fi
     exit "$status"
 }
-exec "$root/target/debug/qboot" "$@"
+exec "$qboot" "$@"

@@ -184,14 +184,14 @@ fn builds_are_reproducible() -> Result<()> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "xtask"])
+        .args(["build", "--quiet", "--package", "qboot-cli"])
         .current_dir(&root)
         .status()?;
     ensure!(built.success(), "the host program does not build");
     // The host program finds its workspace by this variable.
     let output = Command::new(workspace::target().join("debug/qboot"))
         .arg("build")
-        .env("CARGO_MANIFEST_DIR", copy.join("xtask"))
+        .env("CARGO_MANIFEST_DIR", copy.join("cli"))
         .env_remove("CARGO_TARGET_DIR")
         .current_dir(&copy)
         .output()?;

@@ -1,87 +1,47 @@
-//! Examples that stand below each command's options. `qboot` is the installed
-//! program; in a checkout the help shows `cargo xtask` in its place. No line is
-//! longer than a terminal of 80 columns then, or it would be wrapped.
+//! Examples that stand below each command's options, as `cargo xtask` then.
 
-pub const EXAMPLES: &str = "\
-Examples:
-  qboot run                 a first boot: Debian's kernel, to a shell
-  qboot doctor              what this machine lacks for it
-  qboot run --help          the options, and more examples";
-
-pub const BUILD_EXAMPLES: &str = "\
-Examples:
-  qboot build
-  qboot build --features markers
-      with progress bytes for timing scripts: target/qboot-markers.rom";
-
-pub const RUN_EXAMPLES: &str = "\
-Examples:
-  qboot run                           to a shell, on a terminal
-  qboot run --machine microvm --cpus 4 --memory 2G
-  qboot run --kernel bzImage --initrd initrd.img \\
-      --append root=/dev/vda -- -drive file=disk.img,format=raw,if=virtio
-  qboot run --log steps               with what the firmware does
-  qboot run --firmware /usr/share/qemu/qboot.rom
-      with another firmware
-  qboot run -- -fw_cfg name=opt/org.qboot/pci,string=full
-      with an option of this one
-  qboot run --dry-run                 QEMU's command line, for elsewhere";
-
-pub const COMPLETIONS_EXAMPLES: &str = "\
-Examples, for where the installed files are not found:
-  source <(qboot completions bash)     in ~/.bashrc
-  source <(qboot completions zsh)      in ~/.zshrc, behind compinit
-  qboot completions fish | source      in ~/.config/fish/config.fish";
-
-pub const INSPECT_EXAMPLES: &str = "\
-Examples:
-  qboot inspect
-  qboot inspect /usr/share/qemu/qboot-rs.rom
-  qboot inspect --symbols 5
-  qboot inspect --json | jq .used_bytes";
-
-pub const KERNEL_EXAMPLES: &str = "\
-Examples:
-  qboot kernel
-  qboot run --kernel \"$(qboot kernel 686-pae)\"";
-
-pub const EXTRACT_EXAMPLES: &str = "\
-Examples:
-  qboot extract /boot/vmlinuz-$(uname -r) vmlinux
-  qboot run --kernel vmlinux";
-
-pub const CAPTURE_EXAMPLES: &str = "\
+/// By command.
+pub const EXAMPLES: [(&str, &str); 5] = [
+    (
+        "capture",
+        "\
 Examples:
   qboot capture tests/data/pc.fw_cfg.gz -- -M pc -m 512
-  qboot capture q35.fw_cfg.gz -- -M q35 -device vmgenid";
-
-#[cfg(feature = "measure")]
-pub const MEASURE_EXAMPLES: &str = "\
+  qboot capture q35.fw_cfg.gz -- -M q35 -device vmgenid",
+    ),
+    (
+        "measure",
+        "\
 Examples:
   qboot measure
   qboot measure --trace --cell \"q35 PVH\"
   qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
   qboot measure --all --json | jq
-  qboot measure --update-budget          after a change that is worth it";
-
-#[cfg(feature = "measure")]
-pub const BENCH_EXAMPLES: &str = "\
+  qboot measure --update-budget          after a change that is worth it",
+    ),
+    (
+        "bench",
+        "\
 Examples:
   qboot bench --bare
   qboot bench --cell microvm --runs 5
-  qboot bench --docs                     then figures, for the README";
-
-#[cfg(feature = "measure")]
-pub const TIMELINE_EXAMPLES: &str = "\
+  qboot bench --docs                     then figures, for the README",
+    ),
+    (
+        "timeline",
+        "\
 Examples:
   qboot timeline
-  qboot timeline --kernel /boot/vmlinuz-$(uname -r)";
-
-#[cfg(feature = "measure")]
-pub const MATRIX_EXAMPLES: &str = "\
+  qboot timeline --kernel /boot/vmlinuz-$(uname -r)",
+    ),
+    (
+        "matrix",
+        "\
 Examples:
   qboot matrix --ci
   qboot matrix --list --filter pxb
   qboot matrix --filter vmgenid@q35 --firmware ours,qboot
   qboot matrix --filter vmgenid --update record, and write the pages
-  qboot matrix --qemu backports --missing";
+  qboot matrix --qemu backports --missing",
+    ),
+];

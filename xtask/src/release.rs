@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::dist::{self, NAME, VERSION};
 use crate::inspect::Identity;
 use crate::output::say;
-use crate::package::{self, NAME, VERSION};
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::process::said;
 use crate::qemu::Qemu;
-use crate::{build, notices, progress, sbom, workspace};
+use crate::{build, notices, package, progress, sbom, workspace};
 
 /// The command line of `release`.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<()> {
 
     let root = format!("{NAME}-{VERSION}");
     let files = dir.join(&root);
-    package::dist(&package::tool()?, &files)?;
+    dist::collect(&package::tool()?, &files)?;
     fs::copy(
         build::rom(&["markers"])?.image,
         files.join("qboot-markers.rom"),

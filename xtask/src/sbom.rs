@@ -17,7 +17,7 @@ use cyclonedx_bom::models::metadata::Metadata;
 use cyclonedx_bom::validation::Validate;
 use serde::Deserialize;
 
-use crate::package::{NAME, VERSION};
+use crate::dist::{NAME, VERSION};
 use crate::process::said;
 use crate::{build, workspace};
 
@@ -143,7 +143,7 @@ pub(crate) fn of_rom() -> Result<BTreeSet<Crate>> {
 
 /// The crates in the host program, as it is handed out.
 pub(crate) fn of_tool() -> Result<BTreeSet<Crate>> {
-    crates(&["--package", "xtask", "--no-default-features"])
+    crates(&["--package", "qboot-cli"])
 }
 
 /// The crates of the registry that end up in what these arguments name;

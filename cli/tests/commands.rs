@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use qboot_cli::workspace;
 use regex::Regex;
-use xtask::workspace;
 
 fn pages(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a directory") {
@@ -31,7 +31,9 @@ fn the_documentation_names_commands_and_options_that_there_are() {
     let root = workspace::root();
     let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
     pages(&root.join("docs"), &mut files);
-    files.push(root.join("xtask/src/examples.rs"));
+    for program in ["cli", "xtask"] {
+        files.push(root.join(program).join("src/examples.rs"));
+    }
     // What is behind " -- " is QEMU's, behind a bar or a semicolon another program's.
     let mention = Regex::new(
         r"(?m)(?:cargo xtask|^ *\$? *qboot|`qboot) ([a-z]+)([^`|;#\n]*)|scripts/(run|build|bench|release)\.sh([^`|;#\n]*)",

@@ -9,9 +9,13 @@ pub use guest::qemu_package;
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::builder::{EnumValueParser, PossibleValue};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
 
+use crate::examples::RUN_EXAMPLES;
 use crate::extract::Format;
 use crate::initramfs::Arch;
 use crate::linux::{self, Time};
@@ -19,90 +23,182 @@ use crate::output::say;
 use crate::{build, extract, initramfs, kernel, workspace};
 use guest::{report, serial_log, shell};
 
-/// What to boot and how; the command line of `run`.
-#[derive(Clone, Debug, clap::Args)]
+/// The command line of `run`.
+#[must_use]
+#[expect(clippy::too_many_lines, reason = "a list")]
+pub fn command() -> Command {
+    let option = |name, value| Arg::new(name).long(name).value_name(value);
+    let file = |name| option(name, "FILE").value_parser(value_parser!(PathBuf));
+    Command::new("run")
+        .about("Boot a kernel under QEMU with the firmware")
+        .long_about(
+            "Boot a kernel under QEMU with the firmware\n\n\
+             On a terminal the guest gives an interactive shell. Without one it prints a short \
+             report and powers off; the exit status is 0 when user space was reached and the guest \
+             ended by itself.",
+        )
+        .after_help(RUN_EXAMPLES)
+        .args([
+            option("machine", "MACHINE")
+                .short('M')
+                .default_value("q35")
+                .help("QEMU machine with its options, such as microvm,pcie=on"),
+            file("kernel")
+                .short('k')
+                .help("Kernel: a bzImage or an ELF vmlinux [default: Debian's cloud kernel]"),
+            file("initrd")
+                .short('i')
+                .help("Initial RAM file system [default: busybox and a report]"),
+            option("append", "PARAMETERS")
+                .short('a')
+                .allow_hyphen_values(true)
+                .help("Kernel parameters, added to those that the boot needs"),
+            option("memory", "SIZE")
+                .short('m')
+                .default_value("512M")
+                .help("RAM as QEMU takes it, such as 512M or 4G"),
+            option("cpus", "N")
+                .short('c')
+                .default_value("1")
+                .help("Number of CPUs, or a topology as QEMU's -smp takes it"),
+            option("accel", "NAME")
+                .default_value("auto")
+                .help("Accelerator: auto, kvm or tcg (auto takes KVM where it is usable)"),
+            file("firmware").short('f').help(
+                "ROM to boot with [default: the one installed, or built from this source tree]",
+            ),
+            Arg::new("bzimage")
+                .long("bzimage")
+                .action(ArgAction::SetTrue)
+                .help("Boot the bzImage itself, not the vmlinux inside it"),
+            Arg::new("log")
+                .long("log")
+                .default_value("off")
+                .value_parser(EnumValueParser::<Log>::new())
+                .help("What the firmware tells of its work, on the guest's console"),
+            Arg::new("mode")
+                .long("mode")
+                .default_value("auto")
+                .value_parser(EnumValueParser::<Mode>::new())
+                .help("What the guest does once it is up"),
+            option("timeout", "SECONDS")
+                .default_value("120")
+                .value_parser(value_parser!(u64))
+                .help(
+                    "Seconds until a guest that does not end by itself is given up (not on a terminal)",
+                ),
+            option("qemu", "PROGRAM")
+                .default_value("qemu-system-x86_64")
+                .value_parser(value_parser!(PathBuf))
+                .help("QEMU to start"),
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Only print QEMU's command line"),
+            Arg::new("qemu-options")
+                .value_name("QEMU OPTIONS")
+                .num_args(0..)
+                .last(true)
+                .help("Everything after -- goes to QEMU"),
+        ])
+}
+
+/// What to boot and how: [`command`] says what each is.
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// QEMU machine with its options, such as microvm,pcie=on
-    #[arg(short = 'M', long, value_name = "MACHINE", default_value = "q35")]
-    pub machine: String,
+    machine: String,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: Option<String>,
+    memory: String,
+    cpus: String,
+    accel: String,
+    firmware: Option<PathBuf>,
+    bzimage: bool,
+    log: Log,
+    mode: Mode,
+    timeout: u64,
+    qemu: PathBuf,
+    dry_run: bool,
+    qemu_options: Vec<String>,
+}
 
-    /// Kernel: a bzImage or an ELF vmlinux [default: Debian's cloud kernel]
-    #[arg(short, long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
-
-    /// Initial RAM file system [default: busybox and a report]
-    #[arg(short, long, value_name = "FILE")]
-    pub initrd: Option<PathBuf>,
-
-    /// Kernel parameters, added to those that the boot needs
-    #[arg(short, long, value_name = "PARAMETERS", allow_hyphen_values = true)]
-    pub append: Option<String>,
-
-    /// RAM as QEMU takes it, such as 512M or 4G
-    #[arg(short, long, value_name = "SIZE", default_value = "512M")]
-    pub memory: String,
-
-    /// Number of CPUs, or a topology as QEMU's -smp takes it
-    #[arg(short, long, value_name = "N", default_value = "1")]
-    pub cpus: String,
-
-    /// Accelerator: auto, kvm or tcg (auto takes KVM where it is usable)
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    pub accel: String,
-
-    /// ROM to boot with [default: the one installed, or built from this source tree]
-    #[arg(short, long, value_name = "FILE")]
-    pub firmware: Option<PathBuf>,
-
-    /// Boot the bzImage itself, not the vmlinux inside it
-    #[arg(long)]
-    pub bzimage: bool,
-
-    /// What the firmware tells of its work, on the guest's console
-    #[arg(long, value_enum, default_value_t = Log::Off)]
-    pub log: Log,
-
-    /// What the guest does once it is up
-    #[arg(long, value_enum, default_value_t = Mode::Auto)]
-    pub mode: Mode,
-
-    /// Seconds until a guest that does not end by itself is given up (not on a terminal)
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    pub timeout: u64,
-
-    /// QEMU to start
-    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
-    pub qemu: PathBuf,
-
-    /// Only print QEMU's command line
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Everything after -- goes to QEMU
-    #[arg(last = true, value_name = "QEMU OPTIONS")]
-    pub qemu_options: Vec<String>,
+impl Options {
+    /// Takes them from a parsed [`command`].
+    #[must_use]
+    pub fn of(found: &ArgMatches) -> Self {
+        fn one<T: Clone + Send + Sync + 'static>(found: &ArgMatches, name: &str) -> Option<T> {
+            found.get_one::<T>(name).cloned()
+        }
+        let text = |name| one::<String>(found, name).unwrap_or_default();
+        let qemu_options = found.get_many("qemu-options").into_iter().flatten();
+        Self {
+            machine: text("machine"),
+            kernel: one(found, "kernel"),
+            initrd: one(found, "initrd"),
+            append: one(found, "append"),
+            memory: text("memory"),
+            cpus: text("cpus"),
+            accel: text("accel"),
+            firmware: one(found, "firmware"),
+            bzimage: found.get_flag("bzimage"),
+            log: one(found, "log").unwrap_or(Log::Off),
+            mode: one(found, "mode").unwrap_or(Mode::Auto),
+            timeout: one(found, "timeout").unwrap_or_default(),
+            qemu: one(found, "qemu").unwrap_or_default(),
+            dry_run: found.get_flag("dry-run"),
+            qemu_options: qemu_options.cloned().collect(),
+        }
+    }
 }
 
 /// What the firmware tells of its work.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub enum Log {
-    /// Nothing, unless the boot fails
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Log {
     Off,
-    /// A line for each step
     Steps,
-    /// Also each file, table, range of memory and PCI function
     All,
 }
 
+impl ValueEnum for Log {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Log::Off, Log::Steps, Log::All]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Log::Off => ("off", "Nothing, unless the boot fails"),
+            Log::Steps => ("steps", "A line for each step"),
+            Log::All => (
+                "all",
+                "Also each file, table, range of memory and PCI function",
+            ),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
+}
+
 /// What the guest does once it is up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub enum Mode {
-    /// A shell on a terminal, else a report
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
     Auto,
-    /// A shell on the serial console
     Shell,
-    /// Print a report and power off
     Report,
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Mode::Auto, Mode::Shell, Mode::Report]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Mode::Auto => ("auto", "A shell on a terminal, else a report"),
+            Mode::Shell => ("shell", "A shell on the serial console"),
+            Mode::Report => ("report", "Print a report and power off"),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 impl Log {
@@ -183,9 +279,8 @@ pub fn default_rom() -> Result<PathBuf> {
     if workspace::source().is_some() {
         return Ok(build::rom(&[])?.image);
     }
-    workspace::installed_rom().context(
-        "no ROM is installed with this program (scripts/install.sh does that): name one with --firmware",
-    )
+    workspace::installed_rom()
+        .context("no ROM is installed with this program (scripts/install.sh does that): name one")
 }
 
 /// What QEMU is to load.
@@ -218,10 +313,26 @@ fn files(options: &Options) -> Result<Files> {
             rom.display()
         );
     }
-    let firmware = match &options.firmware {
-        Some(path) => path.clone(),
-        None => default_rom()?,
-    };
+    let (firmware, kernel) = thread::scope(|scope| {
+        // Compiling leaves processors idle, fetching and decompressing need one.
+        let firmware = scope.spawn(|| match &options.firmware {
+            Some(path) => Ok(path.clone()),
+            None => default_rom(),
+        });
+        let kernel = kernel(options);
+        let firmware = firmware.join().map_err(|_| anyhow!("building the ROM"));
+        (firmware.flatten(), kernel)
+    });
+    let (kernel, initrd) = kernel?;
+    Ok(Files {
+        firmware: firmware?,
+        kernel,
+        initrd,
+    })
+}
+
+/// The kernel in the form that QEMU boots best, and its initrd.
+fn kernel(options: &Options) -> Result<(PathBuf, PathBuf)> {
     let kernel = match &options.kernel {
         Some(path) => path.clone(),
         None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
@@ -240,11 +351,7 @@ fn files(options: &Options) -> Result<Files> {
     } else {
         vmlinux_inside(kernel)?
     };
-    Ok(Files {
-        firmware,
-        kernel,
-        initrd,
-    })
+    Ok((kernel, initrd))
 }
 
 /// Tells of a kernel that QEMU will refuse; one of no known kind is an error, since

@@ -1,6 +1,7 @@
 //! Programs run to their end, whose failure is an error that says what they said.
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -18,6 +19,42 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// As [`run`], with the first and the last lines of what it wrote.
 pub fn run_gist(command: &mut Command) -> Result<()> {
     output(command, gist).map(drop)
+}
+
+/// As [`run`], for a program that may take long: the lines of its standard error
+/// that `told` chooses are passed on as they come.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_telling(command: &mut Command, told: fn(&str) -> bool) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let starting = || format!("starting {program}");
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(starting)?;
+    let mut said = String::new();
+    for line in child
+        .stderr
+        .take()
+        .into_iter()
+        .flat_map(|stderr| BufReader::new(stderr).lines())
+    {
+        let line = line?;
+        if told(&line) {
+            eprintln!("{line}");
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let status = child.wait()?;
+    ensure!(
+        status.success(),
+        "{program} failed ({status})\n{}",
+        whole(&said)
+    );
+    Ok(())
 }
 
 /// What a program prints.

@@ -4,23 +4,60 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use crate::debian::{self, Lists, Package};
 
 /// A kernel that Debian builds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Flavour {
-    /// For virtual machines (linux-image-cloud-amd64)
+    /// `linux-image-cloud-amd64`.
     CloudAmd64,
-    /// For any machine (linux-image-amd64)
+    /// `linux-image-amd64`.
     Amd64,
-    /// For any machine, 32 bits (linux-image-686-pae, last in Debian 12)
-    #[value(name = "686-pae")]
+    /// `linux-image-686-pae`.
     I686Pae,
-    /// For virtual machines, from the release's backports
+    /// `linux-image-cloud-amd64` of the release's backports.
     CloudAmd64Backports,
-    /// For any machine, from the release's backports
+    /// `linux-image-amd64` of the release's backports.
     Amd64Backports,
+}
+
+impl ValueEnum for Flavour {
+    fn value_variants<'a>() -> &'a [Self] {
+        use Flavour::*;
+        &[
+            CloudAmd64,
+            Amd64,
+            I686Pae,
+            CloudAmd64Backports,
+            Amd64Backports,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Flavour::CloudAmd64 => (
+                "cloud-amd64",
+                "For virtual machines (linux-image-cloud-amd64)",
+            ),
+            Flavour::Amd64 => ("amd64", "For any machine (linux-image-amd64)"),
+            Flavour::I686Pae => (
+                "686-pae",
+                "For any machine, 32 bits (linux-image-686-pae, last in Debian 12)",
+            ),
+            Flavour::CloudAmd64Backports => (
+                "cloud-amd64-backports",
+                "For virtual machines, from the release's backports",
+            ),
+            Flavour::Amd64Backports => (
+                "amd64-backports",
+                "For any machine, from the release's backports",
+            ),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 impl Flavour {

@@ -1,23 +1,23 @@
-//! `xtask run` as a person or a script starts it: real kernel, real QEMU, our ROM.
+//! `qboot run` as a person or a script starts it: real kernel, real QEMU, our ROM.
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use expectrl::{Eof, Expect, Regex, Session};
 
-fn xtask(arguments: &[&str]) -> Command {
+fn qboot(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qboot"));
     command.args(arguments);
     command
 }
 
-/// Starts `xtask run` with neither end on a terminal.
+/// Starts `qboot run` with neither end on a terminal.
 fn run(arguments: &[&str]) -> (Output, String) {
-    let output = xtask(&["run"])
+    let output = qboot(&["run"])
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .expect("xtask starts");
+        .expect("qboot starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     (output, text)
@@ -85,7 +85,7 @@ fn a_boot_that_fails_is_told_and_has_a_status() {
 
 #[test]
 fn on_a_terminal_the_guest_gives_a_shell() {
-    let mut session = Session::spawn(xtask(&["run", "--machine=q35"])).expect("xtask starts");
+    let mut session = Session::spawn(qboot(&["run", "--machine=q35"])).expect("qboot starts");
     session.set_expect_timeout(Some(Duration::from_secs(120)));
     session.expect("to leave:").expect("how to leave is said");
     session.expect("guest# ").expect("a prompt");
@@ -122,9 +122,9 @@ fn a_dry_run_prints_what_a_shell_takes_as_it_is() {
         "a b", "", "*", "$(id)", "$HOME", "`id`", "a;b", "a&b", "it's", "(me)", "#", "<", "~", "\\",
     ];
     let kernel = env!("CARGO_BIN_EXE_qboot");
-    let mut dry = xtask(&["run", "--dry-run", "--qemu=echo", "--accel=tcg"]);
+    let mut dry = qboot(&["run", "--dry-run", "--qemu=echo", "--accel=tcg"]);
     let dry = dry.args(["--kernel", kernel, "--initrd", kernel, "--"]);
-    let output = dry.args(words).output().expect("xtask starts");
+    let output = dry.args(words).output().expect("qboot starts");
     let line = String::from_utf8(output.stdout).expect("text");
     let script = format!("echo() {{ printf '%s\\n' \"$@\"; }}\n{line}");
     let shell = Command::new("sh").args(["-c", &script]).output();

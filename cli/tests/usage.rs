@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-fn xtask(arguments: &[&str]) -> Command {
+fn qboot(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qboot"));
     command.args(arguments).stdin(Stdio::null());
     command
@@ -12,7 +12,7 @@ fn xtask(arguments: &[&str]) -> Command {
 
 /// Status and what is written to standard error.
 fn failure(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = xtask(arguments).output().expect("xtask starts");
+    let output = qboot(arguments).output().expect("qboot starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), said)
 }
@@ -62,11 +62,11 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         // Gone before anything is written, however busy the host is.
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
-        let mut child = xtask(arguments)
+        let mut child = qboot(arguments)
             .stdout(writer)
             .stderr(Stdio::piped())
             .spawn()
-            .expect("xtask starts");
+            .expect("qboot starts");
         let mut said = String::new();
         let mut stderr = child.stderr.take().expect("its errors");
         stderr.read_to_string(&mut said).expect("text");
@@ -82,7 +82,7 @@ fn a_file_of_another_kind_is_no_rom_and_no_bzimage() {
     let file = dir.path().join("file");
     fs::write(&file, "no kernel").expect("a file");
     let file = file.to_str().expect("text");
-    let output = xtask(&["inspect", file]).output().expect("xtask starts");
+    let output = qboot(&["inspect", file]).output().expect("qboot starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("no qboot-rs"), "{said}");
@@ -97,7 +97,7 @@ fn a_file_that_cannot_be_written_leaves_no_part_of_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let taken = dir.path().join("taken");
     fs::create_dir(&taken).expect("a directory");
-    let error = xtask::workspace::write_atomically(&taken, b"bytes").expect_err("in the way");
+    let error = qboot_cli::workspace::write_atomically(&taken, b"bytes").expect_err("in the way");
     assert!(format!("{error:#}").contains("taken"), "{error:#}");
     let left: Vec<_> = fs::read_dir(dir.path()).expect("a list").collect();
     assert_eq!(left.len(), 1, "{left:?}");
@@ -111,13 +111,13 @@ fn a_file_that_is_named_does_not_replace_what_it_is_not() {
     let (file, link) = (dir.path().join("file"), dir.path().join("link"));
     fs::write(&file, "before").expect("a file");
     std::os::unix::fs::symlink(&file, &link).expect("a link");
-    xtask::workspace::write_named(&link, b"behind").expect("written");
+    qboot_cli::workspace::write_named(&link, b"behind").expect("written");
     assert!(link.is_symlink());
     assert_eq!(fs::read(&file).expect("the file"), b"behind");
-    let error = xtask::workspace::write_named(dir.path(), b"bytes").expect_err("a directory");
+    let error = qboot_cli::workspace::write_named(dir.path(), b"bytes").expect_err("a directory");
     assert!(format!("{error:#}").contains("directory"), "{error:#}");
     let deep = dir.path().join("no/such");
-    xtask::workspace::write_named(&deep, b"bytes").expect_err("no directory");
+    qboot_cli::workspace::write_named(&deep, b"bytes").expect_err("no directory");
     assert!(!dir.path().join("no").exists());
     let file = file.to_str().expect("text");
     let (status, said) = failure(&["extract", file, file]);
@@ -129,9 +129,9 @@ fn a_file_that_is_named_does_not_replace_what_it_is_not() {
 #[test]
 fn examples_are_not_wrapped() {
     let help = |task: &[&str], columns| {
-        let mut shown = xtask(task);
+        let mut shown = qboot(task);
         let shown = shown.arg("--help").env("COLUMNS", columns).output();
-        String::from_utf8(shown.expect("xtask starts").stdout).expect("text")
+        String::from_utf8(shown.expect("qboot starts").stdout).expect("text")
     };
     // What is wrapped keeps its indentation: only a wider terminal tells.
     let examples = |task: &[&str], columns| -> Vec<String> {
@@ -161,7 +161,7 @@ fn examples_are_not_wrapped() {
 /// The installer tells of a place that it may not write to before it builds.
 #[test]
 fn the_installer_asks_for_what_it_needs_first() {
-    let script = xtask::workspace::root().join("scripts/install.sh");
+    let script = qboot_cli::workspace::root().join("scripts/install.sh");
     let install = |arguments: &[&str]| {
         let output = Command::new(&script).args(arguments).output();
         let output = output.expect("a shell");

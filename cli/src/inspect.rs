@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
 
 use crate::build::ROM_SIZE;
 use crate::elf::{self, Part};
+use crate::json::Json;
 use crate::workspace;
 
 /// Where a ROM says which build it is: 64 bytes before the reset vector.
@@ -157,29 +157,33 @@ impl Description {
 
     /// As JSON for programs: what is not known is null or an empty list.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub fn json(&self) -> Json {
         let part = |part: &Part| {
-            let Part {
-                name,
-                addr,
-                len,
-                in_image,
-            } = part;
-            json!({"name": name, "address": addr, "bytes": len, "in_image": in_image})
+            Json::Object(vec![
+                ("name", part.name.as_str().into()),
+                ("address", part.addr.into()),
+                ("bytes", part.len.into()),
+                ("in_image", part.in_image.into()),
+            ])
         };
         let identity = self.identity.as_ref();
-        json!({
-            "file": self.path,
-            "bytes": self.len,
-            "sha256": self.sha256,
-            "version": identity.map(|found| &found.version),
-            "commit": identity.map(|found| &found.commit),
-            "date": identity.map(|found| &found.date),
-            "features": identity.map(|found| &found.features),
-            "used_bytes": (!self.sections.is_empty()).then(|| self.used()),
-            "sections": self.sections.iter().map(part).collect::<Vec<_>>(),
-            "symbols": self.symbols.iter().map(part).collect::<Vec<_>>(),
-        })
+        let features = identity.map(|found| found.features.iter().map(String::as_str).collect());
+        let used = (!self.sections.is_empty()).then(|| self.used());
+        Json::Object(vec![
+            ("file", self.path.to_string_lossy().as_ref().into()),
+            ("bytes", self.len.into()),
+            ("sha256", self.sha256.as_str().into()),
+            (
+                "version",
+                identity.map(|found| found.version.as_str()).into(),
+            ),
+            ("commit", identity.map(|found| found.commit.as_str()).into()),
+            ("date", identity.map(|found| found.date.as_str()).into()),
+            ("features", features.unwrap_or(Json::Null)),
+            ("used_bytes", used.into()),
+            ("sections", self.sections.iter().map(part).collect()),
+            ("symbols", self.symbols.iter().map(part).collect()),
+        ])
     }
 }
 

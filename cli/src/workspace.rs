@@ -1,6 +1,7 @@
 //! Where the repository and its build products are.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use sha2::{Digest, Sha256};
 pub fn source() -> Option<PathBuf> {
     let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let program = env::current_exe().ok();
-    let is_ours = |dir: &&Path| dir.join("boot16.S").is_file() && dir.join("xtask").is_dir();
+    let is_ours = |dir: &&Path| dir.join("boot16.S").is_file() && dir.join("cli").is_dir();
     [package, program]
         .iter()
         .flatten()
@@ -33,6 +34,11 @@ pub fn require_source(what: &str) -> Result<PathBuf> {
     source().with_context(|| {
         format!("{what} needs the source tree: start this in a checkout, as `cargo xtask`")
     })
+}
+
+/// The cargo that started this program, or the one on the path.
+pub fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// The repository's root; without one, the current directory.
@@ -148,7 +154,8 @@ pub fn open_named(path: &Path) -> Result<File> {
 
 /// SHA-256 of `bytes` in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::{Access, access, statvfs};
-use serde_json::{Value, json};
 
 use crate::inspect::Identity;
+use crate::json::Json;
 use crate::{initramfs, run, workspace};
 
 /// One thing that was looked for.
@@ -162,15 +162,19 @@ pub fn shown(findings: &[Finding]) -> String {
 
 /// The findings as JSON for programs.
 #[must_use]
-pub fn json(findings: &[Finding]) -> Value {
+pub fn json(findings: &[Finding]) -> Json {
     let finding = |finding: &Finding| {
-        json!({
-            "what": finding.what,
-            "found": finding.state.as_ref().ok(),
-            "missing": finding.state.as_ref().err(),
-            "fix": finding.state.as_ref().err().map(|_| &finding.fix),
-            "needed": !finding.optional,
-        })
+        let missing = finding.state.as_ref().err().map(String::as_str);
+        Json::Object(vec![
+            ("what", finding.what.into()),
+            (
+                "found",
+                finding.state.as_ref().ok().map(String::as_str).into(),
+            ),
+            ("missing", missing.into()),
+            ("fix", missing.map(|_| finding.fix.as_str()).into()),
+            ("needed", (!finding.optional).into()),
+        ])
     };
     findings.iter().map(finding).collect()
 }
@@ -337,9 +341,11 @@ mod tests {
     fn programs_get_the_same() {
         let lack = optional("thing", Err("gone".to_owned()), "get it");
         let found = needed("other", Ok("1.0".to_owned()), "get it");
+        let text = json(&[lack, found]).to_string();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
-            json(&[lack, found]),
-            json!([
+            read,
+            serde_json::json!([
                 {"what": "thing", "found": null, "missing": "gone", "fix": "get it", "needed": false},
                 {"what": "other", "found": "1.0", "missing": null, "fix": null, "needed": true},
             ])

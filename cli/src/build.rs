@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::run;
+use crate::process::{run, run_telling};
 use crate::{elf, progress, workspace};
 
 /// Size of the image: the ROM region that ends at 4 GiB.
@@ -102,8 +102,9 @@ fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
     all_features.extend_from_slice(features);
     // Adds to the flags in .cargo/config.toml.
     let flags = format!("target.{TARGET}.rustflags={:?}", remapped_paths());
-    run(
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(workspace::cargo());
+    run_telling(
+        cargo
             .current_dir(workspace::root())
             .args(["build", "--package", "qboot", "--bin", "qboot"])
             .args(["--config", &flags])
@@ -115,6 +116,8 @@ fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
             // one person's machine to the next.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+        // Another cargo is at work in this directory.
+        |line| line.trim_start().starts_with("Blocking"),
     )
 }
 

@@ -21,10 +21,11 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Writes a line to standard output; its value is [`put`]'s.
+/// Writes a line to standard output; its value is [`output::put`](crate::output::put)'s.
+#[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::output::put(format!($($text)*) + "\n")
     };
 }
-pub(crate) use say;
+pub use crate::say;

@@ -1,6 +1,6 @@
-//! `xtask inspect` on the ROM that this repository builds.
+//! `qboot inspect` on the ROM that this repository builds.
 
-use xtask::{build, elf, inspect};
+use qboot_cli::{build, elf, inspect};
 
 #[test]
 fn the_parts_of_the_rom_are_what_the_build_says_is_used() {
@@ -23,7 +23,7 @@ fn the_parts_of_the_rom_are_what_the_build_says_is_used() {
     assert!(symbols.iter().any(|part| part.name.contains("rust_main")));
 
     let found = inspect::describe(&rom.image, Some(&rom.elf), 3).expect("a description");
-    let json = found.json();
+    let json: serde_json::Value = serde_json::from_str(&found.json().to_string()).expect("JSON");
     assert_eq!(json["used_bytes"], used);
     assert_eq!(json["sha256"], rom.sha256);
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));

@@ -164,11 +164,85 @@ fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
             out.extend_from_slice(packed);
             continue;
         }
-        let mut plain = vec![0; plain_len as usize];
-        let written = lzokay::decompress::decompress(packed, &mut plain)
-            .map_err(|error| anyhow::anyhow!("LZO: {error:?}"))?;
-        ensure!(written == plain.len(), "an lzop block came out short");
+        let mut plain = lzo1x(packed, plain_len as usize).context("a damaged lzop block")?;
+        ensure!(
+            plain.len() == plain_len as usize,
+            "an lzop block came out short"
+        );
         out.append(&mut plain);
+    }
+}
+
+/// Decompresses LZO1X (the kernel's `Documentation/staging/lzo.rst`) to at most
+/// `limit` bytes. The one crate for it that may be used here brings procedural
+/// macros along, and every first boot would compile them.
+fn lzo1x(packed: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let mut input = packed.iter().copied().map(usize::from);
+    let mut out: Vec<u8> = Vec::with_capacity(limit);
+    // Literals that the last instruction ended with; 4 stands for more than three.
+    let mut state = 0;
+    let mut first = packed.first().is_some_and(|byte| *byte > 17);
+    loop {
+        let instruction = input.next()?;
+        let (literals, length, distance) = match instruction {
+            _ if first => (instruction - 17, 0, 0),
+            0..16 if state == 0 => (3 + long(&mut input, instruction, 15)?, 0, 0),
+            0..16 => {
+                let distance = (input.next()? << 2) + (instruction >> 2);
+                match state {
+                    4 => (instruction & 3, 3, distance + 2049),
+                    _ => (instruction & 3, 2, distance + 1),
+                }
+            }
+            16..64 => {
+                let most = if instruction < 32 { 7 } else { 31 };
+                let length = 2 + long(&mut input, instruction & most, most)?;
+                let word = input.next()? + (input.next()? << 8);
+                let distance = match instruction {
+                    16..32 => 0x4000 + ((instruction & 8) << 11) + (word >> 2),
+                    _ => (word >> 2) + 1,
+                };
+                if distance == 0x4000 && instruction < 32 {
+                    return Some(out);
+                }
+                (word & 3, length, distance)
+            }
+            _ => {
+                let length = if instruction < 128 {
+                    3 + (instruction >> 5 & 1)
+                } else {
+                    5 + (instruction >> 5 & 3)
+                };
+                let distance = (input.next()? << 3) + (instruction >> 2 & 7) + 1;
+                (instruction & 3, length, distance)
+            }
+        };
+        if length + literals > limit - out.len() {
+            return None;
+        }
+        for _ in 0..length {
+            out.push(*out.get(out.len().checked_sub(distance)?)?);
+        }
+        for _ in 0..literals {
+            out.push(u8::try_from(input.next()?).ok()?);
+        }
+        state = literals.min(4);
+        first = false;
+    }
+}
+
+/// A length that may go on: 0 stands for `most` and the sum of what follows, up to
+/// the first byte that is not 0, where 0 stands for 255.
+fn long(input: &mut impl Iterator<Item = usize>, short: usize, most: usize) -> Option<usize> {
+    if short != 0 {
+        return Some(short);
+    }
+    let mut length = most;
+    loop {
+        match input.next()? {
+            0 => length += 255,
+            last => return Some(length + last),
+        }
     }
 }
 

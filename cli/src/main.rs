@@ -1,0 +1,9 @@
+//! The program `qboot`; the work is in the library.
+
+use std::process::ExitCode;
+
+use qboot_cli::commands;
+
+fn main() -> ExitCode {
+    commands::main(commands::program(), commands::perform)
+}
