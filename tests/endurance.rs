@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::{Kind, Probe, rom};
+use qboot_tests::machines::*;
+use qboot_tests::{Kind, Probe, noise};
 use rstest::rstest;
-use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, Record, SUM_LEN};
+use rstest_reuse::apply;
+use xtask::probe::{self, EXIT_STATUS, Mode, RECORD_LEN, Record, SUM_LEN};
 use xtask::qemu::{Accel, Qemu};
 
-const MACHINES: [&str; 3] = ["pc", "q35", "microvm"];
 /// Instructions of the probe from its RDTSC to the reset: five for each word that
 /// it sums, and the rest of `probe.S`, REP OUTSB counting as often as it repeats.
 const OWN: u64 = 5 * (0x2_a000 + 0x2_0000 + 0x1_0000 + 0x10_0000) / 4 + 247;
@@ -21,21 +22,12 @@ const OWN: u64 = 5 * (0x2_a000 + 0x2_0000 + 0x1_0000 + 0x10_0000) / 4 + 247;
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A machine of the size whose memory the probe sums, that counts instructions.
-fn machine(name: &str, kind: Kind, mode: Mode) -> Result<(Qemu, Probe)> {
-    let image = match kind {
-        Kind::Pvh => Elf::new(mode)?.bytes()?,
-        _ => BzImage::minimal(mode)?.bytes(),
-    };
-    let probe = Probe::from_bytes(kind, &image)?;
-    let initrd = probe.file("initrd", &qboot_tests::noise(70_000, 1))?;
-    let qemu = Qemu::new(name)
-        .bios(rom()?)
-        .kernel(probe.path())
-        .initrd(initrd)
-        .append("console=ttyS0")
-        .memory_mib(16)
-        .accel(Accel::Icount { shift: 0 });
-    Ok((probe::ports(qemu), probe))
+fn start(machine: Machine, kind: Kind, mode: Mode) -> Result<(Qemu, Probe)> {
+    let probe = Probe::from_bytes(kind, &kind.image(mode)?)?;
+    let initrd = probe.file("initrd", &noise(70_000, 1))?;
+    let qemu = machine.qemu()?.kernel(probe.path()).initrd(initrd);
+    let qemu = qemu.append("console=ttyS0").memory_mib(16);
+    Ok((probe::ports(qemu.accel(Accel::Icount { shift: 0 })), probe))
 }
 
 /// What a boot left: the record, and the sum of memory.
@@ -45,8 +37,8 @@ fn parse(report: &[u8]) -> Result<(Record, [u8; SUM_LEN])> {
 }
 
 /// Every boot in a QEMU of its own.
-fn cold_boots(name: &str, kind: Kind, count: usize) -> Result<()> {
-    let (qemu, _probe) = machine(name, kind, Mode::Sum)?;
+fn cold_boots(machine: Machine, kind: Kind, count: usize) -> Result<()> {
+    let (qemu, _probe) = start(machine, kind, Mode::Sum)?;
     let mut first = None;
     for n in 0..count {
         let mut vm = qemu.spawn()?;
@@ -67,9 +59,9 @@ fn cold_boots(name: &str, kind: Kind, count: usize) -> Result<()> {
 /// so long to reset that the idle machine is moved on to the timer's next edge,
 /// one period after the reset before. Then it has counted that period, less
 /// the firmware's instructions of the one boot and with those of the other.
-fn warm_resets(name: &str, kind: Kind, count: usize) -> Result<()> {
+fn warm_resets(machine: Machine, kind: Kind, count: usize) -> Result<()> {
     const LEN: usize = RECORD_LEN + SUM_LEN;
-    let (qemu, _probe) = machine(name, kind, Mode::SumAndReset)?;
+    let (qemu, _probe) = start(machine, kind, Mode::SumAndReset)?;
     let mut vm = qemu.reboot().spawn()?;
     let report = vm.wait_debugcon(probe::REPORT_PORT, (count + 1) * LEN, TIMEOUT)?;
     ensure!(vm.serial().is_empty(), "{}", vm.report());
@@ -88,7 +80,7 @@ fn warm_resets(name: &str, kind: Kind, count: usize) -> Result<()> {
         *steps.entry(pair[1] - pair[0]).or_insert(0) += 1;
     }
     println!(
-        "{name} {kind:?}: {} instructions, then {steps:?}",
+        "{machine} {kind:?}: {} instructions, then {steps:?}",
         counters[0]
     );
     // One instruction more or less in any boot makes a third number.
@@ -102,27 +94,22 @@ fn warm_resets(name: &str, kind: Kind, count: usize) -> Result<()> {
     Ok(())
 }
 
-#[rstest]
-fn cold(
-    #[values("pc", "q35", "microvm")] name: &str,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
-    cold_boots(name, kind, 25)
+#[apply(each_machine)]
+fn cold(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+    cold_boots(machine, kind, 25)
 }
 
-#[rstest]
-fn warm(
-    #[values("pc", "q35", "microvm")] name: &str,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
-    warm_resets(name, kind, 25)
+#[apply(each_machine)]
+fn warm(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+    warm_resets(machine, kind, 25)
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_thousand_cold_boots() -> Result<()> {
-    for (n, name) in MACHINES.into_iter().enumerate() {
-        cold_boots(name, [Kind::BzImage, Kind::Pvh][n % 2], 1000).context(name)?;
+    for (n, machine) in ALL.into_iter().enumerate() {
+        let kind = [Kind::BzImage, Kind::Pvh][n % 2];
+        cold_boots(machine, kind, 1000).context(machine)?;
     }
     Ok(())
 }
@@ -130,9 +117,10 @@ fn a_thousand_cold_boots() -> Result<()> {
 #[test]
 #[ignore = "takes minutes"]
 fn a_thousand_warm_resets() -> Result<()> {
-    for name in MACHINES {
+    for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
-            warm_resets(name, kind, 1000).with_context(|| format!("{name} {kind:?}"))?;
+            let name = format!("{machine} {kind:?}");
+            warm_resets(machine, kind, 1000).context(name)?;
         }
     }
     Ok(())

@@ -1,12 +1,13 @@
 //! Every error of the firmware, provoked on a real QEMU: one line on the serial
 //! port and the debug consoles, and the host is told.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom, skip};
+use qboot_tests::loader::{add_checksum, add_pointer, allocate};
+use qboot_tests::machines::*;
+use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, error_line, noise};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::patience::Patience;
 use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
@@ -16,99 +17,114 @@ mod gdb;
 #[path = "errors/rest.rs"]
 mod rest;
 
-const TIMEOUT: Duration = PROBE_TIMEOUT;
-/// Debug console of SeaBIOS and OVMF, where the message goes too.
-const DEBUG_CONSOLE: u16 = 0x402;
-
 /// Runs a machine that must end with this error; `extra` is what follows the message.
 fn fails_with(qemu: &Qemu, error: Error, extra: &str) -> Result<()> {
-    let qemu = qemu
-        .clone()
-        .debugcon(DEBUG_CONSOLE)
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
-    let mut vm = qemu.spawn()?;
-    let status = vm.wait_exit(TIMEOUT)?;
+    let mut vm = qemu.clone().debugcon(DEBUG_CONSOLE).debug_exit().spawn()?;
+    let status = vm.wait_exit(PROBE_TIMEOUT)?;
     let serial = vm.serial();
-    let line = format!("qboot: error {:02x}: {}", error.code(), error.message());
+    let (_, line) = error_line(&serial, status.code()).with_context(|| vm.report())?;
+    let expected = format!("qboot: error {:02x}: {}", error.code(), error.message());
     ensure!(
-        serial.trim_end().starts_with(&line) && serial.contains(extra),
-        "expected {line:?} and {extra:?}\n{}",
+        line.starts_with(&expected) && line.contains(extra),
+        "expected {expected:?} and {extra:?}\n{}",
         vm.report()
-    );
-    ensure!(
-        serial.lines().count() == 1,
-        "more than one line: {serial:?}"
     );
     ensure!(
         vm.debugcon(DEBUG_CONSOLE) == serial.as_bytes(),
         "the debug console says something else"
     );
-    // isa-debug-exit gives twice the value and one.
-    let expected = i32::from(error.code()) << 1 | 1;
-    ensure!(
-        status.code() == Some(expected & 0xff),
-        "QEMU ended with {status}, not {expected}"
-    );
     Ok(())
 }
 
-fn machine(name: &str) -> Result<Qemu> {
-    Ok(Qemu::new(name).bios(rom()?))
-}
-
 /// A machine with a `-kernel` of these bytes. The probe keeps the file.
-fn with_kernel(name: &str, bytes: &[u8]) -> Result<(Qemu, Probe)> {
+fn with_kernel(machine: Machine, bytes: &[u8]) -> Result<(Qemu, Probe)> {
     let probe = Probe::from_bytes(Kind::BzImage, bytes)?;
-    Ok((machine(name)?.kernel(probe.path()), probe))
+    Ok((machine.qemu()?.kernel(probe.path()), probe))
 }
 
-#[rstest]
-fn no_kernel(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
-    fails_with(&machine(name)?, Error::NoKernel, "-kernel")
+/// A machine with these files in fw_cfg, under names that may be QEMU's own.
+fn with_items(machine: Machine, items: &[(&str, &[u8])]) -> Result<(Qemu, Probe)> {
+    let probe = Probe::new(Kind::BzImage)?;
+    let mut qemu = machine.qemu()?.kernel(probe.path()).memory_mib(16);
+    for (name, bytes) in items {
+        let file = probe.file(&name.replace('/', "-"), bytes)?;
+        qemu = qemu.fw_cfg_file(name, &file);
+    }
+    Ok((qemu, probe))
 }
 
-#[rstest]
-fn a_pe_image(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
+#[apply(each_machine)]
+fn no_kernel(machine: Machine) -> Result<()> {
+    fails_with(&machine.qemu()?, Error::NoKernel, "-kernel")
+}
+
+#[apply(each_machine)]
+fn a_pe_image(machine: Machine) -> Result<()> {
     // The head of a UKI: MZ stub, PE signature for x86-64.
     let mut bytes = noise(64 << 10, 1);
     bytes[..0x400].fill(0);
     bytes[..2].copy_from_slice(b"MZ");
     bytes[0x3c..0x40].copy_from_slice(&0x80u32.to_le_bytes());
     bytes[0x80..0x86].copy_from_slice(b"PE\0\0\x64\x86");
-    let (qemu, _probe) = with_kernel(name, &bytes)?;
+    let (qemu, _probe) = with_kernel(machine, &bytes)?;
     fails_with(&qemu, Error::KernelIsPe, "UEFI")
 }
 
-#[rstest]
-fn an_unknown_format(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
+#[apply(each_machine)]
+fn an_unknown_format(machine: Machine) -> Result<()> {
     let mut bytes = noise(64 << 10, 1);
     bytes[hdr::SETUP_SECTS] = 1;
-    let (qemu, _probe) = with_kernel(name, &bytes)?;
+    let (qemu, _probe) = with_kernel(machine, &bytes)?;
     fails_with(&qemu, Error::UnknownKernel, "")
 }
 
 /// QEMU itself refuses such an ELF, but for machine types that know no PVH.
 #[test]
 fn an_elf_without_pvh() -> Result<()> {
+    let old = Machine {
+        name: "pc-i440fx-3.1",
+        ..PC
+    };
     let elf = Elf {
         entry_note: false,
         ..Elf::new(Mode::Halt)?
     };
-    let (qemu, _probe) = with_kernel("pc-i440fx-3.1", &elf.bytes()?)?;
+    let (qemu, _probe) = with_kernel(old, &elf.bytes()?)?;
     fails_with(&qemu, Error::ElfWithoutPvh, "CONFIG_PVH")
 }
 
-#[rstest]
-fn a_kernel_too_big(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
+#[apply(each_machine)]
+fn a_kernel_too_big(machine: Machine) -> Result<()> {
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.set_u32(hdr::INIT_SIZE, 80 << 20);
-    let (qemu, _probe) = with_kernel(name, &image.bytes())?;
+    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
     let qemu = qemu.memory_mib(64);
     fails_with(&qemu, Error::KernelTooBig, " KiB, has ")
 }
 
-#[rstest]
-fn a_kernel_over_the_firmware(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
+/// Setup code that is too long for its segment, in a kernel that has to start there.
+#[apply(each_machine)]
+fn setup_code_without_room(machine: Machine) -> Result<()> {
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image.setup.resize(128 * 512, 0);
+    image.set_u8(hdr::SETUP_SECTS, 127);
+    image.set_u8(hdr::RELOCATABLE_KERNEL, 0);
+    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
+    fails_with(&qemu, Error::Needs16BitEntry, "640 KiB")
+}
+
+/// A zImage, for which the user demands the 32-bit entry that it does not have.
+#[apply(each_machine)]
+fn a_zimage_entered_in_32_bits(machine: Machine) -> Result<()> {
+    let mut image = BzImage::minimal(Mode::Halt)?;
+    image.set_u8(hdr::LOADFLAGS, 0);
+    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
+    let qemu = qemu.option("entry", "32");
+    fails_with(&qemu, Error::Needs16BitEntry, "")
+}
+
+#[apply(each_machine)]
+fn a_kernel_over_the_firmware(machine: Machine) -> Result<()> {
     let elf = Elf {
         segments: vec![Segment {
             addr: 0x1000,
@@ -117,13 +133,13 @@ fn a_kernel_over_the_firmware(#[values("pc", "q35", "microvm")] name: &str) -> R
         }],
         ..Elf::new(Mode::Halt)?
     };
-    let (qemu, _probe) = with_kernel(name, &elf.bytes()?)?;
+    let (qemu, _probe) = with_kernel(machine, &elf.bytes()?)?;
     fails_with(&qemu, Error::KernelOverlapsFirmware, "1 MiB")
 }
 
-#[rstest]
+#[apply(each_machine)]
 fn an_initrd_too_big(
-    #[values("pc", "q35", "microvm")] name: &str,
+    machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let mut image = BzImage::minimal(Mode::Halt)?;
@@ -134,7 +150,7 @@ fn an_initrd_too_big(
         Kind::BzImage => image.bytes(),
         _ => elf.bytes()?,
     };
-    let (qemu, probe) = with_kernel(name, &bytes)?;
+    let (qemu, probe) = with_kernel(machine, &bytes)?;
     let initrd = probe.file("initrd", &noise(30 << 20, 1))?;
     let qemu = qemu.memory_mib(64).initrd(initrd);
     fails_with(
@@ -144,99 +160,57 @@ fn an_initrd_too_big(
     )
 }
 
-#[rstest]
-fn a_command_line_too_long(#[values("pc", "q35", "microvm")] name: &str) -> Result<()> {
+#[apply(each_machine)]
+fn a_command_line_too_long(machine: Machine) -> Result<()> {
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.set_u32(hdr::CMDLINE_SIZE, 255);
-    let (qemu, _probe) = with_kernel(name, &image.bytes())?;
+    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
     let qemu = qemu.append(&"x".repeat(256));
     fails_with(&qemu, Error::CommandLineTooLong, "-append")
 }
 
-/// One command of a table-loader script: 128 bytes.
-fn command(kind: u32, fields: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = kind.to_le_bytes().to_vec();
-    for field in fields {
-        bytes.extend(*field);
-    }
-    bytes.resize(128, 0);
-    bytes
-}
-
-/// A file name in a command: 56 bytes.
-fn name(text: &str) -> Vec<u8> {
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.resize(56, 0);
-    bytes
-}
+const SCRIPT: &str = "etc/table-loader";
+const TABLES: &str = "etc/acpi/tables";
+const NO_ACPI: Machine = PC.with("acpi=off");
 
 /// A machine whose ACPI is not QEMU's but this script and one file of 4 KiB.
-fn with_script(commands: &[Vec<u8>]) -> Result<(Qemu, Probe)> {
-    let probe = Probe::new(Kind::BzImage)?;
-    let script = probe.file("script", &commands.concat())?;
-    let tables = probe.file("tables", &noise(4096, 1))?;
-    let option =
-        |name: &str, file: &std::path::Path| format!("name={name},file={}", file.display());
-    let qemu = machine("pc,acpi=off")?.kernel(probe.path()).args([
-        "-fw_cfg",
-        &option("etc/table-loader", &script),
-        "-fw_cfg",
-        &option("etc/acpi/tables", &tables),
-    ]);
-    Ok((qemu, probe))
-}
-
-fn allocate(file: &str) -> Vec<u8> {
-    command(1, &[&name(file), &16u32.to_le_bytes(), &[1]])
+fn script_fails(commands: &[Vec<u8>], error: Error) -> Result<()> {
+    let (script, tables) = (commands.concat(), noise(4096, 1));
+    let (qemu, _probe) = with_items(NO_ACPI, &[(SCRIPT, &script), (TABLES, &tables)])?;
+    fails_with(&qemu, error, "")
 }
 
 #[test]
 fn a_script_with_an_alignment_of_3() -> Result<()> {
-    let bad = command(1, &[&name("etc/acpi/tables"), &3u32.to_le_bytes(), &[1]]);
-    let (qemu, _probe) = with_script(&[bad])?;
-    fails_with(&qemu, Error::BadLoaderScript, "")
+    script_fails(&[allocate(TABLES, 3, 1)], Error::BadLoaderScript)
 }
 
 #[test]
 fn a_script_that_names_no_file() -> Result<()> {
-    let (qemu, _probe) = with_script(&[allocate("etc/acpi/nothing")])?;
-    fails_with(&qemu, Error::LoaderFileMissing, "")
+    let bad = allocate("etc/acpi/nothing", 16, 1);
+    script_fails(&[bad], Error::LoaderFileMissing)
 }
 
 #[rstest]
-#[case::pointer(command(2, &[&name("etc/acpi/tables"), &name("etc/acpi/tables"), &4093u32.to_le_bytes(), &[4]]))]
-#[case::checksum(command(3, &[&name("etc/acpi/tables"), &0u32.to_le_bytes(), &0u32.to_le_bytes(), &4097u32.to_le_bytes()]))]
-#[case::checksum_wraps(command(3, &[&name("etc/acpi/tables"), &0u32.to_le_bytes(), &16u32.to_le_bytes(), &u32::MAX.to_le_bytes()]))]
-#[case::result(command(3, &[&name("etc/acpi/tables"), &4096u32.to_le_bytes(), &0u32.to_le_bytes(), &16u32.to_le_bytes()]))]
+#[case::pointer(add_pointer(TABLES, TABLES, 4093, 4))]
+#[case::checksum(add_checksum(TABLES, 0, 0, 4097))]
+#[case::checksum_wraps(add_checksum(TABLES, 0, 16, u32::MAX))]
+#[case::result(add_checksum(TABLES, 4096, 0, 16))]
 fn a_script_that_points_outside(#[case] bad: Vec<u8>) -> Result<()> {
-    let (qemu, _probe) = with_script(&[allocate("etc/acpi/tables"), bad])?;
-    fails_with(&qemu, Error::LoaderOutOfBounds, "")
+    script_fails(&[allocate(TABLES, 16, 1), bad], Error::LoaderOutOfBounds)
 }
 
-/// RAM too small for the tables: a kernel that takes almost all of it.
 #[test]
 fn tables_too_big() -> Result<()> {
-    let probe = Probe::new(Kind::BzImage)?;
-    let script = probe.file("script", &allocate("etc/acpi/tables"))?;
-    let tables = probe.file("tables", &noise(9 << 20, 1))?;
-    let option =
-        |name: &str, file: &std::path::Path| format!("name={name},file={}", file.display());
-    let qemu = machine("pc,acpi=off")?
-        .memory_mib(8)
-        .kernel(probe.path())
-        .args([
-            "-fw_cfg",
-            &option("etc/table-loader", &script),
-            "-fw_cfg",
-            &option("etc/acpi/tables", &tables),
-        ]);
-    fails_with(&qemu, Error::TablesTooBig, "(needs")
+    let (script, tables) = (allocate(TABLES, 16, 1), noise(9 << 20, 1));
+    let (qemu, _probe) = with_items(NO_ACPI, &[(SCRIPT, &script), (TABLES, &tables)])?;
+    fails_with(&qemu.memory_mib(8), Error::TablesTooBig, "(needs")
 }
 
 /// Asks until the answer has `wanted` in it: what follows the printed line takes a
 /// busy host its time.
 fn soon(wanted: &str, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
-    let mut patience = Patience::new(TIMEOUT);
+    let mut patience = Patience::new(PROBE_TIMEOUT);
     loop {
         let answer = ask()?;
         if answer.contains(wanted) {
@@ -249,29 +223,26 @@ fn soon(wanted: &str, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
 /// pvpanic tells the host where QEMU has it.
 #[test]
 fn pvpanic() -> Result<()> {
-    let qemu = machine("q35")?
-        .args(["-device", "pvpanic", "-action", "panic=pause"])
-        .qmp();
-    let mut vm = qemu.spawn()?;
-    vm.wait_serial("\n", TIMEOUT)?;
+    let qemu = Q35.qemu()?.devices(["pvpanic"]);
+    let mut vm = qemu.args(["-action", "panic=pause"]).qmp().spawn()?;
+    vm.wait_serial("\n", PROBE_TIMEOUT)?;
     soon("guest_panicked", || vm.state())
 }
 
 /// A kernel's own early exception is not called the firmware's, and resets.
-#[rstest]
+#[apply(each_machine)]
 #[case::without_error_code(&[0x0f, 0x0b], "exception 06")]
 #[case::with_error_code(&[0xb8, 0xf8, 0, 0, 0, 0x8e, 0xd8], "exception 0d")]
 fn an_exception_of_the_kernel(
-    #[values("pc", "q35", "microvm")] name: &str,
+    machine: Machine,
     #[case] code: &[u8],
     #[case] vector: &str,
 ) -> Result<()> {
     let mut elf = Elf::new(Mode::Halt)?;
     elf.payload[..code.len()].copy_from_slice(code);
-    let (qemu, _probe) = with_kernel(name, &elf.bytes()?)?;
-    let debug_exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"];
-    let mut vm = qemu.args(debug_exit).spawn()?;
-    let status = vm.wait_exit(TIMEOUT)?;
+    let (qemu, _probe) = with_kernel(machine, &elf.bytes()?)?;
+    let mut vm = qemu.debug_exit().spawn()?;
+    let status = vm.wait_exit(PROBE_TIMEOUT)?;
     let serial = vm.serial();
     ensure!(
         serial.starts_with(&format!("qboot: {vector} at "))
@@ -287,21 +258,12 @@ fn an_exception_of_the_kernel(
 /// Without any of those devices the machine says its line and halts.
 #[test]
 fn a_halt() -> Result<()> {
-    let mut vm = machine("pc")?.qmp().spawn()?;
-    vm.wait_serial("\n", TIMEOUT)?;
+    let mut vm = PC.qemu()?.qmp().spawn()?;
+    vm.wait_serial("\n", PROBE_TIMEOUT)?;
     soon("HLT=1", || vm.monitor("info registers"))?;
     ensure!(vm.ended()?.is_none(), "QEMU has ended");
     let line = vm.serial();
     let line = line.lines().next().context("no line")?;
     ensure!(line.ends_with(Error::NoKernel.message()), "{line}");
-    Ok(())
-}
-
-#[test]
-fn no_fw_cfg() -> Result<()> {
-    skip(
-        "no_fw_cfg",
-        "every x86 machine of QEMU that takes a -bios has fw_cfg",
-    );
     Ok(())
 }

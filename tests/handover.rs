@@ -6,8 +6,10 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail, ensure};
 use qboot_tests::acpi::Tables;
 use qboot_tests::handover::Handover;
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, skip};
+use qboot_tests::machines::*;
+use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, skip};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::probe::{self, BzImage, Mode, PAYLOAD_LEN, hdr};
 use xtask::qemu::{self, Accel, Vm};
 
@@ -16,7 +18,7 @@ mod kernels;
 #[path = "handover/tables.rs"]
 mod tables;
 
-/// Memory that a probe of [`BzImage::minimal`] or [`Elf::new`] takes.
+/// Memory that the usual probe takes.
 fn taken(handover: &Handover) -> Range<u64> {
     let start = u64::from(handover.record.entry);
     let len = match handover.kind {
@@ -67,15 +69,8 @@ fn check_initrd(vm: &mut Vm, handover: &Handover, expected: &[u8]) -> Result<()>
 
 #[rstest]
 fn every_machine(
-    #[values(
-        "pc",
-        "q35",
-        "microvm",
-        "microvm,acpi=off",
-        "microvm,pcie=on",
-        "microvm,pit=off,pic=off,rtc=off"
-    )]
-    machine: &str,
+    #[values(PC, Q35, MICROVM, MICROVM.with("acpi=off"), MICROVM_PCIE, MICROVM.with("pit=off,pic=off,rtc=off"))]
+    machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
     #[values(false, true)] default_devices: bool,
 ) -> Result<()> {
@@ -94,9 +89,9 @@ fn every_machine(
 }
 
 /// RAM sizes, each with an initrd that leaves little room for a page's rounding.
-#[rstest]
+#[apply(each_machine)]
 fn memory_sizes(
-    #[values("pc", "q35", "microvm")] machine: &str,
+    machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
     #[values(64, 127, 1024, 2048, 3071, 3584, 4096, 8192)] memory_mib: u64,
 ) -> Result<()> {
@@ -116,7 +111,7 @@ fn memory_sizes(
 
 #[rstest]
 fn initrd_sizes(
-    #[values("pc", "q35", "microvm", "microvm,acpi=off")] machine: &str,
+    #[values(PC, Q35, MICROVM, MICROVM.with("acpi=off"))] machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
     #[values(1, 4096, 0x40_1001, 64 << 20, 200 << 20)] len: usize,
 ) -> Result<()> {
@@ -134,10 +129,10 @@ fn initrd_sizes(
     Ok(())
 }
 
+/// A PVH kernel says nothing of its limit; Linux's own is 2047.
 #[rstest]
-// A PVH kernel says nothing of its limit; Linux's own is 2047.
 fn command_lines(
-    #[values("q35", "microvm")] machine: &str,
+    #[values(Q35, MICROVM)] machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
     #[values(1, 255, 2047)] len: usize,
 ) -> Result<()> {
@@ -145,14 +140,14 @@ fn command_lines(
 }
 
 #[rstest]
-fn a_long_command_line(#[values("q35", "microvm")] machine: &str) -> Result<()> {
+fn a_long_command_line(#[values(Q35, MICROVM)] machine: Machine) -> Result<()> {
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.set_u32(hdr::CMDLINE_SIZE, 65_535);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
     check_command_line(machine, &probe, 16_000)
 }
 
-fn check_command_line(machine: &str, probe: &Probe, len: usize) -> Result<()> {
+fn check_command_line(machine: Machine, probe: &Probe, len: usize) -> Result<()> {
     let line: String = (b'!'..=b'~').cycle().take(len).map(char::from).collect();
     let (handover, _vm) = probe.boot(&probe.machine(machine)?.append(&line))?;
     check(&handover, 512)?;
@@ -167,14 +162,14 @@ fn a_command_line_of_the_kernels_own_limit() -> Result<()> {
     image.set_u32(hdr::CMDLINE_SIZE, 255);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
     let line = "x".repeat(255);
-    let (handover, _vm) = probe.boot(&probe.machine("microvm")?.append(&line))?;
+    let (handover, _vm) = probe.boot(&probe.machine(MICROVM)?.append(&line))?;
     ensure!(handover.cmdline == line.as_bytes());
     Ok(())
 }
 
-#[rstest]
+#[apply(each_machine)]
 fn processors(
-    #[values("pc", "q35", "microvm")] machine: &str,
+    machine: Machine,
     #[values("1", "2", "8", "64", "6,sockets=2,cores=3")] topology: &str,
 ) -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
@@ -188,36 +183,31 @@ fn processors(
 /// QEMU 7.2 keeps an ELF kernel's first bytes in memory that it has given up,
 /// and these devices' set-up writes over them.
 #[rstest]
-#[case("microvm", "virtio-net-device")]
-#[case("pc", "virtio-net-pci")]
-#[case("q35", "virtio-net-pci")]
-#[case("q35", "e1000e")]
-#[case("q35", "virtio-scsi-pci")]
+#[case(MICROVM, "virtio-net-device")]
+#[case(PC, "virtio-net-pci")]
+#[case(Q35, "virtio-net-pci")]
+#[case(Q35, "e1000e")]
+#[case(Q35, "virtio-scsi-pci")]
 fn pvh_beside(
-    #[case] machine: &str,
+    #[case] machine: Machine,
     #[case] device: &str,
     #[values(1, 2, 4)] count: usize,
 ) -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
     let initrd = noise(50 << 20, 1);
-    let mut qemu = probe
+    let qemu = probe
         .machine(machine)?
         .memory_mib(64)
-        .initrd(probe.file("initrd", &initrd)?);
-    for _ in 0..count {
-        qemu = qemu.args(["-device", device]);
-    }
+        .initrd(probe.file("initrd", &initrd)?)
+        .devices(vec![device; count]);
     let (handover, mut vm) = probe.boot(&qemu)?;
     check(&handover, 64)?;
     check_payload(&mut vm, &handover)?;
     check_initrd(&mut vm, &handover, &initrd)
 }
 
-#[rstest]
-fn without_dma(
-    #[values("pc", "q35", "microvm")] machine: &str,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
+#[apply(each_machine)]
+fn without_dma(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
     let initrd = noise(100_003, 4);
     let qemu = probe
@@ -237,7 +227,7 @@ fn without_dma(
 /// Every reset hands over the same, whatever the run before left in memory.
 #[rstest]
 fn warm_resets(
-    #[values("pc", "q35", "microvm", "microvm,acpi=off")] machine: &str,
+    #[values(PC, Q35, MICROVM, MICROVM.with("acpi=off"))] machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
@@ -265,11 +255,8 @@ fn warm_resets(
     Ok(())
 }
 
-#[rstest]
-fn under_kvm(
-    #[values("pc", "q35", "microvm")] machine: &str,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
+#[apply(each_machine)]
+fn under_kvm(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
     if let Some(reason) = qemu::kvm_missing() {
         skip(&format!("under_kvm {machine} {kind:?}"), &reason);
         return Ok(());

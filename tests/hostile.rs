@@ -3,12 +3,11 @@
 //!
 //! The cases are data: what is started, and how it has to end.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use qboot::error::Error;
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, rom};
-use xtask::probe::{self, EXIT_STATUS, RECORD_LEN, REPORT_PORT, Record};
+use qboot_tests::machines::*;
+use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, error_line, noise};
+use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, REPORT_PORT, Record, hdr};
 use xtask::qemu::{Qemu, Vm};
 
 #[path = "hostile/images.rs"]
@@ -21,12 +20,6 @@ mod moments;
 mod pci;
 #[path = "hostile/room.rs"]
 mod room;
-
-/// A boot takes a tenth of a second; a loaded machine may need its time.
-const TIMEOUT: Duration = PROBE_TIMEOUT;
-
-/// The machines that differ in what firmware does.
-const MACHINES: [&str; 3] = ["pc", "q35", "microvm"];
 
 /// How a case has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,25 +48,16 @@ enum Outcome {
     Failed { code: u8, line: String },
 }
 
-/// A machine with this image, whose probe ends QEMU.
-fn case(name: impl Into<String>, machine: &str, image: &[u8], end: End) -> Result<Case> {
-    let kind = Kind::BzImage;
-    let probe = Probe::from_bytes(kind, image)?;
-    let qemu = Qemu::new(machine)
-        .bios(rom()?)
-        .kernel(probe.path())
-        .memory_mib(64);
+/// A machine of 64 MiB with this image, whose probe ends QEMU.
+fn case(name: impl Into<String>, machine: Machine, image: &[u8], end: End) -> Result<Case> {
+    let probe = Probe::from_bytes(Kind::BzImage, image)?;
+    let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
     Ok(Case {
         name: format!("{machine}: {}", name.into()),
-        qemu: with_exits(qemu),
+        qemu: probe::ports(qemu).debug_exit(),
         end,
         files: probe,
     })
-}
-
-/// Adds the ports at which firmware and probe end QEMU.
-fn with_exits(qemu: Qemu) -> Qemu {
-    probe::ports(qemu).args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
 }
 
 impl Case {
@@ -95,11 +79,10 @@ impl Case {
     }
 
     /// `-fw_cfg name=NAME,file=…`.
-    fn with_item(self, name: &str, bytes: &[u8]) -> Result<Self> {
-        let file = name.replace('/', "-");
-        self.with_file(&file, bytes, |path| {
-            ["-fw_cfg".into(), format!("name={name},file={path}")]
-        })
+    fn with_item(mut self, name: &str, bytes: &[u8]) -> Result<Self> {
+        let path = self.files.file(&name.replace('/', "-"), bytes)?;
+        self.qemu = self.qemu.fw_cfg_file(name, &path);
+        Ok(self)
     }
 
     fn with_initrd(mut self, bytes: &[u8]) -> Result<Self> {
@@ -110,7 +93,7 @@ impl Case {
 
     fn run(&self) -> Result<Outcome> {
         let mut vm = self.qemu.spawn()?;
-        let status = vm.wait_exit(TIMEOUT)?;
+        let status = vm.wait_exit(PROBE_TIMEOUT)?;
         outcome(&vm, status.code()).with_context(|| vm.report())
     }
 
@@ -142,46 +125,50 @@ fn outcome(vm: &Vm, status: Option<i32>) -> Result<Outcome> {
         return Ok(Outcome::Entered);
     }
     ensure!(report.is_empty(), "a message, and yet a kernel was entered");
-    let (code, line) = message(&serial)?;
-    let expected = i32::from(code) << 1 | 1;
-    ensure!(
-        status == Some(expected & 0xff),
-        "QEMU ended with {status:?}"
-    );
+    let (code, line) = error_line(&serial, status)?;
+    // Those are defects of the firmware's own.
+    ensure!(code < Error::NotOurMemory.code(), "{line}");
     Ok(Outcome::Failed { code, line })
 }
 
-/// The code of an error's one line.
-fn message(serial: &str) -> Result<(u8, String)> {
-    let line = serial.trim_end();
-    let rest = line.strip_prefix("qboot: error ");
-    let rest = rest.with_context(|| format!("unexpected output {serial:?}"))?;
-    let (code, text) = rest.split_once(": ").context("a line without a message")?;
-    ensure!(!text.contains('\n') && text.len() > 10, "{serial:?}");
-    let code = u8::from_str_radix(code, 16)?;
-    // Those are defects of the firmware's own.
-    ensure!(code < Error::NotOurMemory.code(), "{line}");
-    Ok((code, line.to_owned()))
-}
+/// The cases of a test. Those that are of no machine's own take turns on all.
+#[derive(Default)]
+struct Cases(Vec<Case>);
 
-/// Runs all, and says which ended in another way than they have to.
-fn run(cases: &[Case]) -> Result<()> {
-    let mut wrong = Vec::new();
-    for case in cases {
-        if let Err(error) = case.check() {
-            println!("{}: {error:#}", case.name);
-            wrong.push(case.name.as_str());
-        }
+impl Cases {
+    /// The machine whose turn it is.
+    fn turn(&self) -> Machine {
+        ALL[self.0.len() % ALL.len()]
     }
-    println!("{} cases", cases.len());
-    ensure!(
-        wrong.is_empty(),
-        "{} of {} cases, see above: {}",
-        wrong.len(),
-        cases.len(),
-        wrong.join("; ")
-    );
-    Ok(())
+
+    fn push(&mut self, case: Case) {
+        self.0.push(case);
+    }
+
+    fn add(&mut self, name: impl Into<String>, image: &[u8], end: End) -> Result<()> {
+        self.push(case(name, self.turn(), image, end)?);
+        Ok(())
+    }
+
+    /// Runs all, and says which ended in another way than they have to.
+    fn run(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        for case in &self.0 {
+            if let Err(error) = case.check() {
+                println!("{}: {error:#}", case.name);
+                wrong.push(case.name.as_str());
+            }
+        }
+        let count = self.0.len();
+        println!("{count} cases");
+        ensure!(
+            wrong.is_empty(),
+            "{} of {count} cases, see above: {}",
+            wrong.len(),
+            wrong.join("; ")
+        );
+        Ok(())
+    }
 }
 
 /// The same numbers in every run (Marsaglia's xorshift64).

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::rom;
+use qboot_tests::machines::*;
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::initramfs::{self, Arch, MARKER};
 use xtask::kernel::{self, Flavour};
 use xtask::linux::Time;
@@ -36,16 +37,16 @@ fn image(kind: Image) -> Result<PathBuf> {
 }
 
 /// A machine that boots Linux with these words on its command line.
-fn machine(machine: &str, kind: Image, cpus: u32, words: &str) -> Result<Qemu> {
+fn start(machine: Machine, kind: Image, cpus: u32, words: &str) -> Result<Qemu> {
     // On microvm counted time is steadier still than being told of the host's, but
     // more than one processor does not come up in it.
-    let (accel, time) = match (machine.starts_with("microvm"), cpus) {
+    let (accel, time) = match (machine.is(MICROVM), cpus) {
         (true, 1) => (Accel::Icount { shift: 1 }, Time::Counted),
         _ => (Accel::Tcg, Time::Host),
     };
-    let needed = linux::parameters(machine, time, true).join(" ");
-    Ok(Qemu::new(machine)
-        .bios(rom()?)
+    let needed = linux::parameters(machine.name, time, true).join(" ");
+    Ok(machine
+        .qemu()?
         .kernel(image(kind)?)
         .initrd(initramfs::standard(Arch::Amd64)?)
         .append(&format!("console=ttyS0 panic=-1 {needed} {words}"))
@@ -78,13 +79,13 @@ fn wait_end(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
-#[rstest]
+#[apply(each_machine)]
 fn power_off(
-    #[values("pc", "q35", "microvm")] name: &str,
+    machine: Machine,
     #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
     #[values(1, 4)] cpus: u32,
 ) -> Result<()> {
-    let qemu = machine(name, kind, cpus, "qboot.do=report")?;
+    let qemu = start(machine, kind, cpus, "qboot.do=report")?;
     let mut vm = qemu.spawn()?;
     vm.wait_serial(MARKER, TIMEOUT)?;
     wait_end(&mut vm)?;
@@ -99,7 +100,7 @@ fn power_off(
         serial.contains("ACPI tables:  ") && !serial.contains("ACPI tables:  -"),
         "no ACPI tables in user space"
     );
-    if !name.starts_with("microvm") {
+    if machine.acpi == Acpi::Full {
         ensure!(
             serial.contains("DMI product:  Standard PC"),
             "no DMI product in user space"
@@ -112,12 +113,9 @@ fn power_off(
     Ok(())
 }
 
-#[rstest]
-fn reboot(
-    #[values("pc", "q35", "microvm")] name: &str,
-    #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
-) -> Result<()> {
-    let qemu = machine(name, kind, 1, "qboot.do=reboot quiet")?.reboot();
+#[apply(each_machine)]
+fn reboot(machine: Machine, #[values(Image::BzImage, Image::Vmlinux)] kind: Image) -> Result<()> {
+    let qemu = start(machine, kind, 1, "qboot.do=reboot quiet")?.reboot();
     let mut vm = qemu.spawn()?;
     vm.wait_for("user space after a reboot", TIMEOUT, |vm| {
         vm.serial().matches(MARKER).count() >= 2
@@ -125,9 +123,9 @@ fn reboot(
 }
 
 /// `reboot=bios` goes back to real mode and jumps to F000:FFF0.
-#[rstest]
-fn reboot_by_the_bios(#[values("pc", "q35")] name: &str) -> Result<()> {
-    let qemu = machine(name, Image::Vmlinux, 1, "reboot=b qboot.do=reboot quiet")?;
+#[apply(each_chipset)]
+fn reboot_by_the_bios(machine: Machine) -> Result<()> {
+    let qemu = start(machine, Image::Vmlinux, 1, "reboot=b qboot.do=reboot quiet")?;
     let mut vm = qemu.spawn()?;
     vm.wait_serial("reboot: Restarting system", TIMEOUT)?;
     // Which the machine has done when QEMU, told not to restart, ends.
@@ -138,7 +136,12 @@ fn reboot_by_the_bios(#[values("pc", "q35")] name: &str) -> Result<()> {
 /// kernel is built without CONFIG_X86_MPPARSE and does not read the MP table.
 #[rstest]
 fn without_acpi(#[values(Image::BzImage, Image::Vmlinux)] kind: Image) -> Result<()> {
-    let qemu = machine("microvm,acpi=off", kind, 1, "acpi=off qboot.do=report")?;
+    let qemu = start(
+        MICROVM.with("acpi=off"),
+        kind,
+        1,
+        "acpi=off qboot.do=report",
+    )?;
     let mut vm = qemu.spawn()?;
     vm.wait_serial(MARKER, TIMEOUT)?;
     wait_end(&mut vm)?;
@@ -152,21 +155,18 @@ fn without_acpi(#[values(Image::BzImage, Image::Vmlinux)] kind: Image) -> Result
 
 #[rstest]
 fn other_microvms(
-    #[values("microvm,pcie=on", "microvm,pit=off,pic=off,rtc=off")] name: &str,
+    #[values(MICROVM_PCIE, MICROVM.with("pit=off,pic=off,rtc=off"))] machine: Machine,
     #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
 ) -> Result<()> {
-    let mut vm = machine(name, kind, 1, "qboot.do=report")?.spawn()?;
+    let mut vm = start(machine, kind, 1, "qboot.do=report")?.spawn()?;
     vm.wait_serial(MARKER, TIMEOUT)?;
     wait_end(&mut vm)?;
     check_output(&vm.serial())
 }
 
-#[rstest]
-fn memory(
-    #[values("pc", "q35", "microvm")] name: &str,
-    #[values(128, 2048, 8192)] memory_mib: u64,
-) -> Result<()> {
-    let qemu = machine(name, Image::Vmlinux, 1, "qboot.do=poweroff quiet")?.memory_mib(memory_mib);
+#[apply(each_machine)]
+fn memory(machine: Machine, #[values(128, 2048, 8192)] memory_mib: u64) -> Result<()> {
+    let qemu = start(machine, Image::Vmlinux, 1, "qboot.do=poweroff quiet")?.memory_mib(memory_mib);
     let mut vm = qemu.spawn()?;
     vm.wait_serial("memory_kib=", TIMEOUT)?;
     wait_end(&mut vm)?;
@@ -186,7 +186,7 @@ fn memory(
 /// 64 processors come up.
 #[test]
 fn many_processors() -> Result<()> {
-    let qemu = machine("q35", Image::Vmlinux, 64, "qboot.do=poweroff quiet")?;
+    let qemu = start(Q35, Image::Vmlinux, 64, "qboot.do=poweroff quiet")?;
     let mut vm = qemu.spawn()?;
     vm.wait_serial("cpus=64 ", TIMEOUT)?;
     wait_end(&mut vm)

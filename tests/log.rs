@@ -6,20 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
 use qboot_tests::handover::Handover;
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom, skip};
+use qboot_tests::machines::*;
+use qboot_tests::pci::{self, Function, UNMAPPED};
+use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, noise, skip};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::kernel::{self, Flavour};
 use xtask::measure::budget::{self, Budget};
 use xtask::probe::{self, Elf, Mode};
 use xtask::qemu::{Accel, Qemu, Vm};
 
-/// Debug console of SeaBIOS and OVMF, where the log goes too.
-const DEBUG_CONSOLE: u16 = 0x402;
-const TIMEOUT: Duration = PROBE_TIMEOUT;
-
 fn with_log(qemu: Qemu, value: &str) -> Qemu {
-    let option = format!("name=opt/org.qboot/log,string={value}");
-    qemu.debugcon(DEBUG_CONSOLE).args(["-fw_cfg", &option])
+    qemu.debugcon(DEBUG_CONSOLE).option("log", value)
 }
 
 /// Boots a probe; what it was handed, and what was printed until then.
@@ -48,9 +46,8 @@ fn lines(text: &str) -> Result<String> {
 
 /// Runs a machine that must fail; what was printed until it ended.
 fn fail(qemu: &Qemu) -> Result<String> {
-    let exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"];
-    let mut vm = qemu.clone().args(exit).spawn()?;
-    vm.wait_exit(TIMEOUT)?;
+    let mut vm = qemu.clone().debug_exit().spawn()?;
+    vm.wait_exit(PROBE_TIMEOUT)?;
     lines(&vm.serial())
 }
 
@@ -74,9 +71,9 @@ const STEPS: [&str; 7] = [
     "machine", "e820", "kernel", "pci", "acpi", "smbios", "loaded",
 ];
 
-#[rstest]
+#[apply(each_machine)]
 fn nothing_is_printed_unasked(
-    #[values("pc", "q35", "microvm")] machine: &str,
+    machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
@@ -88,9 +85,9 @@ fn nothing_is_printed_unasked(
     Ok(())
 }
 
-#[rstest]
+#[apply(each_machine)]
 fn steps_are_a_line_each(
-    #[values("pc", "q35", "microvm")] machine: &str,
+    machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
@@ -115,9 +112,9 @@ fn steps_are_a_line_each(
 
 /// Every table that the log names is in memory, and every range of the map is
 /// what the kernel got.
-#[rstest]
+#[apply(each_machine)]
 fn everything_found_is_there(
-    #[values("pc", "q35", "microvm")] machine: &str,
+    machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
@@ -166,15 +163,13 @@ fn everything_found_is_there(
     Ok(())
 }
 
-#[rstest]
-fn a_failing_boot_shows_how_far_it_came(
-    #[values("pc", "q35", "microvm")] machine: &str,
-) -> Result<()> {
+#[apply(each_machine)]
+fn a_failing_boot_shows_how_far_it_came(machine: Machine) -> Result<()> {
     let mut elf = Elf::new(Mode::Halt)?;
     elf.memory_len = 40 << 20;
     let probe = Probe::from_bytes(Kind::Pvh, &elf.bytes()?)?;
     let initrd = probe.file("initrd", &noise(30 << 20, 1))?;
-    let qemu = Qemu::new(machine).bios(rom()?).kernel(probe.path());
+    let qemu = machine.qemu()?.kernel(probe.path());
     let serial = fail(&with_log(qemu, "steps").initrd(initrd).memory_mib(64))?;
     let (log, error) = serial.split_at(serial.find("qboot: error").context("no error")?);
     ensure!(steps(log)? == STEPS[..6], "{serial}");
@@ -185,10 +180,9 @@ fn a_failing_boot_shows_how_far_it_came(
 #[test]
 fn another_value_is_an_error() -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
-    for option in ["log,string=some", "pci,string=some", "entry,string=8"] {
-        let option = format!("name=opt/org.qboot/{option}");
-        let qemu = Qemu::new("q35").bios(rom()?).kernel(probe.path());
-        let serial = fail(&qemu.args(["-fw_cfg", &option]))?;
+    for (option, value) in [("log", "some"), ("pci", "some"), ("entry", "8")] {
+        let qemu = Q35.qemu()?.kernel(probe.path());
+        let serial = fail(&qemu.option(option, value))?;
         ensure!(
             serial.starts_with("qboot: error 16: "),
             "{option}: {serial}"
@@ -197,73 +191,40 @@ fn another_value_is_an_error() -> Result<()> {
     Ok(())
 }
 
-/// Everything that QEMU tells is listed; how many functions and BARs it tells of.
-fn check_listed(info: &str, listed: &[&str]) -> Result<(usize, usize)> {
-    let (mut line, mut bars, mut functions) = ("", 0, 0);
-    for told in info.lines().map(str::trim) {
-        let words: Vec<&str> = told
-            .split(&[' ', ',', ':', '.'])
-            .filter(|w| !w.is_empty())
-            .collect();
-        if let ["Bus", bus, "device", device, "function", function] = words[..] {
-            let [bus, device]: [u8; 2] = [bus.parse()?, device.parse()?];
-            let place = format!("{bus:02x}:{device:02x}.{function} ");
-            let at = listed.iter().find(|line| line.starts_with(&place));
-            line = at.with_context(|| format!("no {place}"))?;
-            functions += 1;
-        } else if let Some((_, id)) = told.split_once(": PCI device ") {
-            ensure!(line[8..].starts_with(id), "{line}, {told}");
-        } else if let Some((_, at)) = told.split_once(" at 0x")
-            && let Some((start, _)) = at.split_once(' ')
-            && !told.starts_with("BAR6")
-            && !start.starts_with("ffffffff")
-        {
-            let start = u64::from_str_radix(start, 16)? as u32;
-            let found = line
-                .split(' ')
-                .filter_map(|word| u32::from_str_radix(word, 16).ok())
-                .any(|dword| dword & !15 == start & !15);
-            ensure!(found, "{told} is not in {line}");
-            bars += 1;
-        } else if let ["secondary", "bus", bus] = words[..] {
-            let bus: u8 = bus.parse()?;
-            // Subordinate and secondary bus; the primary is that of the bridge.
-            let buses = format!("{bus:02x}{bus:02x}00");
-            ensure!(line.contains(&buses), "{line}, {told}");
-        }
+/// What QEMU tells of a function is in the line that lists it; how many BARs it has.
+fn check_listed(function: &Function, line: &str) -> Result<usize> {
+    ensure!(line.starts_with(&function.id), "{line}, {function:x?}");
+    let words = line.split(' ');
+    let dwords: Vec<_> = words
+        .filter_map(|w| u32::from_str_radix(w, 16).ok())
+        .collect();
+    let mapped = |(n, bar): &(&u8, &(String, u64, u64))| **n != 6 && bar.1 != UNMAPPED;
+    let mut bars = 0;
+    for (_, (_, start, _)) in function.bars.iter().filter(mapped) {
+        let start = *start as u32 & !15;
+        let found = dwords.iter().any(|dword| dword & !15 == start);
+        ensure!(found, "{start:x} is not in {line}");
+        bars += 1;
     }
-    Ok((functions, bars))
+    if let Some((secondary, subordinate)) = function.buses {
+        // The primary bus is that of the bridge.
+        let buses = format!("{subordinate:02x}{secondary:02x}00");
+        ensure!(line.contains(&buses), "{line}, {function:x?}");
+    }
+    Ok(bars)
 }
 
 /// The functions that the log lists are those that QEMU has, with its BARs.
 #[rstest]
-#[case(
-    "pc",
-    "pci-bridge,id=b1,chassis_nr=1,addr=3",
-    "virtio-rng-pci,bus=b1,addr=5"
-)]
-#[case("q35", "pcie-root-port,id=b1,slot=1,addr=3", "virtio-net-pci,bus=b1")]
-#[case(
-    "microvm,pcie=on",
-    "pcie-root-port,id=b1,slot=1,addr=3",
-    "virtio-net-pci,bus=b1"
-)]
-fn functions_are_listed(
-    #[case] machine: &str,
-    #[case] bridge: &str,
-    #[case] behind: &str,
-) -> Result<()> {
+fn functions_are_listed(#[values(PC, Q35, MICROVM_PCIE)] machine: Machine) -> Result<()> {
     // Not Linux: everything gets an address.
     let probe = Probe::new(Kind::Multiboot)?;
-    let devices = [
-        "-device",
-        bridge,
-        "-device",
-        behind,
-        "-device",
-        "e1000,addr=2",
-    ];
-    let qemu = with_log(probe.machine(machine)?, "all").args(devices).qmp();
+    let behind = format!(
+        "virtio-net-pci,bus=b1,addr={}",
+        machine.slot_behind_bridge()
+    );
+    let devices = [machine.bridge_at(1, 3), behind, "e1000,addr=2".to_owned()];
+    let qemu = with_log(probe.machine(machine)?, "all").devices(devices);
     let mut vm = qemu.spawn()?;
     probe::wait(&mut vm, 1, PROBE_TIMEOUT).with_context(|| vm.report())?;
     let serial = lines(&vm.serial())?;
@@ -273,10 +234,21 @@ fn functions_are_listed(
         .skip(1)
         .map_while(|line| line.strip_prefix("qboot:   function "))
         .collect();
-    let info = vm.monitor("info pci")?;
-    let (functions, bars) = check_listed(&info, &listed)?;
-    ensure!(functions == listed.len(), "more than QEMU has: {serial}");
-    ensure!(bars >= 3, "{bars} BARs: {info}");
+    let functions = pci::parse(&vm.monitor("info pci")?)?;
+    let mut bars = 0;
+    for ((bus, device, number), function) in &functions {
+        let place = format!("{bus:02x}:{device:02x}.{number} ");
+        let mut lines = listed.iter().filter_map(|line| line.strip_prefix(&place));
+        let line = lines
+            .next()
+            .with_context(|| format!("no {place}: {serial}"))?;
+        bars += check_listed(function, line)?;
+    }
+    ensure!(
+        functions.len() == listed.len(),
+        "more than QEMU has: {serial}"
+    );
+    ensure!(bars >= 3, "{bars} BARs: {functions:x?}");
     Ok(())
 }
 
@@ -306,17 +278,16 @@ fn shape(line: &str) -> String {
 
 /// The log of the boot that the documentation shows.
 fn shown(value: &str) -> Result<String> {
-    let option = format!("name=opt/org.qboot/log,string={value}");
-    let mut vm = Qemu::new("q35")
+    let mut vm = Q35
+        .qemu()?
         .accel(Accel::Icount { shift: 0 })
-        .bios(rom()?)
         .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
         // Without a console on the serial port, where the kernel's lines would
         // follow: what is there in the end is the firmware's.
         .append("quiet")
-        .args(["-fw_cfg", &option])
+        .option("log", value)
         .spawn()?;
-    vm.wait_serial("loaded: ", TIMEOUT)?;
+    vm.wait_serial("loaded: ", PROBE_TIMEOUT)?;
     let mut before = String::new();
     loop {
         // A busy host may hold QEMU up between two lines.

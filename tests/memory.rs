@@ -2,7 +2,6 @@
 //! simulated machine (`src/sim.rs`) is left byte for byte as the real one.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSymbol};
@@ -12,16 +11,17 @@ use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::sim::{Board, Guest};
 use qboot::smbios::RELEASE_DATE;
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, rom};
+use qboot_tests::machines::*;
+use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
-use xtask::probe::{self, BzImage, Elf, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
+use rstest_reuse::apply;
+use xtask::probe::{self, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
 use xtask::qemu::{Qemu, Vm};
 use xtask::{build, capture};
 
 #[path = "memory/frames.rs"]
 mod frames;
 
-const TIMEOUT: Duration = PROBE_TIMEOUT;
 /// No byte of the stack is this, unless by chance.
 const PAINT: u8 = 0xa7;
 /// Bytes of stack that no boot may use more of. The stack has twice as many,
@@ -46,75 +46,49 @@ fn painted(qemu: Qemu, probe: &Probe) -> Result<u32> {
         paint.display(),
         layout::STACK.start()
     );
-    let mut vm = qemu.qmp().args(["-device", &loader]).spawn()?;
-    vm.wait_for("an end", TIMEOUT, |vm| {
+    let mut vm = qemu.qmp().devices([loader]).spawn()?;
+    vm.wait_for("an end", PROBE_TIMEOUT, |vm| {
         vm.serial().ends_with('\n') || vm.debugcon(probe::REPORT_PORT).len() >= RECORD_LEN
     })?;
     depth(&mut vm)
 }
 
-/// Twelve bridges, each behind the one before, the first on `root`.
-fn chain(bridge: &str, root: &str) -> Vec<String> {
-    let mut bus = root.to_owned();
-    let mut args = Vec::new();
-    for n in 0..12 {
-        let chassis = n + 1;
-        let device = format!("{bridge},id=c{n},bus={bus},addr=9,chassis_nr={chassis}");
-        args.extend(["-device".to_owned(), device]);
-        bus = format!("c{n}");
-    }
-    args
-}
-
 #[test]
 fn the_stack_stays_shallow() -> Result<()> {
-    let pci = |setup: &str| {
-        [
-            "-fw_cfg".to_owned(),
-            format!("name=opt/org.qboot/pci,string={setup}"),
-        ]
+    let plain = |qemu: Qemu| qemu;
+    let full = |qemu: Qemu| qemu.option("pci", "full");
+    let chain = |machine: Machine| {
+        let root = machine.pci.map_or("", |pci| pci.root);
+        // Conventional bridges, on either machine; without ACPI slot 0 takes none.
+        let bridges = PC.chain(12, root).into_iter();
+        let bridges: Vec<_> = bridges.map(|bridge| bridge + ",addr=9").collect();
+        move |qemu: Qemu| qemu.devices(&bridges)
     };
-    let entry16 = ["-fw_cfg", "name=opt/org.qboot/entry,string=16"].map(str::to_owned);
     let mut deepest = (0, String::new());
-    for (machine, kind, args) in [
-        ("pc", Kind::BzImage, Vec::new()),
-        ("pc", Kind::Pvh, Vec::new()),
-        ("pc", Kind::Multiboot, Vec::new()),
-        ("pc", Kind::BzImage, entry16.to_vec()),
-        ("pc,acpi=off", Kind::BzImage, chain("pci-bridge", "pci.0")),
-        (
-            "pc",
-            Kind::Pvh,
-            [chain("pci-bridge", "pci.0"), pci("full").to_vec()].concat(),
-        ),
-        ("q35", Kind::BzImage, Vec::new()),
-        ("q35", Kind::Pvh, Vec::new()),
-        (
-            "q35",
-            Kind::Pvh,
-            [chain("pci-bridge", "pcie.0"), pci("full").to_vec()].concat(),
-        ),
-        ("q35,acpi=off", Kind::Pvh, chain("pci-bridge", "pcie.0")),
-        ("microvm", Kind::BzImage, Vec::new()),
-        ("microvm", Kind::Pvh, Vec::new()),
-        ("microvm,acpi=off,pcie=on", Kind::Pvh, pci("full").to_vec()),
-        // Errors: a line is printed from deep down.
-        (
-            "pc",
-            Kind::BzImage,
-            ["-append".to_owned(), "x".repeat(3000)].to_vec(),
-        ),
-        ("q35", Kind::BzImage, pci("much").to_vec()),
-    ] {
+    let mut boot = |machine: Machine, kind, change: &dyn Fn(Qemu) -> Qemu| -> Result<()> {
         let probe = Probe::new(kind)?;
-        let qemu = probe.machine(machine)?.args(&args);
-        let depth = painted(qemu, &probe).with_context(|| format!("{machine} {kind:?}"))?;
-        let name = format!("{machine} {kind:?} {}", args.join(" "));
-        println!("{depth:6} bytes of stack: {name:.100}");
-        if depth > deepest.0 {
-            deepest = (depth, name);
+        let qemu = change(probe.machine(machine)?);
+        let name = format!("{machine} {kind:?}");
+        let depth = painted(qemu, &probe).with_context(|| name.clone())?;
+        println!("{depth:6} bytes of stack: {name}");
+        deepest = deepest.clone().max((depth, name));
+        Ok(())
+    };
+    for machine in ALL {
+        for kind in [Kind::BzImage, Kind::Pvh] {
+            boot(machine, kind, &plain)?;
         }
     }
+    boot(PC, Kind::Multiboot, &plain)?;
+    boot(PC, Kind::BzImage, &|qemu| qemu.option("entry", "16"))?;
+    for (machine, kind) in [(PC, Kind::BzImage), (Q35, Kind::Pvh)] {
+        boot(machine.with("acpi=off"), kind, &chain(machine))?;
+        boot(machine, Kind::Pvh, &|qemu| full(chain(machine)(qemu)))?;
+    }
+    boot(MICROVM.with("acpi=off,pcie=on"), Kind::Pvh, &full)?;
+    // Errors: a line is printed from deep down.
+    boot(PC, Kind::BzImage, &|qemu| qemu.append(&"x".repeat(3000)))?;
+    boot(Q35, Kind::BzImage, &|qemu| qemu.option("pci", "much"))?;
     ensure!(
         deepest.0 <= DEEPEST,
         "{deepest:?}, at most {DEEPEST} allowed"
@@ -139,12 +113,12 @@ fn pci_bios() -> Result<&'static [u8]> {
 }
 
 /// Options that make the same machine under qtest and with the ROM.
-fn options(machine: &str, probe: &Probe) -> Result<Vec<String>> {
+fn options(machine: Machine, probe: &Probe) -> Result<Vec<String>> {
     let initrd = probe.file("initrd", &noise(100_001, 7))?;
     let (kernel, initrd) = (probe.path(), initrd);
     Ok([
         "-M",
-        machine,
+        &machine.to_string(),
         "-m",
         "64M",
         "-kernel",
@@ -159,7 +133,12 @@ fn options(machine: &str, probe: &Probe) -> Result<Vec<String>> {
 }
 
 /// The simulated machine after its boot, and the handoff.
-fn simulated(machine: &str, kind: Kind, probe: &Probe, image: &[u8]) -> Result<(Guest, Handoff)> {
+fn simulated(
+    machine: Machine,
+    kind: Kind,
+    probe: &Probe,
+    image: &[u8],
+) -> Result<(Guest, Handoff)> {
     // The DSDT tells of a serial port.
     let serial = ["-serial", "null"].map(str::to_owned);
     let options = options(machine, probe)?.into_iter().chain(serial);
@@ -175,9 +154,9 @@ fn simulated(machine: &str, kind: Kind, probe: &Probe, image: &[u8]) -> Result<(
             }
         }
     }
-    let board = match machine.split(',').next() {
-        Some("pc") => Board::Pc,
-        Some("q35") => Board::Q35,
+    let board = match machine.name {
+        "pc" => Board::Pc,
+        "q35" => Board::Q35,
         _ => Board::Microvm,
     };
     let mut guest = Guest::new(board, fw_cfg, 64 << 20);
@@ -217,45 +196,36 @@ fn same(vm: &mut Vm, guest: &Guest, range: PhysRange, except: Range<u64>) -> Res
     if real == simulated {
         return Ok(());
     }
-    if let Some(at) = (0..real.len()).find(|at| real[*at] != simulated[*at]) {
-        let end = real.len().min(at + 32);
-        bail!(
-            "at {:#x} QEMU has {:x?}, the simulation {:x?}",
-            start + at as u64,
-            &real[at..end],
-            &simulated[at..end]
-        );
-    }
-    Ok(())
+    let mut places = 0..real.len();
+    let at = places.find(|at| real[*at] != simulated[*at]);
+    let at = at.context("one is longer")?;
+    let end = real.len().min(at + 32);
+    bail!(
+        "at {:#x} QEMU has {:x?}, the simulation {:x?}",
+        start + at as u64,
+        &real[at..end],
+        &simulated[at..end]
+    );
 }
 
 /// Everything but the firmware's own memory (vectors, stack, `.bss`, scratch,
 /// and the part of the F segment that the image takes) and the record that the
 /// probe writes into its code.
-#[rstest]
+#[apply(each_machine)]
 fn the_simulation_leaves_the_same_memory(
-    #[values(
-        "pc",
-        "q35",
-        "microvm",
-        "pc,acpi=off",
-        "q35,acpi=off",
-        "microvm,acpi=off"
-    )]
-    machine: &str,
+    machine: Machine,
+    #[values("", "acpi=off")] options: &'static str,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
-    let image = match kind {
-        Kind::Pvh => Elf::new(Mode::Halt)?.bytes()?,
-        _ => BzImage::minimal(Mode::Halt)?.bytes(),
-    };
+    let machine = machine.with(options);
+    let image = kind.image(Mode::Halt)?;
     let probe = Probe::from_bytes(kind, &image)?;
     let (guest, handoff) = simulated(machine, kind, &probe, &image)?;
 
-    let qemu = Qemu::new(machine).bios(rom()?).memory_mib(64).qmp();
-    let options = options(machine, &probe)?;
-    let mut vm = probe::ports(qemu).args(&options[4..]).spawn()?;
-    let report = vm.wait_debugcon(probe::REPORT_PORT, RECORD_LEN, TIMEOUT)?;
+    let qemu = machine.qemu()?.memory_mib(64).qmp();
+    let same_options = self::options(machine, &probe)?;
+    let mut vm = probe::ports(qemu).args(&same_options[4..]).spawn()?;
+    let report = vm.wait_debugcon(probe::REPORT_PORT, RECORD_LEN, PROBE_TIMEOUT)?;
     let record = Record::parse(&report)?;
     let entered = match handoff {
         Handoff::Linux { entry, boot_params } => (entry, boot_params) == (record.entry, record.esi),

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::acpi::Tables;
-use qboot_tests::{Kind, Probe};
+use qboot_tests::machines::*;
+use qboot_tests::{Field, Kind, Probe, sum};
 use rstest::rstest;
 use xtask::qemu::Vm;
 
@@ -21,24 +22,19 @@ struct Wiring {
     pci: Vec<u32>,
 }
 
-fn u32_of(bytes: &[u8]) -> Result<u32> {
-    Ok(u32::from_le_bytes(bytes.try_into()?))
-}
-
 /// The entries of the MP table (MP specification 1.4, chapter 4); `None`
 /// without one.
 fn mp_entries(vm: &mut Vm) -> Result<Option<Vec<Vec<u8>>>> {
-    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |a, b| a.wrapping_add(*b));
     let segment = vm.memory(0xf_0000, 0x1_0000)?;
     let mut pointers = segment.chunks(16);
     let pointer = pointers.find(|bytes| bytes.starts_with(b"_MP_") && sum(bytes) == 0);
     let Some(pointer) = pointer else {
         return Ok(None);
     };
-    let addr = u32_of(&pointer[4..8])?;
+    let addr = pointer.u32(4)?;
     let head = vm.memory(addr.into(), 44)?;
     ensure!(head.starts_with(b"PCMP"), "no MP table at {addr:#x}");
-    let len = u16::from_le_bytes(head[4..6].try_into()?);
+    let len = head.u16(4)?;
     let table = vm.memory(addr.into(), len.into())?;
     ensure!(sum(&table) == 0, "checksum of the MP table");
     let mut entries = Vec::new();
@@ -61,9 +57,7 @@ fn from_mp(entries: &[Vec<u8>]) -> Result<Wiring> {
             // Kernels count inputs on in the order of the entries.
             2 => {
                 let first = 24 * wiring.io_apics.len() as u32;
-                wiring
-                    .io_apics
-                    .push((entry[1], u32_of(&entry[4..8])?, first));
+                wiring.io_apics.push((entry[1], entry.u32(4)?, first));
             }
             3 => {
                 let mut all = wiring.io_apics.iter();
@@ -92,12 +86,10 @@ fn from_madt(madt: &[u8]) -> Result<Wiring> {
         match entry[0] {
             0 if entry[4] & 1 != 0 => wiring.processors.push(entry[3]),
             1 => {
-                let first = u32_of(&entry[8..12])?;
-                wiring
-                    .io_apics
-                    .push((entry[2], u32_of(&entry[4..8])?, first));
+                let first = entry.u32(8)?;
+                wiring.io_apics.push((entry[2], entry.u32(4)?, first));
             }
-            2 => moved.push((entry[3], u32_of(&entry[4..8])?)),
+            2 => moved.push((entry[3], entry.u32(4)?)),
             _ => {}
         }
         rest = more;
@@ -122,7 +114,8 @@ fn comparable(mut wiring: Wiring) -> Wiring {
 
 #[rstest]
 fn tells_what_the_madt_tells(
-    #[values("pc", "q35", "microvm", "microvm,ioapic2=off", "microvm,ioapic2=on")] machine: &str,
+    #[values(PC, Q35, MICROVM, MICROVM.with("ioapic2=off"), MICROVM.with("ioapic2=on"))]
+    machine: Machine,
 ) -> Result<()> {
     let probe = Probe::new(Kind::BzImage)?;
     let qemu = probe.machine(machine)?.append("acpi=off");
@@ -148,7 +141,7 @@ fn tells_what_the_madt_tells(
     let (mut mp, mut madt) = (comparable(mp), comparable(madt));
     madt.isa.retain(|(_, gsi)| !mp.pci.contains(gsi));
     mp.pci.clear();
-    if machine.starts_with("microvm") {
+    if machine.is(MICROVM) {
         // fw_cfg says that the timer arrives at input 2, which is so (QEMU
         // hw/intc/ioapic.c); this MADT does not.
         ensure!(mp.isa.first() == Some(&(0, 2)), "{mp:?}");
@@ -162,7 +155,7 @@ fn tells_what_the_madt_tells(
 #[rstest]
 fn stands_in_for_acpi(#[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
-    let (handover, mut vm) = probe.boot(&probe.machine("microvm,acpi=off")?.smp(4))?;
+    let (handover, mut vm) = probe.boot(&probe.machine(MICROVM.with("acpi=off"))?.smp(4))?;
     ensure!(handover.rsdp == 0, "an RSDP at {:#x}", handover.rsdp);
     let mp = from_mp(&mp_entries(&mut vm)?.context("no MP table")?)?;
     ensure!(mp.processors.len() == 4, "{mp:?}");
@@ -174,7 +167,7 @@ fn stands_in_for_acpi(#[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<
 #[test]
 fn is_left_out_without_an_io_apic() -> Result<()> {
     let probe = Probe::new(Kind::BzImage)?;
-    let (_, mut vm) = probe.boot(&probe.machine("isapc")?)?;
+    let (_, mut vm) = probe.boot(&probe.machine(ISAPC)?)?;
     ensure!(mp_entries(&mut vm)?.is_none(), "an MP table");
     Ok(())
 }

@@ -2,20 +2,12 @@
 //! are in `matrix.toml`.
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::{Kind, Probe, noise};
+use qboot_tests::machines::*;
+use qboot_tests::{Field, Kind, Probe, noise};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::probe::Record;
 use xtask::qemu::Vm;
-
-/// The information block's words (Multiboot specification 0.6.96, section 3.3).
-struct Information(Vec<u8>);
-
-impl Information {
-    fn word(&self, at: usize) -> u32 {
-        let bytes = &self.0[at..at + 4];
-        u32::from_le_bytes(bytes.try_into().expect("4 bytes"))
-    }
-}
 
 fn text(vm: &mut Vm, addr: u32) -> Result<String> {
     let bytes = vm.memory(addr.into(), 256)?;
@@ -24,17 +16,16 @@ fn text(vm: &mut Vm, addr: u32) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
-/// First and last address of RAM, by the map.
-fn ram(vm: &mut Vm, info: &Information) -> Result<Vec<(u32, u32)>> {
-    let map = Information(vm.memory(info.word(48).into(), info.word(44) as usize)?);
-    let mut at = 0;
+/// First and last address of RAM, by the map of an information block.
+fn ram(vm: &mut Vm, info: &[u8]) -> Result<Vec<(u32, u32)>> {
+    let map = vm.memory(info.u32(48)?.into(), info.u32(44)? as usize)?;
     let mut ram = Vec::new();
-    while at < map.0.len() {
-        ensure!(map.word(at) == 20, "an entry of {} bytes", map.word(at));
-        if map.word(at + 20) == 1 {
-            ram.push((map.word(at + 4), map.word(at + 4) + map.word(at + 12)));
+    for entry in map.chunks(24) {
+        ensure!(entry.u32(0)? == 20, "an entry of {} bytes", entry.u32(0)?);
+        let start = entry.u32(4)?;
+        if entry.u32(20)? == 1 {
+            ram.push((start, start + entry.u32(12)?));
         }
-        at += 24;
     }
     Ok(ram)
 }
@@ -51,11 +42,8 @@ fn check_inside(ram: &[(u32, u32)], ranges: &[(u32, u32)]) -> Result<()> {
 }
 
 /// A multiboot kernel of our own, with no module or three.
-#[rstest]
-fn multiboot(
-    #[values("pc", "q35", "microvm", "isapc")] name: &str,
-    #[values(0, 3)] modules: usize,
-) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn multiboot(machine: Machine, #[values(0, 3)] modules: usize) -> Result<()> {
     let probe = Probe::new(Kind::Multiboot)?;
     let contents: Vec<_> = (0..modules)
         .map(|n| noise(5_000 + 4_096 * n, n as u64 + 1))
@@ -65,7 +53,10 @@ fn multiboot(
         let path = probe.file(&format!("module{n}"), bytes)?;
         list.push(format!("{} number {n}", path.display()));
     }
-    let mut qemu = probe.machine(name)?.append("words for it").memory_mib(64);
+    let mut qemu = probe
+        .machine(machine)?
+        .append("words for it")
+        .memory_mib(64);
     if modules != 0 {
         qemu = qemu.initrd(list.join(","));
     }
@@ -81,21 +72,22 @@ fn multiboot(
     ensure!(cr0 & 1 == 1 && cr0 >> 31 == 0, "CR0 {cr0:#x}");
     ensure!(eflags & (1 << 9 | 1 << 17) == 0, "EFLAGS {eflags:#x}");
 
-    let info = Information(vm.memory(ebx.into(), 88)?);
-    ensure!(info.word(0) == 0x24d, "flags {:#x}", info.word(0));
-    ensure!(info.word(4) == 639, "{} KiB below", info.word(4));
+    // The words by their offsets: Multiboot specification 0.6.96, section 3.3.
+    let info = vm.memory(ebx.into(), 88)?;
+    ensure!(info.u32(0)? == 0x24d, "flags {:#x}", info.u32(0)?);
+    ensure!(info.u32(4)? == 639, "{} KiB below", info.u32(4)?);
     // Tables may lie at the end.
-    let upper = info.word(8);
+    let upper = info.u32(8)?;
     ensure!((60 << 10..=63 << 10).contains(&upper), "{upper} KiB above");
-    let line = text(&mut vm, info.word(16))?;
+    let line = text(&mut vm, info.u32(16)?)?;
     ensure!(line.ends_with("words for it"), "{line:?}");
-    ensure!(text(&mut vm, info.word(64))? == "qboot");
+    ensure!(text(&mut vm, info.u32(64)?)? == "qboot");
 
-    ensure!(info.word(20) as usize == modules);
-    let table = Information(vm.memory(info.word(24).into(), 16 * modules.max(1))?);
+    ensure!(info.u32(20)? as usize == modules);
+    let table = vm.memory(info.u32(24)?.into(), 16 * modules.max(1))?;
     let mut taken = vec![(ebx, ebx + 88)];
     for (n, bytes) in contents.iter().enumerate() {
-        let (start, end) = (table.word(16 * n), table.word(16 * n + 4));
+        let (start, end) = (table.u32(16 * n)?, table.u32(16 * n + 4)?);
         ensure!(
             (end - start) as usize == bytes.len(),
             "{start:x} to {end:x}"
@@ -104,7 +96,7 @@ fn multiboot(
             vm.memory(start.into(), bytes.len())? == *bytes,
             "module {n}"
         );
-        let line = text(&mut vm, table.word(16 * n + 8))?;
+        let line = text(&mut vm, table.u32(16 * n + 8)?)?;
         ensure!(line == list[n], "{line:?}");
         taken.push((start, end));
     }
@@ -117,7 +109,7 @@ fn multiboot(
     );
     check_inside(&ram, &taken)?;
     // What a BIOS leaves, which Xen looks at.
-    let bda = Information(vm.memory(0x400, 0x18)?);
-    ensure!(bda.word(0x0e) & 0xffff == 0x9fc0 && bda.word(0x13) & 0xffff == 639);
+    let bda = vm.memory(0x400, 0x18)?;
+    ensure!(bda.u16(0x0e)? == 0x9fc0 && bda.u16(0x13)? == 639);
     Ok(())
 }

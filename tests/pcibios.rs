@@ -1,14 +1,15 @@
 //! The 32-bit PCI BIOS: called as Linux calls it, and by Linux.
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, rom};
+use qboot_tests::machines::*;
+use qboot_tests::{Field, Kind, Options, PROBE_TIMEOUT, Probe, sum};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::extract;
 use xtask::initramfs::{self, Arch, MARKER};
 use xtask::kernel::{self, Flavour};
 use xtask::linux::{self, Time};
 use xtask::probe::{BzImage, Mode, PAYLOAD_LEN, REPORT_PORT, assemble, hdr};
-use xtask::qemu::Qemu;
 
 const DIRECTORY: u32 = 0;
 const PCI_BIOS: u32 = 1;
@@ -36,7 +37,7 @@ fn pci(function: u32, ebx: u32, ecx: u32, edx: u32, esi: u32, edi: u32) -> Call 
 }
 
 /// The structure in the F segment, and what the calls came back with.
-fn ask(machine: &str, args: &[&str], calls: &[Call]) -> Result<(Vec<u8>, Vec<Answer>)> {
+fn ask(machine: Machine, devices: &[&str], calls: &[Call]) -> Result<(Vec<u8>, Vec<Answer>)> {
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.payload = assemble("bios32.S", include_str!("bios32.S"))?;
     ensure!(image.payload.len() == LIST, "{:#x}", image.payload.len());
@@ -53,21 +54,18 @@ fn ask(machine: &str, args: &[&str], calls: &[Call]) -> Result<(Vec<u8>, Vec<Ans
         .set_u32(hdr::PAYLOAD_OFFSET, 0)
         .set_u32(hdr::PAYLOAD_LENGTH, 0);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let mut vm = probe.machine(machine)?.args(args.iter().copied()).spawn()?;
+    let mut vm = probe.machine(machine)?.devices(devices).spawn()?;
     let len = STRUCTURE_LEN + calls.len() * ANSWER_LEN;
     let bytes = vm.wait_debugcon(REPORT_PORT, len, PROBE_TIMEOUT)?;
     let (structure, answers) = bytes.split_at(STRUCTURE_LEN);
     let answers = answers.chunks_exact(ANSWER_LEN).map(|bytes| {
-        let word = |at: usize| {
-            let bytes = &bytes[at * 4..at * 4 + 4];
-            u32::from_le_bytes(bytes.try_into().expect("4 bytes"))
-        };
-        Answer {
-            flags: word(0),
-            registers: [1, 2, 3, 4, 5, 6].map(word),
-        }
+        let registers: Result<Vec<u32>> = (1..7).map(|n| bytes.u32(4 * n)).collect();
+        Ok(Answer {
+            flags: bytes.u32(0)?,
+            registers: registers?.try_into().unwrap_or_default(),
+        })
     });
-    Ok((structure.to_vec(), answers.collect()))
+    Ok((structure.to_vec(), answers.collect::<Result<_>>()?))
 }
 
 impl Answer {
@@ -103,12 +101,9 @@ impl Answer {
 }
 
 /// An rng on bus 0, and one behind a bridge.
-const DEVICES: [&str; 6] = [
-    "-device",
+const DEVICES: [&str; 3] = [
     "virtio-rng-pci,addr=3,disable-modern=on,disable-legacy=off",
-    "-device",
     "pci-bridge,id=b1,chassis_nr=1,addr=4",
-    "-device",
     "virtio-rng-pci,bus=b1,addr=5,disable-modern=on,disable-legacy=off",
 ];
 
@@ -145,10 +140,9 @@ fn calls() -> Vec<Call> {
     ]
 }
 
-#[rstest]
-#[case("pc", 0x1237_8086)]
-#[case("q35", 0x29c0_8086)]
-fn every_function(#[case] machine: &str, #[case] bridge: u32) -> Result<()> {
+#[apply(each_chipset)]
+fn every_function(machine: Machine) -> Result<()> {
+    let bridge = machine.host_bridge.context("no host bridge")?;
     let calls = calls();
     let (structure, answers) = ask(machine, &DEVICES, &calls)?;
     ensure!(
@@ -213,38 +207,35 @@ fn every_function(#[case] machine: &str, #[case] bridge: u32) -> Result<()> {
 /// Machines without configuration mechanism 1 do not offer it.
 #[rstest]
 fn not_where_it_could_not_work(
-    #[values("microvm", "microvm,pcie=on", "isapc")] name: &str,
+    #[values(MICROVM, MICROVM_PCIE, ISAPC)] machine: Machine,
 ) -> Result<()> {
     let probe = Probe::new(Kind::Multiboot)?;
-    let (_, mut vm) = probe.boot(&probe.machine(name)?)?;
+    let (_, mut vm) = probe.boot(&probe.machine(machine)?)?;
     let segment = vm.memory(0xf_0000, 0x1_0000)?;
     // As kernels do: the bare letters may be a constant of the image, which is
     // what lies there.
-    let valid = |line: &[u8]| {
-        line.starts_with(b"_32_") && line.iter().fold(0, |sum: u8, b| sum.wrapping_add(*b)) == 0
-    };
+    let valid = |line: &[u8]| line.starts_with(b"_32_") && sum(line) == 0;
     let found = segment.chunks_exact(16).position(valid);
     ensure!(found.is_none(), "at {found:?}");
     vm.quit().context("ending QEMU")
 }
 
 /// Linux finds the same functions by this service as by the ports.
-#[rstest]
-fn linux_finds_the_same(#[values("pc", "q35")] name: &str) -> Result<()> {
+#[apply(each_chipset)]
+fn linux_finds_the_same(machine: Machine) -> Result<()> {
     let kernel = kernel::debian(Flavour::I686Pae)?.bzimage;
     // Its decompressor alone takes ten seconds here.
     let kernel = extract::cached(&kernel)?.path.unwrap_or(kernel);
-    let needed = linux::parameters(name, Time::Host, false).join(" ");
+    let needed = linux::parameters(machine.name, Time::Host, false).join(" ");
     let functions = |access: &str, said: &str| -> Result<Vec<String>> {
-        let mut vm = Qemu::new(name)
-            .bios(rom()?)
+        let mut vm = machine
+            .qemu()?
             .kernel(&kernel)
             .initrd(initramfs::standard(Arch::I386)?)
             .append(&format!(
                 "console=ttyS0 panic=-1 {needed} acpi=off pci={access} qboot.do=report"
             ))
-            .args(["-device", "pci-bridge,id=b1,chassis_nr=1,addr=4"])
-            .args(["-device", "virtio-rng-pci,bus=b1,addr=5"])
+            .devices(DEVICES)
             .spawn()?;
         vm.wait_serial(MARKER, PROBE_TIMEOUT * 3)?;
         let serial = vm.serial();

@@ -6,14 +6,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use qboot::layout;
+use qboot_tests::machines::*;
 use qboot_tests::smbios::Smbios;
-use qboot_tests::{Kind, Probe, skip};
+use qboot_tests::{Kind, Probe, skip, sum};
 use rstest::rstest;
 use xtask::inspect::Identity;
 use xtask::measure::budget::{self, Budget};
 use xtask::measure::{self, Kit};
-use xtask::qemu::Qemu;
-use xtask::{build, elf, probe, workspace};
+use xtask::{build, elf, workspace};
 
 #[test]
 fn the_image_is_a_rom_of_64_kib() -> Result<()> {
@@ -91,10 +91,7 @@ fn one_table_is_found_in_the_image() -> Result<()> {
             } else {
                 usize::from(found[at]) * unit
             };
-            let sum = found
-                .iter()
-                .take(len)
-                .fold(0, |sum: u8, b| sum.wrapping_add(*b));
+            let sum = sum(&found[..len.min(found.len())]);
             if sum == 0 && (paragraph == own || paragraph == own + 16) {
                 found_own += 1;
                 continue;
@@ -112,7 +109,7 @@ fn one_table_is_found_in_the_image() -> Result<()> {
 
 /// The image names the commit and its date, and so does SMBIOS.
 #[rstest]
-fn the_rom_says_which_build_it_is(#[values("pc", "microvm")] machine: &str) -> Result<()> {
+fn the_rom_says_which_build_it_is(#[values(PC, MICROVM)] machine: Machine) -> Result<()> {
     let image = fs::read(build::rom(&[])?.image)?;
     let identity = Identity::read(&image).context("the image does not say what it is")?;
     ensure!(
@@ -132,8 +129,8 @@ fn the_rom_says_which_build_it_is(#[values("pc", "microvm")] machine: &str) -> R
         bail!("no date in {identity:?}");
     };
     let probe = Probe::new(Kind::Pvh)?;
-    let qemu = Qemu::new(machine).bios(build::rom(&[])?.image);
-    let (_, mut vm) = probe.boot(&probe::ports(qemu.kernel(probe.path()).qmp()))?;
+    let own = probe.machine(machine)?.bios(build::rom(&[])?.image);
+    let (_, mut vm) = probe.boot(&own)?;
     let smbios = Smbios::read(&mut vm)?.context("no SMBIOS entry point")?;
     let expected = [
         "qboot-rs",

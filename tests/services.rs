@@ -2,8 +2,10 @@
 //! nothing but ask, and every answer judged.
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe};
+use qboot_tests::machines::*;
+use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::probe::{self, BzImage, Mode, REPORT_PORT, hdr};
 use xtask::qemu::Vm;
 
@@ -54,14 +56,10 @@ const MEMORY_MIB: u64 = 192;
 /// A clock that does not stand at midnight, and in the 20th century's range.
 const RTC: &str = "base=2031-07-25T13:14:15,clock=vm";
 
-fn ask(machine: &str, calls: &[Call], words: &[&str]) -> Result<Answers> {
+fn ask(machine: Machine, calls: &[Call], devices: &[&str]) -> Result<Answers> {
     let probe = Probe::from_bytes(Kind::BzImage, &image(calls)?)?;
-    let mut vm = probe
-        .machine(machine)?
-        .memory_mib(MEMORY_MIB)
-        .args(["-rtc", RTC])
-        .args(words.iter().copied())
-        .spawn()?;
+    let qemu = probe.machine(machine)?.memory_mib(MEMORY_MIB);
+    let mut vm = qemu.args(["-rtc", RTC]).devices(devices).spawn()?;
     let mut answers = read(&mut vm, 0, calls.len() + 1)?;
     let entry = answers.remove(0);
     for (call, answer) in calls.iter().zip(&answers) {
@@ -82,15 +80,13 @@ fn ask(machine: &str, calls: &[Call], words: &[&str]) -> Result<Answers> {
 fn read(vm: &mut Vm, first: usize, count: usize) -> Result<Vec<Answer>> {
     let len = (first + count) * ANSWER_LEN;
     let bytes = vm.wait_debugcon(REPORT_PORT, len, PROBE_TIMEOUT)?;
-    Ok(bytes[first * ANSWER_LEN..len]
-        .chunks_exact(ANSWER_LEN)
-        .map(Answer::parse)
-        .collect())
+    let answers = bytes[first * ANSWER_LEN..len].chunks_exact(ANSWER_LEN);
+    answers.map(Answer::parse).collect()
 }
 
 /// INT 10h prints on COM1 and says that there is no display to set up.
-#[rstest]
-fn video(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn video(machine: Machine) -> Result<()> {
     let mut calls: Vec<Call> = b"\r\nteletype\r\n"
         .iter()
         .map(|byte| Call::new(0x10, 0x0e00 | u16::from(*byte)))
@@ -119,29 +115,24 @@ fn video(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()>
         answer.keeps(call, "")?;
     }
     let rest = &answers[text..];
-    ensure!(
-        rest[0].al() & 0x7f == 3 && rest[0].ah() == 80,
-        "{:x?}",
-        rest[0]
-    );
-    ensure!(rest[0].ebx & 0xff00 == 0, "{:x?}", rest[0]);
-    ensure!(rest[2].edx & 0xffff == 0x0305, "{:x?}", rest[2]);
-    ensure!(rest[4].edx & 0xffff == 0x0306, "{:x?}", rest[4]);
-    // VESA: AL is 4f where the function is there.
-    for answer in &rest[5..7] {
-        ensure!(answer.al() != 0x4f, "{answer:x?}");
-    }
-    ensure!(rest[5].buffer == [0xa5; 28], "{:x?}", rest[5]);
-    // VGA would answer 1a, EGA change BL.
-    ensure!(rest[7].al() != 0x1a, "{:x?}", rest[7]);
-    ensure!(rest[8].ebx & 0xff == 0x10, "{:x?}", rest[8]);
+    let fits = [
+        rest[0].al() & 0x7f == 3 && rest[0].ah() == 80 && rest[0].ebx & 0xff00 == 0,
+        // The cursor, and it moves.
+        rest[2].edx & 0xffff == 0x0305,
+        rest[4].edx & 0xffff == 0x0306,
+        // VESA: AL is 4f where the function is there.
+        rest[5].al() != 0x4f && rest[6].al() != 0x4f && rest[5].buffer == [0xa5; 28],
+        // VGA would answer 1a, EGA change BL.
+        rest[7].al() != 0x1a && rest[8].ebx & 0xff == 0x10,
+    ];
+    ensure!(fits == [true; 5], "{fits:?} {rest:x?}");
     rest[9].keeps(&calls[text + 9], "eax")?;
     Ok(())
 }
 
 /// INT 13h and 16h: no disk, no key, and said so.
-#[rstest]
-fn disk_and_keyboard(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn disk_and_keyboard(machine: Machine) -> Result<()> {
     let mut calls = Vec::new();
     for function in [0x00, 0x02, 0x08, 0x15, 0x41, 0x42, 0x48, 0x4b] {
         calls.extend([0x00, 0x80].map(|drive| Call::new(0x13, function << 8).edx(drive)));
@@ -163,8 +154,8 @@ fn disk_and_keyboard(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -
 }
 
 /// INT 1Ah: time of day, and ticks that go on.
-#[rstest]
-fn time(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn time(machine: Machine) -> Result<()> {
     let get = Call::new(0x1a, 0);
     let calls = [
         get,
@@ -207,12 +198,8 @@ fn time(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> 
 }
 
 /// INT 1Ah AH=B1h: the PCI BIOS, where there is configuration mechanism 1.
-#[rstest]
-#[case("pc", Some((0x1237_8086, 1)))]
-#[case("q35", Some((0x29c0_8086, 1)))]
-#[case("microvm", None)]
-#[case("isapc", None)]
-fn pci_bios(#[case] machine: &str, #[case] bridge: Option<(u32, u32)>) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn pci_bios(machine: Machine) -> Result<()> {
     let find = Call::new(0x1a, 0xb102).ecx(0x1005).edx(0x1af4);
     let class = Call::new(0x1a, 0xb103).ecx(0x00_ff00).esi(0);
     let at = |function: u16, register: u32| Call::new(0x1a, 0xb100 | function).ebx(0).edi(register);
@@ -231,21 +218,17 @@ fn pci_bios(#[case] machine: &str, #[case] bridge: Option<(u32, u32)>) -> Result
         at(0x0e, 0),
     ];
     let devices = [
-        "-device",
         "virtio-rng-pci,addr=3",
-        "-device",
         "pci-bridge,id=b1,chassis_nr=1,addr=4",
-        "-device",
         "virtio-rng-pci,bus=b1,addr=5",
     ];
-    let devices = if bridge.is_some() { &devices[..] } else { &[] };
-    let Answers { calls: answers, .. } = ask(machine, &calls, devices)?;
-    let Some((id, last_bus)) = bridge else {
-        for answer in &answers {
+    let Some(bridge) = machine.host_bridge else {
+        for answer in ask(machine, &calls, &[])?.calls {
             ensure!(answer.refused() && answer.ah() == 0x81, "{answer:x?}");
         }
         return Ok(());
     };
+    let Answers { calls: answers, .. } = ask(machine, &calls, &devices)?;
     let codes: Vec<u8> = answers.iter().map(Answer::ah).collect();
     ensure!(
         codes == [0, 0, 0, 0x86, 0, 0x86, 0, 0, 0, 0, 0, 0x81],
@@ -254,30 +237,24 @@ fn pci_bios(#[case] machine: &str, #[case] bridge: Option<(u32, u32)>) -> Result
     for answer in &answers {
         ensure!(answer.refused() == (answer.ah() != 0), "{answer:x?}");
     }
-    ensure!(
-        answers[0].edx == u32::from_le_bytes(*b"PCI "),
-        "{:x?}",
-        answers[0]
-    );
-    ensure!(answers[0].al() == 1, "{:x?}", answers[0]);
-    ensure!(answers[0].ebx & 0xffff == 0x0210, "{:x?}", answers[0]);
-    ensure!(answers[0].ecx & 0xff == last_bus, "{:x?}", answers[0]);
-    ensure!(answers[1].ebx & 0xffff == 3 << 3, "{:x?}", answers[1]);
-    ensure!(
+    let fits = [
+        answers[0].edx == u32::from_le_bytes(*b"PCI ") && answers[0].al() == 1,
+        // The revision, and one bus more.
+        answers[0].ebx & 0xffff == 0x0210 && answers[0].ecx & 0xff == 1,
+        answers[1].ebx & 0xffff == 3 << 3,
         answers[2].ebx & 0xffff == 1 << 8 | 5 << 3,
-        "{:x?}",
-        answers[2]
-    );
-    ensure!(answers[4].ebx & 0xffff == 3 << 3, "{:x?}", answers[4]);
-    ensure!(answers[6].ecx & 0xff == id >> 8 & 0xff, "{:x?}", answers[6]);
-    ensure!(answers[7].ecx & 0xffff == id >> 16, "{:x?}", answers[7]);
-    ensure!(answers[8].ecx == id, "{:x?}", answers[8]);
+        answers[4].ebx & 0xffff == 3 << 3,
+        answers[6].ecx & 0xff == bridge >> 8 & 0xff,
+        answers[7].ecx & 0xffff == bridge >> 16,
+        answers[8].ecx == bridge,
+    ];
+    ensure!(fits == [true; 8], "{fits:?} {answers:x?}");
     Ok(())
 }
 
 /// Every other interrupt comes back refused, with nothing else changed.
 #[rstest]
-fn every_other_vector(#[values("pc", "microvm")] machine: &str) -> Result<()> {
+fn every_other_vector(#[values(PC, MICROVM)] machine: Machine) -> Result<()> {
     // Without the processor's exceptions, the two controllers' interrupts, what
     // others test, and 18h and 19h, which do not come back.
     let other = |vector: &u8| !matches!(vector, 0x08..=0x13 | 0x15..=0x16 | 0x18..=0x1a | 0x1c | 0x70..=0x77);
@@ -314,11 +291,8 @@ fn every_other_vector(#[values("pc", "microvm")] machine: &str) -> Result<()> {
 
 /// A jump to F000:FFF0 and INT 19h start the machine again, which then comes up
 /// as it did the first time.
-#[rstest]
-fn restarts(
-    #[values("pc", "q35", "microvm", "isapc")] machine: &str,
-    #[values(0, 0x19)] vector: u8,
-) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn restarts(machine: Machine, #[values(0, 0x19)] vector: u8) -> Result<()> {
     const ROUNDS: usize = 8;
     let restart = match vector {
         0 => Call::default().special(RESTART),

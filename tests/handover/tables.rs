@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::acpi::Tables;
+use qboot_tests::machines::*;
 use qboot_tests::smbios::Smbios;
-use qboot_tests::{Kind, Probe};
+use qboot_tests::{Field, GENERATIONS, Kind, Options, Probe, generation_address};
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::qemu::Accel;
 
 #[rstest]
 fn acpi(
-    #[values("pc", "q35", "microvm", "microvm,pcie=on")] machine: &str,
+    #[values(PC, Q35, MICROVM, MICROVM_PCIE)] machine: Machine,
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
@@ -18,21 +20,17 @@ fn acpi(
     ensure!(tables.processors()? == 3);
     ensure!(!tables.get("DSDT")?.is_empty());
     let fadt = tables.get("FACP")?;
-    let port = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|n| fadt[at + n]));
-    if machine.starts_with("microvm") {
-        ensure!(
-            port(112) & 1 << 20 != 0,
-            "microvm is not hardware-reduced ACPI"
-        );
+    if machine.acpi == Acpi::Reduced {
+        ensure!(fadt.u32(112)? & 1 << 20 != 0, "not hardware-reduced");
     } else {
-        ensure!(port(56) == 0x600, "PM1a_EVT_BLK {:#x}", port(56));
-        ensure!(port(64) == 0x604, "PM1a_CNT_BLK {:#x}", port(64));
-        ensure!(port(76) == 0x608, "PM_TMR_BLK {:#x}", port(76));
+        // PM1a_EVT_BLK, PM1a_CNT_BLK, PM_TMR_BLK.
+        for (at, port) in [(56, 0x600), (64, 0x604), (76, 0x608)] {
+            ensure!(fadt.u32(at)? == port, "{:#x} at {at}", fadt.u32(at)?);
+        }
     }
-    if machine == "q35" {
-        let mcfg = tables.get("MCFG")?;
-        let base = u64::from_le_bytes(mcfg[44..52].try_into()?);
-        ensure!(base == 0xb000_0000, "ECAM at {base:#x}");
+    if let Some(base) = machine.mcfg {
+        let found = tables.get("MCFG")?.u64(44)?;
+        ensure!(found == base, "ECAM at {found:#x}");
     }
     Ok(())
 }
@@ -41,9 +39,9 @@ fn acpi(
 ///
 /// QEMU's translator runs PSADBW on every processor, so that it is not used is
 /// seen by the instructions: the plain sum takes one for each byte.
-#[rstest]
+#[apply(each_machine)]
 fn old_processors(
-    #[values("pc", "q35", "microvm")] machine: &str,
+    machine: Machine,
     #[values("486", "pentium", "pentium2", "pentium3", "athlon", "qemu32", "max")] processor: &str,
 ) -> Result<()> {
     let probe = Probe::new(Kind::BzImage)?;
@@ -55,7 +53,7 @@ fn old_processors(
     handover.check_registers()?;
     let tables = Tables::read(&mut vm, &handover)?;
     let bytes = tables.get("DSDT")?.len() as u64;
-    if machine != "microvm" {
+    if machine.has_smbios {
         Smbios::read(&mut vm)?.context("no SMBIOS")?.get(0)?;
     }
     drop(vm);
@@ -71,74 +69,69 @@ fn old_processors(
 }
 
 #[rstest]
-#[case::vmgenid("q35", &["-device", "vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"])]
-#[case::vmgenid("pc", &["-device", "vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"])]
-#[case::nvdimm("q35,nvdimm=on", &["-object", "memory-backend-ram,id=nv0,size=16M", "-device", "nvdimm,memdev=nv0", "-m", "512M,slots=2,maxmem=2G"])]
-#[case::numa("q35", &["-object", "memory-backend-ram,id=m0,size=256M", "-object", "memory-backend-ram,id=m1,size=256M", "-numa", "node,memdev=m0", "-numa", "node,memdev=m1"])]
-#[case::large("q35", &["-device", "pxb-pcie,id=pxb,bus_nr=8"])]
+#[case::nvdimm(Q35.with("nvdimm=on"), &["-object", "memory-backend-ram,id=nv0,size=16M", "-device", "nvdimm,memdev=nv0", "-m", "512M,slots=2,maxmem=2G"])]
+#[case::numa(Q35, &["-object", "memory-backend-ram,id=m0,size=256M", "-object", "memory-backend-ram,id=m1,size=256M", "-numa", "node,memdev=m0", "-numa", "node,memdev=m1"])]
+#[case::large(Q35, &["-device", "pxb-pcie,id=pxb,bus_nr=8"])]
 fn acpi_of_devices(
-    #[case] machine: &str,
+    #[case] machine: Machine,
     #[case] arguments: &[&str],
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
-    let vmgenid = arguments.iter().any(|arg| arg.starts_with("vmgenid"));
-    let memory_mib = if vmgenid { 64 } else { 512 };
-    let qemu = probe.machine(machine)?.memory_mib(memory_mib);
-    let (handover, mut vm) = probe.boot(&qemu.args(arguments))?;
+    let (handover, mut vm) = probe.boot(&probe.machine(machine)?.args(arguments))?;
     handover.check_registers()?;
     Tables::read(&mut vm, &handover)?;
-    if vmgenid {
-        // The guest tells QEMU where the identifier lies, and QEMU wrote it there.
-        let guid = [
-            0xaf, 0x6e, 0x4e, 0x32, 0xd1, 0xd1, 0xf6, 0x4b, 0xbf, 0x41, 0xb9, 0xbb, 0x6c, 0x91,
-            0xfb, 0x87,
-        ];
-        let found = vm.memory(0, 64 << 20)?;
-        ensure!(
-            (0..found.len())
-                .step_by(8)
-                .any(|at| found[at..].starts_with(&guid)),
-            "the generation identifier is nowhere in memory"
-        );
-    }
+    Ok(())
+}
+
+/// The firmware tells QEMU where the identifier lies, and QEMU writes it there.
+#[apply(each_chipset)]
+fn vm_generation_id(
+    machine: Machine,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) -> Result<()> {
+    let probe = Probe::new(kind)?;
+    let (uuid, bytes) = GENERATIONS[0];
+    let qemu = probe.machine(machine)?.memory_mib(64);
+    let (handover, mut vm) = probe.boot(&qemu.devices([format!("vmgenid,guid={uuid}")]))?;
+    handover.check_registers()?;
+    Tables::read(&mut vm, &handover)?;
+    generation_address(&mut vm, &bytes)?;
     Ok(())
 }
 
 /// Tables of 252 KiB, twice as large as the directory says before a reset has
 /// set up the bridges.
-#[rstest]
+#[test]
 fn acpi_that_grows() -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
-    let bridge = |n: u32| {
+    let bridges = (0..80).map(|n| {
         let (bus, slot) = match n {
             0..20 => ("pci.0".to_owned(), n + 4),
-            _ => (format!("b{}", n / 20 - 1), n % 20 + 1),
+            _ => (format!("b{}", n / 20), n % 20 + 1),
         };
-        let chassis = n + 1;
-        format!("pci-bridge,id=b{n},bus={bus},addr={slot:#x},chassis_nr={chassis}")
-    };
-    let arguments: Vec<_> = (0..80)
-        .flat_map(|n| ["-device".into(), bridge(n)])
-        .collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (handover, mut vm) = probe.boot(&probe.machine("pc")?.args(&arguments))?;
+        PC.bridge(n + 1, &bus) + &format!(",addr={slot:#x}")
+    });
+    let (handover, mut vm) = probe.boot(&probe.machine(PC)?.devices(bridges))?;
     handover.check_registers()?;
     let dsdt = Tables::read(&mut vm, &handover)?.get("DSDT")?.len();
     ensure!(dsdt > 0x2_0000, "a DSDT of {dsdt} bytes");
     Ok(())
 }
 
-#[rstest]
+const SMBIOS_2: &str = "smbios-entry-point-type=32";
+const SMBIOS_3: &str = "smbios-entry-point-type=64";
+
+#[apply(each_chipset)]
 fn smbios(
-    #[values("pc", "q35")] machine: &str,
-    #[values("32", "64")] entry_point: &str,
+    machine: Machine,
+    #[values((SMBIOS_2, "_SM_"), (SMBIOS_3, "_SM3_"))] entry_point: (&'static str, &str),
     #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
+    let (option, anchor) = entry_point;
     let probe = Probe::new(kind)?;
-    let machine = format!("{machine},smbios-entry-point-type={entry_point}");
     let credential = "io.systemd.credential:probe=Zm9v";
-    let qemu = probe.machine(&machine)?.args([
+    let qemu = probe.machine(machine.with(option))?.args([
         "-smbios",
         "type=1,product=probe-product,serial=probe-serial",
         "-smbios",
@@ -146,35 +139,24 @@ fn smbios(
     ]);
     let (_, mut vm) = probe.boot(&qemu)?;
     let smbios = Smbios::read(&mut vm)?.context("no SMBIOS entry point")?;
-    let anchor = if entry_point == "64" { "_SM3_" } else { "_SM_" };
     ensure!(smbios.anchor == anchor, "{}", smbios.anchor);
-    ensure!(
-        smbios.structures.iter().filter(|s| s.kind == 0).count() == 1,
-        "not one type 0"
-    );
-    let strings = &smbios.get(1)?.strings;
-    ensure!(
-        strings.iter().any(|s| s == "probe-product"),
-        "type 1: {strings:?}"
-    );
-    let strings = &smbios.get(11)?.strings;
-    ensure!(
-        strings.iter().any(|s| s == credential),
-        "type 11: {strings:?}"
-    );
+    smbios.check_one_type_0()?;
+    for (kind, text) in [(1, "probe-product"), (11, credential)] {
+        let strings = &smbios.get(kind)?.strings;
+        ensure!(strings.iter().any(|s| s == text), "{kind}: {strings:?}");
+    }
     Ok(())
 }
 
 #[rstest]
-fn smbios_keeps_a_type_0_of_the_user(#[values("32", "64")] entry_point: &str) -> Result<()> {
+fn smbios_keeps_a_type_0_of_the_user(
+    #[values(SMBIOS_2, SMBIOS_3)] entry: &'static str,
+) -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
-    let machine = format!("q35,smbios-entry-point-type={entry_point}");
-    let qemu = probe
-        .machine(&machine)?
-        .args(["-smbios", "type=0,vendor=probe-vendor"]);
-    let (_, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(Q35.with(entry))?;
+    let (_, mut vm) = probe.boot(&qemu.args(["-smbios", "type=0,vendor=probe-vendor"]))?;
     let smbios = Smbios::read(&mut vm)?.context("no SMBIOS entry point")?;
-    ensure!(smbios.structures.iter().filter(|s| s.kind == 0).count() == 1);
+    smbios.check_one_type_0()?;
     ensure!(smbios.get(0)?.strings.iter().any(|s| s == "probe-vendor"));
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! Kernel images that lie about themselves.
 
-use super::*;
+use qboot_tests::Field;
 use xtask::kernel::{self, Flavour};
-use xtask::probe::{BzImage, Elf, Mode, Multiboot, PAYLOAD_LEN, Segment, hdr};
+use xtask::probe::{Multiboot, PAYLOAD_LEN, Segment};
+
+use super::*;
 
 /// A bzImage as Linux's: a compressed payload in its code.
 fn linux_like() -> Result<BzImage> {
@@ -20,11 +22,9 @@ fn changed(change: impl FnOnce(&mut BzImage)) -> Result<Vec<u8>> {
 
 #[test]
 fn setup_sects() -> Result<()> {
-    let mut cases = Vec::new();
-    for (n, sects) in [0, 2, 3, 4, 7, 8, 9, 30, 63, 64, 127, 128, 200, 254, 255]
-        .into_iter()
-        .enumerate()
-    {
+    let mut cases = Cases::default();
+    let end = End::Fails(Error::BadSetupHeader);
+    for sects in [0, 2, 3, 4, 7, 8, 9, 30, 63, 64, 127, 128, 200, 254, 255] {
         // Long enough for QEMU to take any of them.
         let image = changed(|image| {
             image.payload.resize(200 << 10, 0xc9);
@@ -32,25 +32,27 @@ fn setup_sects() -> Result<()> {
             image.set_u8(hdr::SETUP_SECTS, sects);
         })?;
         let name = format!("setup_sects {sects} instead of 1");
-        let end = End::Fails(Error::BadSetupHeader);
-        cases.push(case(&name, MACHINES[n % 3], &image, end)?);
+        cases.add(&name, &image, end)?;
         // The same for 16-bit code, which starts where it should.
-        if sects < 64 && n % 2 == 0 {
-            let entry16 = case(format!("{name}, 16 bits"), "pc", &image, end)?;
-            cases.push(
-                entry16.with(|qemu| qemu.args(["-fw_cfg", "name=opt/org.qboot/entry,string=16"])),
-            );
+        if [0, 3, 7, 9, 63].contains(&sects) {
+            let case = case(name + ", 16 bits", PC, &image, end)?;
+            cases.push(case.with(|qemu| qemu.option("entry", "16")));
         }
     }
     // All of the file is setup code.
-    for machine in MACHINES {
-        let mut image = linux_like()?;
-        image.payload.truncate(0);
-        image.set_u8(hdr::SETUP_SECTS, 1);
-        let end = End::Fails(Error::KernelTruncated);
-        cases.push(case("no code", machine, &image.bytes(), end)?);
+    for machine in ALL {
+        let image = changed(|image| {
+            image.payload.truncate(0);
+            image.set_u8(hdr::SETUP_SECTS, 1);
+        })?;
+        cases.push(case(
+            "no code",
+            machine,
+            &image,
+            End::Fails(Error::KernelTruncated),
+        )?);
     }
-    run(&cases)
+    cases.run()
 }
 
 /// A field of the setup header, a value, and how that ends.
@@ -123,23 +125,23 @@ const FIELDS: [(usize, usize, u64, End); 58] = {
 
 #[test]
 fn header_fields() -> Result<()> {
-    let mut cases = Vec::new();
-    for (n, (field, width, value, end)) in FIELDS.into_iter().enumerate() {
+    let mut cases = Cases::default();
+    for (field, width, value, end) in FIELDS {
         let image = changed(|image| {
             image.setup[field..field + width].copy_from_slice(&value.to_le_bytes()[..width]);
         })?;
         let name = format!("{value:#x} at {field:#x}");
-        let case = case(name, MACHINES[n % 3], &image, end)?;
+        let case = case(name, cases.turn(), &image, end)?;
         cases.push(case.with(|qemu| qemu.append("x")));
     }
-    run(&cases)
+    cases.run()
 }
 
 #[test]
 fn flipped_bits_of_a_bzimage() -> Result<()> {
     let mut dice = Dice(0x5eed);
-    let mut cases = Vec::new();
-    while cases.len() < 36 {
+    let mut cases = Cases::default();
+    while cases.0.len() < 36 {
         let at = 0x1f1 + dice.below(0x77) as usize;
         let bit = dice.below(8);
         // QEMU takes the length of the file for itself, and the mark.
@@ -147,76 +149,57 @@ fn flipped_bits_of_a_bzimage() -> Result<()> {
             continue;
         }
         let image = changed(|image| image.setup[at] ^= 1 << bit)?;
-        let machine = MACHINES[cases.len() % 3];
-        cases.push(case(
-            format!("bit {bit} at {at:#x}"),
-            machine,
-            &image,
-            End::Either,
-        )?);
+        cases.add(format!("bit {bit} at {at:#x}"), &image, End::Either)?;
     }
-    run(&cases)
+    cases.run()
 }
 
 #[test]
 fn bzimages_cut_and_grown() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     let whole = linux_like()?.bytes();
-    for (n, len) in [
+    for len in [
         0x1004,
         0x1010,
         0x2000,
         0x8000,
         0xffe0 - 512,
         PAYLOAD_LEN - 1,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let image = &whole[..1024 + len];
-        let end = End::Fails(Error::KernelTruncated);
-        cases.push(case(
-            format!("{len:#x} bytes of code"),
-            MACHINES[n % 3],
-            image,
-            end,
-        )?);
+    ] {
+        let name = format!("{len:#x} bytes of code");
+        cases.add(
+            name,
+            &whole[..1024 + len],
+            End::Fails(Error::KernelTruncated),
+        )?;
     }
-    for (n, more) in [1, 15, 16, 511, 512, 1472, 100_000, 1 << 20]
-        .into_iter()
-        .enumerate()
-    {
+    for more in [1, 15, 16, 511, 512, 1472, 100_000, 1 << 20] {
         let mut image = whole.clone();
         image.resize(image.len() + more, 0xc9);
-        let name = format!("{more} bytes more");
-        cases.push(case(name, MACHINES[n % 3], &image, End::Entered)?);
+        cases.add(format!("{more} bytes more"), &image, End::Entered)?;
     }
-    // What is no kernel at all.
-    for (n, (name, image)) in [
+    for (name, image) in [
         ("zeroes", vec![0; 8192]),
         ("ones", [&[0xff; 0x1f1][..], &[1], &[0xff; 8000]].concat()),
         ("text", b"#!/bin/sh\necho hello\n".repeat(4000)),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let end = End::Fails(Error::UnknownKernel);
-        cases.push(case(name, MACHINES[n], &image, end)?);
+    ] {
+        cases.add(name, &image, End::Fails(Error::UnknownKernel))?;
     }
-    run(&cases)
+    cases.run()
 }
 
 /// Debian's own kernels, cut anywhere: without all of their payload, or with
 /// nothing of it.
 #[test]
 fn linux_cut() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
+    let end = End::Fails(Error::KernelTruncated);
     for flavour in [Flavour::CloudAmd64, Flavour::I686Pae] {
         let whole = std::fs::read(kernel::debian(flavour)?.bzimage)?;
         let setup_len = (usize::from(whole[hdr::SETUP_SECTS]) + 1) * 512;
         let code_len = whole.len() - setup_len;
-        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| whole[at + i])) as usize;
-        let payload = word(hdr::PAYLOAD_OFFSET);
+        let payload = whole.u32(hdr::PAYLOAD_OFFSET)? as usize;
+        let payload_len = whole.u32(hdr::PAYLOAD_LENGTH)? as usize;
         for (n, len) in [
             1,
             3,
@@ -229,23 +212,22 @@ fn linux_cut() -> Result<()> {
             payload + 4,
             4096,
             code_len / 2,
-            payload + word(hdr::PAYLOAD_LENGTH) - 1,
+            payload + payload_len - 1,
         ]
         .into_iter()
         .enumerate()
         {
             let name = format!("{len:#x} bytes of {flavour:?}");
-            let end = End::Fails(Error::KernelTruncated);
             let image = &whole[..setup_len + len];
-            cases.push(case(&name, MACHINES[n % 3], image, end)?.with(|qemu| qemu.memory_mib(256)));
+            let plain = case(&name, cases.turn(), image, end)?;
+            cases.push(plain.with(|qemu| qemu.memory_mib(256)));
             if n % 4 == 0 {
-                let entry16 = ["-fw_cfg", "name=opt/org.qboot/entry,string=16"];
-                let case = case(name + ", 16 bits", "pc", image, end)?;
-                cases.push(case.with(|qemu| qemu.memory_mib(256).args(entry16)));
+                let case = case(name + ", 16 bits", PC, image, end)?;
+                cases.push(case.with(|qemu| qemu.memory_mib(256).option("entry", "16")));
             }
         }
     }
-    run(&cases)
+    cases.run()
 }
 
 fn elf(change: impl FnOnce(&mut Elf)) -> Result<Vec<u8>> {
@@ -270,9 +252,9 @@ fn entered_at(entry: u32) -> Result<Vec<u8>> {
 fn elf_segments() -> Result<()> {
     use End::{Either, Entered, Fails};
     use Error::{ElfWithoutPvh, KernelOverlapsFirmware, KernelTooBig};
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     // Address and size of a second segment without bytes in the file.
-    for (n, (addr, memory_len, end)) in [
+    for (addr, memory_len, end) in [
         (0x20_0000, 0x1000, Entered),
         (0x20_0000, 0x390_0000, Entered),
         (0x20_0000, 0x400_0000, Fails(KernelTooBig)),
@@ -294,12 +276,9 @@ fn elf_segments() -> Result<()> {
         (0xf_fff0, 16, Fails(KernelOverlapsFirmware)),
         // Over the kernel's own.
         (0x10_0800, 0x1000, Entered),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ] {
         let image = elf(|elf| {
-            elf.elf64 = n % 2 == 1;
+            elf.elf64 = cases.0.len() % 2 == 1;
             elf.segments = vec![Segment {
                 addr,
                 data: Vec::new(),
@@ -307,9 +286,9 @@ fn elf_segments() -> Result<()> {
             }];
         })?;
         let name = format!("{memory_len:#x} bytes at {addr:#x}");
-        cases.push(case(name, MACHINES[n % 3], &image, end)?);
+        cases.add(name, &image, end)?;
     }
-    for (n, entry) in [
+    for entry in [
         0x8,
         0x2000,
         0xf_fff0,
@@ -317,25 +296,21 @@ fn elf_segments() -> Result<()> {
         0x11_0000,
         0x400_0000,
         0xffff_fff0,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let end = Fails(ElfWithoutPvh);
+    ] {
         let name = format!("entered at {entry:#x}");
-        cases.push(case(name, MACHINES[n % 3], &entered_at(entry)?, end)?);
+        cases.add(name, &entered_at(entry)?, Fails(ElfWithoutPvh))?;
     }
-    run(&cases)
+    cases.run()
 }
 
 #[test]
 fn elf_notes_and_flipped_bits() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     let plain = Elf::new(Mode::Exit)?.bytes()?;
     // Where the second program header, the notes', has address and size; the
     // note's own sizes; where the segment has its.
     let (header, notes) = (52 + 32, 0x1400);
-    for (n, (what, at, value)) in [
+    for (what, at, value) in [
         ("notes' address", header + 12, 0),
         ("notes' address", header + 12, 0x3_0000),
         ("notes' address", header + 12, 0xffff_ff00),
@@ -349,27 +324,18 @@ fn elf_notes_and_flipped_bits() -> Result<()> {
         ("flags of the segment", 52 + 24, 0),
         ("alignment of the segment", 52 + 28, 3),
         ("virtual address", 52 + 8, 0xffff_ffff),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ] {
         let mut image = plain.clone();
         image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
-        let name = format!("{what} {value:#x}");
-        cases.push(case(name, MACHINES[n % 3], &image, End::Either)?);
+        cases.add(format!("{what} {value:#x}"), &image, End::Either)?;
     }
-    run(&cases)
+    cases.run()
 }
 
 #[test]
 fn multiboot() -> Result<()> {
     use End::{Either, Entered, Fails};
-    let mut cases = Vec::new();
-    let mut add = |name: String, image: &[u8], end| -> Result<()> {
-        let machine = ["pc", "q35"][cases.len() % 2];
-        cases.push(case(name, machine, image, end)?);
-        Ok(())
-    };
+    let mut cases = Cases::default();
     for (addr, end) in [
         (0x10_0000, Entered),
         (0x20_0000, Entered),
@@ -382,7 +348,7 @@ fn multiboot() -> Result<()> {
     ] {
         let mut image = Multiboot::new(Mode::Exit)?;
         image.addr = addr;
-        add(format!("at {addr:#x}"), &image.bytes(), end)?;
+        cases.add(format!("at {addr:#x}"), &image.bytes(), end)?;
     }
     // Words of the header: end of the data, end of what it zeroes, entry.
     let plain = Multiboot::new(Mode::Exit)?;
@@ -396,7 +362,7 @@ fn multiboot() -> Result<()> {
         let mut image = plain.bytes();
         let at = 0x400 + word * 4;
         image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
-        add(format!("word {word} {value:#x}"), &image, end)?;
+        cases.add(format!("word {word} {value:#x}"), &image, end)?;
     }
-    run(&cases)
+    cases.run()
 }

@@ -1,10 +1,11 @@
 //! Tables and files that the user gives: nonsense, in every place where QEMU
 //! takes it.
 
-use super::*;
-use xtask::probe::{BzImage, Mode};
+use qboot_tests::loader::{add_checksum, add_pointer, allocate, write_pointer};
 
-fn plain(name: &str, machine: &str, end: End) -> Result<Case> {
+use super::*;
+
+fn plain(name: &str, machine: Machine, end: End) -> Result<Case> {
     case(name, machine, &BzImage::minimal(Mode::Exit)?.bytes(), end)
 }
 
@@ -18,15 +19,11 @@ fn table(signature: &[u8; 4], length: u32, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn acpi_tables() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     let tables = [
         ("empty data", "data", Vec::new()),
         ("one byte", "data", vec![0]),
-        (
-            "60,000 bytes of noise",
-            "data",
-            qboot_tests::noise(60_000, 1),
-        ),
+        ("60,000 bytes of noise", "data", noise(60_000, 1)),
         ("a table of 0 bytes", "file", table(b"ZERO", 0, 36)),
         ("a table of 4 GiB", "file", table(b"HUGE", u32::MAX, 36)),
         (
@@ -46,7 +43,7 @@ fn acpi_tables() -> Result<()> {
         ),
     ];
     for (name, kind, bytes) in tables {
-        for machine in ["pc", "q35"] {
+        for machine in CHIPSETS {
             let sig = if kind == "data" { "sig=TEST," } else { "" };
             let case = plain(name, machine, End::Entered)?;
             cases.push(case.with_file("table", &bytes, |path| {
@@ -54,14 +51,14 @@ fn acpi_tables() -> Result<()> {
             })?);
         }
     }
-    let mut many = plain("200 tables", "q35", End::Entered)?;
+    let mut many = plain("200 tables", Q35, End::Entered)?;
     for n in 0..200 {
         many = many.with_file("many", &[n; 64], |path| {
             ["-acpitable".into(), format!("sig=T{n:03},data={path}")]
         })?;
     }
     cases.push(many);
-    run(&cases)
+    cases.run()
 }
 
 /// An SMBIOS structure whose formatted part has this length, in its header and
@@ -75,7 +72,7 @@ fn structure(kind: u8, says: u8, bytes: usize, text: &[u8]) -> Vec<u8> {
 
 #[test]
 fn smbios_tables() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     for (name, bytes) in [
         ("no text behind it", structure(200, 8, 8, b"")),
         ("one NUL behind it", structure(200, 8, 8, b"\0")),
@@ -95,85 +92,84 @@ fn smbios_tables() -> Result<()> {
             structure(200, 8, 8, &[&[b'x'; 60_000][..], b"\0\0"].concat()),
         ),
     ] {
-        for machine in ["pc", "q35,smbios-entry-point-type=64"] {
+        for machine in [PC, Q35.with("smbios-entry-point-type=64")] {
             let case = plain(name, machine, End::Either)?;
             cases.push(case.with_file("smbios", &bytes, |path| {
                 ["-smbios".into(), format!("file={path}")]
             })?);
         }
     }
-    run(&cases)
+    cases.run()
+}
+
+fn run_items(items: &[(Machine, &str, &[u8], End)]) -> Result<()> {
+    let mut cases = Cases::default();
+    for (machine, name, bytes, end) in items {
+        let case = plain(&format!("{name}, {} bytes", bytes.len()), *machine, *end)?;
+        cases.push(case.with_item(name, bytes)?);
+    }
+    cases.run()
 }
 
 #[test]
-fn files_named_like_ours() -> Result<()> {
-    let mut cases = Vec::new();
-    let noise = qboot_tests::noise(4096, 3);
-    let option = End::Fails(Error::BadOption);
-    let script = End::Fails(Error::BadLoaderScript);
-    for (machine, name, bytes, end) in [
-        ("pc", "opt/org.qboot/pci", &b"much"[..], option),
-        ("pc", "opt/org.qboot/pci", &noise, option),
-        ("q35", "opt/org.qboot/pci", b"none\0", End::Entered),
-        ("q35", "opt/org.qboot/pci", b"full\n\n\n", End::Either),
-        ("q35", "opt/org.qboot/pci", b"full", End::Entered),
-        ("microvm", "opt/org.qboot/pci", b"full", End::Entered),
-        ("pc", "opt/org.qboot/entry", b"64", option),
-        ("pc", "opt/org.qboot/entry", b"32", End::Entered),
-        ("pc", "opt/org.qboot/entry", b"16", End::Entered),
-        ("q35", "opt/org.qboot/pcix", &noise, End::Entered),
-        ("q35", "opt/org.qboot/", &noise, End::Entered),
-        ("q35", "etc/e820x", &noise, End::Entered),
-        ("q35", "etc/e82", &noise, End::Entered),
-        ("pc", "etc/table-loader2", &noise, End::Entered),
-        (
-            "pc",
-            "a name of fifty-five characters: the longest that fits.",
-            &noise,
-            End::Entered,
-        ),
-        ("pc,acpi=off", "etc/table-loader", b"x", script),
-        ("pc,acpi=off", "etc/table-loader", &noise[..127], script),
-        ("pc,acpi=off", "etc/table-loader", &noise, End::Either),
-        ("pc,acpi=off", "etc/table-loader", &[0; 128], End::Either),
-        (
-            "pc,acpi=off",
-            "etc/table-loader",
-            &[0; 0x4_0000],
-            End::Either,
-        ),
-        (
-            "q35,acpi=off",
-            "etc/table-loader",
-            &[0xff; 0x10_0000],
-            End::Either,
-        ),
-        ("q35,acpi=off", "etc/acpi/tables", &noise, End::Entered),
-        ("q35,acpi=off", "etc/acpi/rsdp", &noise, End::Entered),
-        ("microvm,acpi=off", "etc/table-loader", &noise, End::Either),
-        ("microvm", "etc/smbios/smbios-anchor", b"", End::Either),
-        (
-            "microvm",
-            "etc/smbios/smbios-anchor",
-            &noise[..31],
-            End::Either,
-        ),
-        ("microvm", "etc/smbios/smbios-tables", &noise, End::Either),
-        ("q35", "etc/extra-pci-roots", b"", End::Entered),
-        ("q35", "etc/extra-pci-roots", &[0xff; 8], End::Either),
-        ("q35", "etc/reserved-memory-end", &[0xff; 8], End::Either),
-    ] {
-        let case = plain(&format!("{name}, {} bytes", bytes.len()), machine, end)?;
-        cases.push(case.with_item(name, bytes)?);
-    }
-    run(&cases)
+fn values_of_options() -> Result<()> {
+    use End::{Either, Entered, Fails};
+    const PCI: &str = "opt/org.qboot/pci";
+    const ENTRY: &str = "opt/org.qboot/entry";
+    let noise = &noise(4096, 3)[..];
+    let bad = Fails(Error::BadOption);
+    run_items(&[
+        (PC, PCI, b"much", bad),
+        (PC, PCI, noise, bad),
+        (Q35, PCI, b"none\0", Entered),
+        (Q35, PCI, b"full\n\n\n", Either),
+        (Q35, PCI, b"full", Entered),
+        (MICROVM, PCI, b"full", Entered),
+        (PC, ENTRY, b"64", bad),
+        (PC, ENTRY, b"32", Entered),
+        (PC, ENTRY, b"16", Entered),
+        (Q35, "opt/org.qboot/pcix", noise, Entered),
+        (Q35, "opt/org.qboot/", noise, Entered),
+    ])
+}
+
+#[test]
+fn files_named_like_qemus() -> Result<()> {
+    use End::{Either, Entered, Fails};
+    const SCRIPT: &str = "etc/table-loader";
+    const ANCHOR: &str = "etc/smbios/smbios-anchor";
+    const LONGEST: &str = "a name of fifty-five characters: the longest that fits.";
+    let [pc, q35, microvm] = ALL.map(|machine| machine.with("acpi=off"));
+    let noise = &noise(4096, 3)[..];
+    let bad = Fails(Error::BadLoaderScript);
+    run_items(&[
+        (Q35, "etc/e820x", noise, Entered),
+        (Q35, "etc/e82", noise, Entered),
+        (PC, "etc/table-loader2", noise, Entered),
+        (PC, LONGEST, noise, Entered),
+        (pc, SCRIPT, b"x", bad),
+        (pc, SCRIPT, &noise[..127], bad),
+        (pc, SCRIPT, noise, Either),
+        (pc, SCRIPT, &[0; 128], Either),
+        (pc, SCRIPT, &[0; 0x4_0000], Either),
+        (q35, SCRIPT, &[0xff; 0x10_0000], Either),
+        (q35, "etc/acpi/tables", noise, Entered),
+        (q35, "etc/acpi/rsdp", noise, Entered),
+        (microvm, SCRIPT, noise, Either),
+        (MICROVM, ANCHOR, b"", Either),
+        (MICROVM, ANCHOR, &noise[..31], Either),
+        (MICROVM, "etc/smbios/smbios-tables", noise, Either),
+        (Q35, "etc/extra-pci-roots", b"", Entered),
+        (Q35, "etc/extra-pci-roots", &[0xff; 8], Either),
+        (Q35, "etc/reserved-memory-end", &[0xff; 8], Either),
+    ])
 }
 
 /// Both parts of SMBIOS, of which one lies about the other.
 #[test]
 fn smbios_that_contradicts_itself() -> Result<()> {
-    let mut cases = Vec::new();
-    let noise = qboot_tests::noise(4096, 3);
+    let mut cases = Cases::default();
+    let noise = &noise(4096, 3)[..];
     for (long, says) in [
         (false, 0),
         (false, 0xffff),
@@ -193,41 +189,25 @@ fn smbios_that_contradicts_itself() -> Result<()> {
             "an SMBIOS anchor of {} bytes that says {says:#x}",
             anchor.len()
         );
-        let case = plain(&name, "microvm", End::Either)?;
+        let case = plain(&name, MICROVM, End::Either)?;
         let case = case.with_item("etc/smbios/smbios-anchor", &anchor)?;
-        cases.push(case.with_item("etc/smbios/smbios-tables", &noise)?);
+        cases.push(case.with_item("etc/smbios/smbios-tables", noise)?);
     }
-    run(&cases)
+    cases.run()
 }
 
 #[test]
 fn full_directories() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     for (files, end) in [(60, End::Entered), (100, End::Entered), (3000, End::Either)] {
-        let mut case = plain(&format!("{files} files"), "q35", end)?;
+        let mut case = plain(&format!("{files} files"), Q35, end)?;
         case.qemu = case.qemu.args(["-global", "fw_cfg_io.x-file-slots=4000"]);
         for n in 0..files {
-            case.qemu = case
-                .qemu
-                .arg("-fw_cfg")
-                .arg(format!("name=opt/file{n},string=x"));
+            case.qemu = case.qemu.fw_cfg(&format!("opt/file{n}"), "x");
         }
         cases.push(case);
     }
-    run(&cases)
-}
-
-/// A command of the table loader.
-fn command(number: u32, names: [&str; 2], fields: &[(usize, &[u8])]) -> Vec<u8> {
-    let mut command = vec![0; 128];
-    command[..4].copy_from_slice(&number.to_le_bytes());
-    for (name, slot) in names.iter().zip(command[4..].chunks_mut(56)) {
-        slot[..name.len()].copy_from_slice(name.as_bytes());
-    }
-    for (at, field) in fields {
-        command[*at..at + field.len()].copy_from_slice(field);
-    }
-    command
+    cases.run()
 }
 
 /// Scripts of commands that are each nearly right.
@@ -235,31 +215,30 @@ fn command(number: u32, names: [&str; 2], fields: &[(usize, &[u8])]) -> Vec<u8> 
 fn table_loader_scripts() -> Result<()> {
     const NAMES: [&str; 4] = ["etc/acpi/tables", "etc/acpi/rsdp", "etc/e820", "opt/none"];
     let mut dice = Dice(0xac91);
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     for n in 0..30 {
-        let mut script = command(1, [NAMES[0], ""], &[(60, &[16]), (64, &[1])]);
-        script.extend(command(1, [NAMES[1], ""], &[(60, &[16]), (64, &[2])]));
+        let mut script = [allocate(NAMES[0], 16, 1), allocate(NAMES[1], 16, 2)].concat();
         for _ in 0..dice.below(12) {
-            let names = [0, 1].map(|_| NAMES[dice.below(6).min(4) as usize % 4]);
+            let [one, two] = [0, 1].map(|_| NAMES[dice.below(6).min(4) as usize % 4]);
             let mut number = || match dice.below(4) {
                 0 => 4096 - dice.below(9) as u32,
                 1 => u32::MAX - dice.below(3) as u32,
                 _ => dice.below(4096) as u32,
             };
-            let [a, b, c] = [0; 3].map(|_| number().to_le_bytes());
-            let width = [[1, 2, 4, 8, 3][dice.below(5) as usize]];
+            let [a, b, c] = [0; 3].map(|_| number());
+            let width = [1, 2, 4, 8, 3][dice.below(5) as usize];
             script.extend(match dice.below(4) {
-                0 => command(1, names, &[(60, &[1 << dice.below(8)]), (64, &[1])]),
-                1 => command(2, names, &[(116, &a), (120, &width)]),
-                2 => command(3, names, &[(60, &a), (64, &b), (68, &c)]),
-                _ => command(4, names, &[(116, &a), (120, &b), (124, &width)]),
+                0 => allocate(one, 1 << dice.below(8), 1),
+                1 => add_pointer(one, two, a, width),
+                2 => add_checksum(one, a, b, c),
+                _ => write_pointer(one, two, a, b, width),
             });
         }
-        let machine = ["pc,acpi=off", "q35,acpi=off", "microvm,acpi=off"][n % 3];
+        let machine = cases.turn().with("acpi=off");
         let case = plain(&format!("script {n}"), machine, End::Either)?;
         let case = case.with_item("etc/table-loader", &script)?;
-        let case = case.with_item("etc/acpi/tables", &qboot_tests::noise(4096, 5))?;
+        let case = case.with_item("etc/acpi/tables", &noise(4096, 5))?;
         cases.push(case.with_item("etc/acpi/rsdp", &[0; 36])?);
     }
-    run(&cases)
+    cases.run()
 }

@@ -1,20 +1,19 @@
 //! Resets, stops, migrations and snapshots at any moment of a boot.
 
-use super::*;
-use qboot::layout;
-use qboot::phys::PhysRange;
 use std::path::Path;
 use std::thread::sleep;
+use std::time::Duration;
+
+use qboot::layout;
+use qboot::phys::PhysRange;
+use qboot_tests::{GENERATIONS, generation_address};
 use xtask::patience::Patience;
-use xtask::probe::{BzImage, Elf, Mode};
+
+use super::*;
 
 /// A machine whose probe halts, busy for some milliseconds with its initrd.
-fn busy(machine: &str, kind: Kind) -> Result<(Qemu, Probe)> {
-    let image = match kind {
-        Kind::Pvh => Elf::new(Mode::Halt)?.bytes()?,
-        _ => BzImage::minimal(Mode::Halt)?.bytes(),
-    };
-    let probe = Probe::from_bytes(kind, &image)?;
+fn busy(machine: Machine, kind: Kind) -> Result<(Qemu, Probe)> {
+    let probe = Probe::new(kind)?;
     let initrd = probe.file("initrd", &vec![0x5a; 16 << 20])?;
     let qemu = probe.machine(machine)?.memory_mib(64).initrd(initrd);
     Ok((qemu.reboot(), probe))
@@ -35,7 +34,7 @@ fn entered(vm: &mut Vm, seen: usize) -> Result<Record> {
             .filter(|at| *at >= seen);
         record.and_then(|at| Record::parse(&report[at..]).ok())
     };
-    vm.wait_for("the probe's record", TIMEOUT, |vm| {
+    vm.wait_for("the probe's record", PROBE_TIMEOUT, |vm| {
         last(vm).is_some() || !vm.serial().is_empty()
     })?;
     ensure!(vm.serial().is_empty(), "{}", vm.report());
@@ -45,7 +44,7 @@ fn entered(vm: &mut Vm, seen: usize) -> Result<Record> {
 #[test]
 fn resets_while_booting() -> Result<()> {
     let mut dice = Dice(0x4e5e7);
-    for machine in MACHINES {
+    for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, _probe) = busy(machine, kind)?;
             let mut vm = qemu.spawn()?;
@@ -71,7 +70,7 @@ fn resets_while_booting() -> Result<()> {
 #[test]
 fn stops_while_booting() -> Result<()> {
     let mut dice = Dice(0x5709);
-    for machine in MACHINES {
+    for machine in ALL {
         let (qemu, _probe) = busy(machine, Kind::BzImage)?;
         let mut vm = qemu.arg("-S").spawn()?;
         for _ in 0..30 {
@@ -80,13 +79,13 @@ fn stops_while_booting() -> Result<()> {
             vm.monitor("stop")?;
         }
         vm.monitor("cont")?;
-        entered(&mut vm, 0).with_context(|| machine.to_owned())?;
+        entered(&mut vm, 0).with_context(|| machine)?;
     }
     Ok(())
 }
 
 fn migrated(vm: &mut Vm) -> Result<()> {
-    let mut patience = Patience::new(TIMEOUT);
+    let mut patience = Patience::new(PROBE_TIMEOUT);
     loop {
         let status = vm.monitor("info migrate")?;
         if status.contains("status: completed") {
@@ -108,7 +107,7 @@ fn save(vm: &mut Vm, state: &Path) -> Result<()> {
 fn restored(qemu: Qemu, state: &Path) -> Result<Vm> {
     let incoming = format!("exec:cat {}", state.display());
     let mut vm = qemu.args(["-incoming".into(), incoming]).spawn()?;
-    let mut patience = Patience::new(TIMEOUT);
+    let mut patience = Patience::new(PROBE_TIMEOUT);
     while vm.monitor("info status")?.contains("inmigrate") {
         ensure!(patience.pause(), "nothing comes in\n{}", vm.report());
     }
@@ -120,7 +119,7 @@ fn restored(qemu: Qemu, state: &Path) -> Result<Vm> {
 fn migrations_while_booting() -> Result<()> {
     let mut dice = Dice(0x316);
     let mut inside = 0;
-    for machine in MACHINES {
+    for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, probe) = busy(machine, kind)?;
             for _ in 0..3 {
@@ -232,7 +231,7 @@ fn snapshot(qemu: &Qemu, disk: &Path, wait: Duration) -> Result<Option<()>> {
 #[test]
 fn snapshots_while_booting() -> Result<()> {
     let mut dice = Dice(0x5a9e);
-    for machine in MACHINES {
+    for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, probe) = busy(machine, kind)?;
             let disk = probe.file("snapshots", b"")?;
@@ -255,40 +254,22 @@ fn snapshots_while_booting() -> Result<()> {
     Ok(())
 }
 
-/// QEMU's monitor names an identifier as a UUID, the guest has its first three
-/// fields in its own byte order.
-const GENERATIONS: [(&str, [u8; 16]); 2] = [
-    (
-        "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87",
-        *b"\xaf\x6e\x4e\x32\xd1\xd1\xf6\x4b\xbf\x41\xb9\xbb\x6c\x91\xfb\x87",
-    ),
-    (
-        "5a1b7c93-0e2d-4f68-8a4c-d3e95b706142",
-        *b"\x93\x7c\x1b\x5a\x2d\x0e\x68\x4f\x8a\x4c\xd3\xe9\x5b\x70\x61\x42",
-    ),
-];
-
 /// A machine that is restored is of a new generation: QEMU writes it to the
 /// address that the firmware has told it before, and again after a reset.
 #[test]
 fn the_generation_follows_a_migration() -> Result<()> {
     let [(first, old), (second, new)] = GENERATIONS;
-    let device = |guid| ["-device".to_owned(), format!("vmgenid,guid={guid}")];
-    for machine in ["pc", "q35"] {
+    let device = |guid| [format!("vmgenid,guid={guid}")];
+    for machine in CHIPSETS {
         let (qemu, probe) = busy(machine, Kind::Pvh)?;
-        let mut vm = qemu.clone().args(device(first)).spawn()?;
+        let mut vm = qemu.clone().devices(device(first)).spawn()?;
         entered(&mut vm, 0)?;
-        let found = vm.memory(0, 64 << 20)?;
-        let addr = found.chunks(8).zip(found[8..].chunks(8));
-        let addr = addr
-            .enumerate()
-            .find(|(_, (low, high))| [*low, *high].concat() == old);
-        let addr = 8 * addr.context("no generation in memory")?.0 as u64;
+        let addr = generation_address(&mut vm, &old)?;
         let state = probe.file("generation", b"")?;
         vm.monitor("stop")?;
         save(&mut vm, &state)?;
         drop(vm);
-        let mut vm = restored(qemu.args(device(second)), &state)?;
+        let mut vm = restored(qemu.devices(device(second)), &state)?;
         let shown = vm.monitor("info vm-generation-id")?;
         ensure!(shown.contains(second), "{shown}");
         ensure!(vm.memory(addr, 16)? == new, "{machine}: not at {addr:#x}");

@@ -1,23 +1,15 @@
 //! Sizes that just fit, and that just do not.
 
 use super::*;
-use xtask::probe::{BzImage, Elf, Mode, hdr};
-
-fn image(kind: Kind) -> Result<Vec<u8>> {
-    match kind {
-        Kind::Pvh => Elf::new(Mode::Exit)?.bytes(),
-        _ => Ok(BzImage::minimal(Mode::Exit)?.bytes()),
-    }
-}
 
 #[test]
 fn little_memory() -> Result<()> {
-    let mut cases = Vec::new();
-    for machine in MACHINES {
+    let mut cases = Cases::default();
+    for machine in ALL {
         for mib in [
             1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 24, 31, 32, 33, 48, 63, 64,
         ] {
-            let kind = [Kind::BzImage, Kind::Pvh][cases.len() % 2];
+            let kind = [Kind::BzImage, Kind::Pvh][cases.0.len() % 2];
             // 1 MiB for the kernel, and for the tables.
             let end = if mib == 1 {
                 End::Fails(Error::KernelTooBig)
@@ -26,26 +18,26 @@ fn little_memory() -> Result<()> {
             } else {
                 End::Entered
             };
-            let case = case(format!("{mib} MiB"), machine, &image(kind)?, end)?;
+            let case = case(format!("{mib} MiB"), machine, &kind.image(Mode::Exit)?, end)?;
             cases.push(case.with(|qemu| qemu.memory_mib(mib)));
         }
     }
-    run(&cases)
+    cases.run()
 }
 
 /// The largest initrd is what an error says there is room for.
 #[test]
 fn initrds_that_just_fit() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     for (machine, kind, mib) in [
-        ("pc", Kind::BzImage, 16),
-        ("pc", Kind::Pvh, 5),
-        ("q35", Kind::BzImage, 8),
-        ("q35", Kind::Pvh, 32),
-        ("microvm", Kind::BzImage, 4),
-        ("microvm", Kind::Pvh, 16),
+        (PC, Kind::BzImage, 16),
+        (PC, Kind::Pvh, 5),
+        (Q35, Kind::BzImage, 8),
+        (Q35, Kind::Pvh, 32),
+        (MICROVM, Kind::BzImage, 4),
+        (MICROVM, Kind::Pvh, 16),
     ] {
-        let image = image(kind)?;
+        let image = kind.image(Mode::Exit)?;
         let with = |len: usize, end| {
             let case = case(format!("an initrd of {len} bytes"), machine, &image, end)?;
             case.with(|qemu| qemu.memory_mib(mib))
@@ -86,15 +78,15 @@ fn initrds_that_just_fit() -> Result<()> {
         let mut image = BzImage::minimal(Mode::Exit)?;
         image.set_u32(hdr::INITRD_ADDR_MAX, last);
         let name = format!("an initrd up to {last:#x}");
-        let case = case(name, "microvm", &image.bytes(), end)?;
+        let case = case(name, MICROVM, &image.bytes(), end)?;
         cases.push(case.with_initrd(&[0x5a; 4096])?);
     }
-    run(&cases)
+    cases.run()
 }
 
 #[test]
 fn command_lines() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     let too_long = End::Fails(Error::CommandLineTooLong);
     // The kernel's limit, the line's length. The last is the firmware's own.
     for (limit, len) in [
@@ -120,8 +112,7 @@ fn command_lines() -> Result<()> {
         let fits = len <= limit.min(0xffff);
         let end = if fits { End::Entered } else { too_long };
         let name = format!("{len} characters, at most {limit}");
-        let machine = MACHINES[cases.len() % 3];
-        let case = case(name, machine, &image.bytes(), end)?;
+        let case = case(name, cases.turn(), &image.bytes(), end)?;
         cases.push(case.with(|qemu| qemu.append(&"x".repeat(len as usize))));
     }
     for (guest_os, len, fits) in [
@@ -137,17 +128,16 @@ fn command_lines() -> Result<()> {
         };
         let end = if fits { End::Entered } else { too_long };
         let name = format!("{len} characters for {guest_os:?}");
-        let machine = MACHINES[cases.len() % 3];
-        let case = case(name, machine, &elf.bytes()?, end)?;
+        let case = case(name, cases.turn(), &elf.bytes()?, end)?;
         cases.push(case.with(|qemu| qemu.append(&"x".repeat(len))));
     }
-    run(&cases)
+    cases.run()
 }
 
 /// What the firmware itself looks for in the line.
 #[test]
 fn words_of_the_command_line() -> Result<()> {
-    let mut cases = Vec::new();
+    let mut cases = Cases::default();
     for line in [
         "acpi=off",
         "acpi=off pci=off acpi=off pci=noacpi noapic",
@@ -155,13 +145,9 @@ fn words_of_the_command_line() -> Result<()> {
         "\u{1}\u{7f}\u{a0}\t\n\"acpi=off\" --",
         " ",
     ] {
-        let case = case(
-            format!("{line:?}"),
-            "pc",
-            &image(Kind::BzImage)?,
-            End::Entered,
-        )?;
+        let image = Kind::BzImage.image(Mode::Exit)?;
+        let case = case(format!("{line:?}"), PC, &image, End::Entered)?;
         cases.push(case.with(|qemu| qemu.append(line)));
     }
-    run(&cases)
+    cases.run()
 }

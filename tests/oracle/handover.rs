@@ -1,13 +1,17 @@
 //! What a kernel is handed: the zero page or `start_info`, read from the guest's
-//! memory and checked against the protocol.
+//! memory and checked against the protocol. Their structures are `linux-loader`'s,
+//! with which Firecracker and Cloud Hypervisor boot kernels.
 
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
-use xtask::probe::{Record, hdr};
+use linux_loader::bootparam::boot_params;
+use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
+use vm_memory::ByteValued;
+use xtask::probe::Record;
 use xtask::qemu::Vm;
 
-use crate::{Field, Kind};
+use crate::Kind;
 
 /// One entry of the memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ pub struct Handover {
     pub zero_page: Vec<u8>,
     /// The memory map.
     pub e820: Vec<Entry>,
-    /// The RSDP's address, 0 for none.
+    /// The RSDP's address, 0 without one.
     pub rsdp: u64,
     /// Address of the command line.
     pub cmdline_addr: u64,
@@ -91,58 +95,55 @@ impl Handover {
 
     fn read_zero_page(&mut self, vm: &mut Vm) -> Result<()> {
         let addr = u64::from(self.record.esi);
-        let page = vm.memory(addr, 4096)?;
+        let page: boot_params = read(vm, addr)?;
         self.structures.push(("zero page", addr..addr + 4096));
-        for n in 0..usize::from(page.u8(0x1e8)?) {
-            let at = 0x2d0 + 20 * n;
-            self.e820.push(Entry {
-                addr: page.u64(at)?,
-                len: page.u64(at + 8)?,
-                kind: page.u32(at + 16)?,
-            });
-        }
-        self.rsdp = page.u64(0x70)?;
-        self.cmdline_addr =
-            u64::from(page.u32(hdr::CMD_LINE_PTR)?) | u64::from(page.u32(0xc8)?) << 32;
-        let start = u64::from(page.u32(hdr::RAMDISK_IMAGE)?) | u64::from(page.u32(0xc0)?) << 32;
-        let len = u64::from(page.u32(hdr::RAMDISK_SIZE)?) | u64::from(page.u32(0xc4)?) << 32;
+        let table = page.e820_table;
+        let entries = &table[..page.e820_entries.into()];
+        self.e820.extend(entries.iter().map(|entry| Entry {
+            addr: entry.addr,
+            len: entry.size,
+            kind: entry.r#type,
+        }));
+        self.rsdp = page.acpi_rsdp_addr;
+        let wide = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        self.cmdline_addr = wide(page.hdr.cmd_line_ptr, page.ext_cmd_line_ptr);
+        let start = wide(page.hdr.ramdisk_image, page.ext_ramdisk_image);
+        let len = wide(page.hdr.ramdisk_size, page.ext_ramdisk_size);
         self.initrd = (len != 0).then_some(start..start + len);
-        self.zero_page = page;
+        self.zero_page = page.as_slice().to_vec();
         Ok(())
     }
 
     fn read_start_info(&mut self, vm: &mut Vm) -> Result<()> {
         let addr = u64::from(self.record.ebx);
-        let info = vm.memory(addr, 56)?;
+        let info: hvm_start_info = read(vm, addr)?;
         self.structures.push(("start_info", addr..addr + 56));
-        ensure!(info.u32(0)? == 0x336e_c578, "start_info without its magic");
-        ensure!(info.u32(4)? == 1, "start_info version {}", info.u32(4)?);
-        ensure!(info.u32(8)? == 0, "start_info flags {:#x}", info.u32(8)?);
-        let modules = info.u32(12)?;
-        let modlist = info.u64(16)?;
-        self.cmdline_addr = info.u64(24)?;
-        self.rsdp = info.u64(32)?;
-        let memmap = info.u64(40)?;
-        let entries = info.u32(48)?;
-        ensure!(entries != 0, "an empty memory map");
-        ensure!(info.u32(52)? == 0, "a reserved field that is not 0");
-        let len = u64::from(entries) * 24;
-        self.structures.push(("memory map", memmap..memmap + len));
-        let table = vm.memory(memmap, usize::try_from(len)?)?;
-        for entry in table.chunks_exact(24) {
+        ensure!(
+            (info.magic, info.version, info.flags, info.reserved) == (0x336e_c578, 1, 0, 0),
+            "{info:x?}"
+        );
+        self.cmdline_addr = info.cmdline_paddr;
+        self.rsdp = info.rsdp_paddr;
+        let mut at = info.memmap_paddr;
+        let end = at + u64::from(info.memmap_entries) * 24;
+        self.structures.push(("memory map", at..end));
+        while at < end {
+            let entry: hvm_memmap_table_entry = read(vm, at)?;
+            ensure!(entry.reserved == 0, "{entry:x?}");
             self.e820.push(Entry {
-                addr: entry.u64(0)?,
-                len: entry.u64(8)?,
-                kind: entry.u32(16)?,
+                addr: entry.addr,
+                len: entry.size,
+                kind: entry.type_,
             });
-            ensure!(entry.u32(20)? == 0, "a reserved field that is not 0");
+            at += 24;
         }
-        ensure!(modules <= 1, "{modules} modules");
-        if modules == 1 {
-            self.structures.push(("module list", modlist..modlist + 32));
-            let module = vm.memory(modlist, 32)?;
-            let start = module.u64(0)?;
-            self.initrd = Some(start..start + module.u64(8)?);
+        ensure!(info.nr_modules <= 1, "{} modules", info.nr_modules);
+        if info.nr_modules == 1 {
+            let list = info.modlist_paddr;
+            self.structures.push(("module list", list..list + 32));
+            let module: hvm_modlist_entry = read(vm, list)?;
+            ensure!((module.cmdline_paddr, module.reserved) == (0, 0));
+            self.initrd = Some(module.paddr..module.paddr + module.size);
         }
         Ok(())
     }
@@ -194,20 +195,12 @@ impl Handover {
                 );
             }
         }
-        ensure!(
-            self.e820.iter().all(|e| e.len != 0),
-            "an empty entry: {}",
-            map()
-        );
+        let empty = self.e820.iter().any(|entry| entry.len == 0);
+        ensure!(!empty, "an empty entry: {}", map());
         let ram: u64 = self.ram().map(|entry| entry.len).sum();
         let whole = memory_mib << 20;
         ensure!(
-            ram <= whole,
-            "{ram:#x} bytes of RAM of {whole:#x}: {}",
-            map()
-        );
-        ensure!(
-            ram + (2 << 20) >= whole,
+            ram <= whole && ram + (2 << 20) >= whole,
             "{ram:#x} bytes of RAM of {whole:#x}: {}",
             map()
         );
@@ -258,15 +251,21 @@ impl Handover {
     }
 }
 
+/// A structure in the guest's memory.
+fn read<T: ByteValued + Default>(vm: &mut Vm, addr: u64) -> Result<T> {
+    let mut value = T::default();
+    let bytes = vm.memory(addr, size_of::<T>())?;
+    value.as_mut_slice().copy_from_slice(&bytes);
+    Ok(value)
+}
+
 /// A flat 4 GiB segment, present, of this access byte but for the accessed bit.
 fn flat(descriptor: u64, access: u64) -> Result<()> {
     let base = descriptor >> 16 & 0xff_ffff | descriptor >> 56 << 24;
-    let limit = descriptor & 0xffff | descriptor >> 48 & 0xf;
-    let limit_high = descriptor >> 48 & 0xf;
-    ensure!(base == 0, "base {base:#x}");
+    let limit = descriptor & 0xffff | (descriptor >> 48 & 0xf) << 16;
     ensure!(
-        descriptor & 0xffff == 0xffff && limit_high == 0xf,
-        "limit {limit:#x}"
+        base == 0 && limit == 0xf_ffff,
+        "{base:#x}, limit {limit:#x}"
     );
     ensure!(descriptor >> 55 & 1 == 1, "byte granularity");
     ensure!(descriptor >> 54 & 1 == 1, "16-bit segment");

@@ -80,6 +80,17 @@ impl Smbios {
         Ok(None)
     }
 
+    /// There is one type 0, the firmware's or the user's.
+    ///
+    /// # Errors
+    /// There is none, or another.
+    pub fn check_one_type_0(&self) -> Result<()> {
+        let all = self.structures.iter().filter(|one| one.kind == 0);
+        let count = all.count();
+        ensure!(count == 1, "{count} of type 0");
+        Ok(())
+    }
+
     /// The first structure of this type.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use anyhow::{Result, ensure};
-use qboot::phys::{u16_at, u32_at};
+use qboot_tests::Field;
 
 /// The registers that a call is made with and comes back with, in the order that
 /// `services.S` has them in.
@@ -33,17 +33,16 @@ impl Registers {
         ]
     }
 
-    fn parse(bytes: &[u8]) -> Self {
-        let word = |n: usize| u32_at(bytes, 4 * n).expect("seven words");
-        Self {
-            eax: word(0),
-            ebx: word(1),
-            ecx: word(2),
-            edx: word(3),
-            esi: word(4),
-            edi: word(5),
-            ebp: word(6),
-        }
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        Ok(Self {
+            eax: bytes.u32(0)?,
+            ebx: bytes.u32(4)?,
+            ecx: bytes.u32(8)?,
+            edx: bytes.u32(12)?,
+            esi: bytes.u32(16)?,
+            edi: bytes.u32(20)?,
+            ebp: bytes.u32(24)?,
+        })
     }
 }
 
@@ -134,17 +133,16 @@ impl Deref for Answer {
 }
 
 impl Answer {
-    pub(super) fn parse(bytes: &[u8]) -> Self {
-        let half = |at: usize| u16_at(bytes, at).expect("a half word");
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let (registers, buffer) = bytes[REGISTERS_AT..ANSWER_LEN].split_at(REGISTERS_LEN);
-        Self {
-            flags: half(0),
-            ds: half(2),
-            es: half(4),
-            sp: half(6),
-            registers: Registers::parse(registers),
+        Ok(Self {
+            flags: bytes.u16(0)?,
+            ds: bytes.u16(2)?,
+            es: bytes.u16(4)?,
+            sp: bytes.u16(6)?,
+            registers: Registers::parse(registers)?,
             buffer: buffer.to_vec(),
-        }
+        })
     }
 
     pub(super) fn ax(&self) -> u16 {

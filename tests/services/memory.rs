@@ -1,7 +1,10 @@
 //! INT 11h, 12h and 15h.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use qboot_tests::Field;
+use qboot_tests::machines::*;
 use rstest::rstest;
+use rstest_reuse::apply;
 use xtask::qemu::Vm;
 
 use super::call::{Answer, Call, FROM_LAST, INTERRUPTS, INTO_BUFFER, Registers};
@@ -17,11 +20,8 @@ fn memory_map(answers: &[Answer], len: u32) -> Result<Vec<(u64, u64, u32)>> {
         ensure!(answer.eax == SMAP, "{answer:x?}");
         ensure!(answer.ecx == len, "{answer:x?}");
         ensure!(answer.edi == 0x100, "{answer:x?}");
-        let long = |at: usize| {
-            let bytes = &answer.buffer[at..at + 8];
-            u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
-        };
-        map.push((long(0), long(8), long(16) as u32));
+        let buffer = &answer.buffer;
+        map.push((buffer.u64(0)?, buffer.u64(8)?, buffer.u32(16)?));
         let attributes = &answer.buffer[20..24];
         if len == 24 {
             ensure!(attributes == [1, 0, 0, 0], "{answer:x?}");
@@ -33,7 +33,7 @@ fn memory_map(answers: &[Answer], len: u32) -> Result<Vec<(u64, u64, u32)>> {
             return Ok(map);
         }
     }
-    anyhow::bail!("a map without end: {answers:x?}")
+    bail!("a map without end: {answers:x?}")
 }
 
 /// Who owns what, by the map.
@@ -77,19 +77,18 @@ fn check_e801(e801: &Answer, end: u64) -> Result<()> {
 /// What programs read without asking.
 fn check_bda(vm: &mut Vm) -> Result<()> {
     let bda = vm.memory(0x400, 0x100)?;
-    let word = |at: usize| u16::from_le_bytes([bda[at], bda[at + 1]]);
-    ensure!(word(0x00) == 0x3f8, "COM1 is at {:#x}", word(0));
-    ensure!(word(0x0e) == 0x9fc0, "the EBDA is at {:#x}", word(0x0e));
-    ensure!(word(0x10) == 0x202, "equipment {:#x}", word(0x10));
-    ensure!(word(0x13) == 639, "{} KiB", word(0x13));
+    // COM1's port, the EBDA's segment, equipment, KiB of memory.
+    for (at, expected) in [(0, 0x3f8), (0x0e, 0x9fc0), (0x10, 0x202), (0x13, 639)] {
+        ensure!(bda.u16(at)? == expected, "{:#x} at {at:#x}", bda.u16(at)?);
+    }
     let ebda = vm.memory(0x9_fc00, 1)?;
     ensure!(ebda == [1], "an EBDA of {ebda:?} KiB");
     Ok(())
 }
 
 /// INT 15h for memory, INT 12h, INT 11h, and the words that say the same.
-#[rstest]
-fn memory(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn memory(machine: Machine) -> Result<()> {
     const ENTRIES: usize = 12;
     let e820 = Call::new(0x15, 0xe820).edx(SMAP).special(INTO_BUFFER);
     let short = e820.ecx(20);
@@ -136,7 +135,7 @@ fn memory(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()
         equipment,
     ] = &answers[2 * ENTRIES..]
     else {
-        anyhow::bail!("{} answers", answers.len());
+        bail!("{} answers", answers.len());
     };
     for answer in [signature, short, beyond] {
         ensure!(answer.refused() && answer.ah() == 0x86, "{answer:x?}");
@@ -158,8 +157,8 @@ fn memory(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()
 }
 
 /// INT 15h AH=24h opens and closes the address line 20, AH=87h moves memory.
-#[rstest]
-fn address_line_20(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn address_line_20(machine: Machine) -> Result<()> {
     let a20 = |function: u16| Call::new(0x15, 0x2400 | function);
     let calls = [a20(2), a20(0), a20(2), a20(1), a20(2), a20(3), a20(4)];
     let Answers { calls: answers, .. } = ask(machine, &calls, &[])?;
@@ -173,16 +172,18 @@ fn address_line_20(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> 
         answer.keeps(call, if function == 3 { "eax ebx" } else { "eax" })?;
     }
     // Where there is no port 0x92, the line is always open.
-    let closable = machine != "microvm";
     let states = [0, 2, 4].map(|at: usize| answers[at].al());
-    ensure!(states == [1, u8::from(!closable), 1], "{states:?}");
+    ensure!(
+        states == [1, u8::from(!machine.closes_a20), 1],
+        "{states:?}"
+    );
     ensure!(answers[5].ebx & 0xffff == 3, "{:x?}", answers[5]);
     Ok(())
 }
 
 /// INT 15h AH=87h moves memory where 16-bit code cannot reach.
-#[rstest]
-fn block_move(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Result<()> {
+#[apply(each_machine_and_isapc)]
+fn block_move(machine: Machine) -> Result<()> {
     // The list is in low memory: what a call's last bytes hold is the source's
     // and the target's descriptor, 0x10 bytes behind ES:SI.
     const LIST: u32 = 0x1_0800;
@@ -192,15 +193,14 @@ fn block_move(#[values("pc", "q35", "microvm", "isapc")] machine: &str) -> Resul
         [0xff, 0xff, a, b, c, 0x93, 0, d]
     };
     let [source, target] = [0xf_fff0, TARGET].map(descriptor);
-    let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
     let table = Call {
         vector: 0x12,
         registers: Registers {
             // At 0x10 of a call: EDX, ESI, EDI, EBP.
-            edx: word(&source[..4]),
-            esi: word(&source[4..]),
-            edi: word(&target[..4]),
-            ebp: word(&target[4..]),
+            edx: source.u32(0)?,
+            esi: source.u32(4)?,
+            edi: target.u32(0)?,
+            ebp: target.u32(4)?,
             ..Registers::default()
         },
         ..Call::default()

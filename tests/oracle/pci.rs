@@ -1,21 +1,29 @@
 //! QEMU's `info pci`: read, judged, and compared with another firmware's.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use qboot::pci::Bdf;
 
+/// What QEMU tells of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Function {
-    pub(super) id: String,
-    pub(super) line: Option<String>,
-    pub(super) buses: Option<(u8, u8)>,
+pub struct Function {
+    /// Vendor and device.
+    pub id: String,
+    /// Interrupt line and pin.
+    pub line: Option<String>,
+    /// Secondary and subordinate bus of a bridge.
+    pub buses: Option<(u8, u8)>,
     /// I/O, memory, prefetchable: first and last address.
-    pub(super) windows: Vec<(u64, u64)>,
+    pub windows: Vec<(u64, u64)>,
     /// By number: what it is, first and last address.
-    pub(super) bars: BTreeMap<u8, (String, u64, u64)>,
+    pub bars: BTreeMap<u8, (String, u64, u64)>,
 }
+
+/// Functions by bus, device and function.
+pub type Functions = BTreeMap<(u8, u8, u8), Function>;
+
+/// Where a BAR is that has no address.
+pub const UNMAPPED: u64 = u64::MAX;
 
 fn number(text: &str) -> Result<u64> {
     let text = text.trim_matches(|c: char| !c.is_ascii_hexdigit() && c != 'x');
@@ -26,18 +34,21 @@ fn number(text: &str) -> Result<u64> {
 }
 
 /// Reads the monitor's `info pci`.
-pub(super) fn parse(text: &str) -> Result<BTreeMap<u16, Function>> {
+///
+/// # Errors
+/// It is not as QEMU 7 to 11 have it.
+pub fn parse(text: &str) -> Result<Functions> {
     let mut all = BTreeMap::new();
-    let mut at = 0;
+    let mut at = (0, 0, 0);
     for line in text.lines() {
         let line = line.trim();
         let words: Vec<&str> = line.split_whitespace().collect();
         if line.starts_with("Bus ") && line.ends_with(':') {
             // Bus  0, device   3, function 0:
             let [bus, device, function] = [1, 3, 5].map(|word| number(words[word]));
-            at = Bdf::new(bus? as u8, device? as u8, function? as u8).bits();
+            at = (bus? as u8, device? as u8, function? as u8);
             let old = all.insert(at, Function::default());
-            ensure!(old.is_none(), "two functions at {at:#x}:\n{text}");
+            ensure!(old.is_none(), "two functions at {at:?}:\n{text}");
             continue;
         }
         let Some(current) = all.get_mut(&at) else {
@@ -72,17 +83,18 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<u16, Function>> {
     Ok(all)
 }
 
-const UNMAPPED: u64 = u64::MAX;
-
 /// Everything is somewhere of its own, and behind its bridge; `ports` says
 /// that there are any.
-pub(super) fn check(functions: &BTreeMap<u16, Function>, ports: bool) -> Result<()> {
+///
+/// # Errors
+/// Says what lies where it must not.
+pub fn check(functions: &Functions, ports: bool) -> Result<()> {
     let mut taken: Vec<(bool, u64, u64, String)> = Vec::new();
     for (bdf, function) in functions {
         let bridge = functions.iter().find(|(_, bridge)| {
-            bridge.buses.is_some_and(|(secondary, _)| {
-                secondary == Bdf::from_bits(*bdf).bus() && secondary != 0
-            })
+            bridge
+                .buses
+                .is_some_and(|(secondary, _)| secondary == bdf.0 && secondary != 0)
         });
         let inside = |io: bool, start: u64, end: u64| {
             bridge.is_none_or(|(_, bridge)| {
@@ -97,7 +109,7 @@ pub(super) fn check(functions: &BTreeMap<u16, Function>, ports: bool) -> Result<
             })
         };
         for (bar, (kind, start, end)) in &function.bars {
-            let name = format!("{bdf:#06x} {} BAR{bar} {start:#x}", function.id);
+            let name = format!("{bdf:?} {} BAR{bar} {start:#x}", function.id);
             let io = kind.starts_with("I/O");
             if *start == UNMAPPED {
                 // Only expansion ROMs are off.
@@ -120,7 +132,7 @@ pub(super) fn check(functions: &BTreeMap<u16, Function>, ports: bool) -> Result<
             if start <= end {
                 ensure!(
                     inside(window == 0, *start, *end),
-                    "window {window} of {bdf:#06x} is outside its bridge's"
+                    "window {window} of {bdf:?} is outside its bridge's"
                 );
             }
         }
@@ -130,8 +142,11 @@ pub(super) fn check(functions: &BTreeMap<u16, Function>, ports: bool) -> Result<
 
 /// Buses, interrupt lines, and which BARs have an address are as under
 /// SeaBIOS.
-pub(super) fn same_as_seabios(ours: &BTreeMap<u16, Function>, theirs: &BTreeMap<u16, Function>) {
-    let view = |functions: &BTreeMap<u16, Function>| {
+///
+/// # Panics
+/// They are not.
+pub fn same_as_seabios(ours: &Functions, theirs: &Functions) {
+    let view = |functions: &Functions| {
         let mut view = String::new();
         for (bdf, function) in functions {
             let Function {
@@ -141,11 +156,11 @@ pub(super) fn same_as_seabios(ours: &BTreeMap<u16, Function>, theirs: &BTreeMap<
                 bars,
                 ..
             } = function;
-            write!(view, "{bdf:#06x} {id} {line:?} {buses:?}").unwrap();
+            view.push_str(&format!("{bdf:?} {id} {line:?} {buses:?}"));
             for (bar, (kind, start, end)) in bars {
                 let mapped = *start != UNMAPPED;
                 let last = end.wrapping_sub(*start);
-                write!(view, ", BAR{bar} {kind} {mapped} {last:#x}").unwrap();
+                view.push_str(&format!(", BAR{bar} {kind} {mapped} {last:#x}"));
             }
             view.push('\n');
         }
