@@ -78,30 +78,13 @@ fn debian_kernel(flavour: &str) -> Result<Kernel> {
     }
 }
 
-/// A file of a package, with symbolic links followed inside it.
+/// A file of a package.
 fn packaged(package: &str, path: &str) -> Result<PathBuf> {
-    let root = debian::unpack(&Package::system(package))?;
-    follow(&root, Path::new(path)).with_context(|| format!("{package} holds no {path}"))
-}
-
-fn follow(root: &Path, path: &Path) -> Result<PathBuf> {
-    let mut at = root.join(path);
-    // More links than any package has in a row.
-    for _ in 0..8 {
-        if !fs::symlink_metadata(&at)?.is_symlink() {
-            return Ok(at);
-        }
-        let to = fs::read_link(&at)?;
-        at = match to.strip_prefix("/") {
-            Ok(inside) => root.join(inside),
-            Err(_) => at.parent().unwrap_or(root).join(to),
-        };
-    }
-    bail!("too many symbolic links at {}", path.display())
+    Ok(debian::unpack(&Package::system(package))?.join(path))
 }
 
 fn decompressed(path: &Path) -> Result<PathBuf> {
-    let bytes = fs::read(path)?;
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(path.to_owned());
     }
