@@ -31,6 +31,8 @@ pub struct Machine {
     pub has_io_apic: bool,
     /// Whether port 0x92 closes the address line 20.
     pub closes_a20: bool,
+    /// SeaBIOS's image for it.
+    pub seabios: &'static str,
 }
 
 /// The devices that give a machine further PCI buses.
@@ -68,6 +70,7 @@ pub const PC: Machine = Machine {
     has_smbios: true,
     has_io_apic: true,
     closes_a20: true,
+    seabios: "bios-256k.bin",
 };
 
 /// Q35 and ICH9.
@@ -87,6 +90,7 @@ pub const MICROVM: Machine = Machine {
     acpi: Acpi::Reduced,
     has_smbios: false,
     closes_a20: false,
+    seabios: "bios-microvm.bin",
     ..PC
 };
 
@@ -105,6 +109,8 @@ pub const ISAPC: Machine = Machine {
     acpi: Acpi::None,
     has_smbios: false,
     has_io_apic: false,
+    // 256 KiB do not fit there.
+    seabios: "bios.bin",
     ..PC
 };
 
@@ -129,6 +135,14 @@ pub const ALL: [Machine; 3] = [PC, Q35, MICROVM];
 pub const CHIPSETS: [Machine; 2] = [PC, Q35];
 
 impl Machine {
+    /// The machine whose type a value of `-M` begins with.
+    #[must_use]
+    pub fn named(value: &str) -> Option<Self> {
+        let name = value.split(',').next();
+        let mut all = [PC, Q35, MICROVM, ISAPC].into_iter();
+        all.find(|machine| Some(machine.name) == name)
+    }
+
     /// The machine with these options instead of its own.
     #[must_use]
     pub const fn with(self, options: &'static str) -> Self {

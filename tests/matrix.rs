@@ -169,7 +169,7 @@ fn cannot_run(cell: &Cell, version: &str) -> Option<String> {
 /// Runs a cell with a firmware: the outcome, and a report if it does not work.
 fn run(cell: &Cell, firmware: &str, program: &Path, version: &str) -> Result<(String, String)> {
     let started = Instant::now();
-    let failure = boot::cell(cell, &image(firmware, &cell.machine)?, program)?;
+    let failure = boot::cell(cell, &image(firmware, cell)?, program)?;
     let (outcome, report) = match failure {
         None => (WORKS.to_owned(), String::new()),
         Some(failure) => (failure.how, failure.report),
@@ -182,17 +182,12 @@ fn run(cell: &Cell, firmware: &str, program: &Path, version: &str) -> Result<(St
     Ok((outcome, report))
 }
 
-/// The image of a firmware for a machine.
-fn image(firmware: &str, machine: &str) -> Result<PathBuf> {
+/// The image of a firmware for a cell's machine.
+fn image(firmware: &str, cell: &Cell) -> Result<PathBuf> {
     let image: PathBuf = match firmware {
         OURS => return rom(),
         "qboot" => "/usr/share/qemu/qboot.rom".into(),
-        "seabios" => Path::new("/usr/share/seabios").join(match machine.split(',').next() {
-            Some("microvm") => "bios-microvm.bin",
-            // 256 KiB do not fit there.
-            Some("isapc") => "bios.bin",
-            _ => "bios-256k.bin",
-        }),
+        "seabios" => Path::new("/usr/share/seabios").join(cell.machine()?.seabios),
         path => path.into(),
     };
     ensure!(image.is_file(), "no firmware {}", image.display());

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use qboot_tests::machines::MICROVM;
 use regex::Regex;
 use tempfile::TempDir;
 use xtask::linux::{self, Time};
@@ -91,15 +92,15 @@ impl<'a> Boot<'a> {
         })
     }
 
-    fn accel(&self) -> Accel {
+    fn accel(&self) -> Result<Accel> {
         let row = &self.cell.row;
-        let is_microvm = self.cell.machine.starts_with("microvm");
-        match row.accel {
+        let is_microvm = self.cell.machine()?.is(MICROVM);
+        Ok(match row.accel {
             Some(table::Accel::Single) => Accel::TcgSingle,
             Some(table::Accel::Icount) => Accel::Icount { shift: 1 },
             None if is_microvm && row.linux && row.smp == "1" => Accel::Icount { shift: 1 },
             None => Accel::Tcg,
-        }
+        })
     }
 
     /// What the kernel is told, word by word.
@@ -126,7 +127,7 @@ impl<'a> Boot<'a> {
 
     fn qemu(&self, rom: &Path, program: &Path) -> Result<Qemu> {
         let row = &self.cell.row;
-        let accel = self.accel();
+        let accel = self.accel()?;
         let words = self.parameters(accel);
         let mut qemu = Qemu::new(&self.cell.machine)
             .program(program)

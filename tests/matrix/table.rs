@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use qboot_tests::machines::Machine;
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use xtask::workspace;
@@ -126,6 +127,7 @@ pub enum Accel {
 #[derive(Clone, Debug)]
 pub struct Cell {
     pub row: Row,
+    /// The value of `-M`.
     pub machine: String,
 }
 
@@ -135,12 +137,21 @@ impl Cell {
         format!("{}@{}", self.row.name, self.machine)
     }
 
+    /// What the tests know of its machine.
+    pub fn machine(&self) -> Result<Machine> {
+        known(&self.machine)
+    }
+
     /// Whether it can be tried with a QEMU of this version, `7.2`.
     pub fn is_for(&self, version: &str) -> bool {
         let major = version.split('.').next().and_then(|n| n.parse().ok());
         let before = self.row.before_qemu.unwrap_or(u32::MAX);
         major.is_some_and(|major: u32| major >= self.row.qemu && major < before)
     }
+}
+
+fn known(machine: &str) -> Result<Machine> {
+    Machine::named(machine).with_context(|| format!("no machine is called {machine:?}"))
 }
 
 /// An expression of the table; `^` and `$` are a line's.
@@ -165,6 +176,9 @@ fn parse(text: &str) -> Result<Vec<Row>> {
         ensure!(names.insert(&row.name), "two cells named {}", row.name);
         ensure!(!row.machines.is_empty(), "{}: no machine", row.name);
         ensure!(!row.expect.is_empty(), "{}: expects nothing", row.name);
+        for machine in &row.machines {
+            known(machine).with_context(|| row.name.clone())?;
+        }
         let steps = row.steps.iter();
         let steps = steps.flat_map(|step| [&step.after, &step.answer]);
         for text in row.expect.iter().chain(&row.never).chain(steps) {
@@ -194,6 +208,7 @@ pub fn refuses_mistakes() {
     assert!(parse(&good.repeat(2)).is_err(), "the same name twice");
     assert!(parse(&format!("{ROW}expect=[]")).is_err());
     assert!(parse(&format!("{ROW}expect=['(']")).is_err());
+    assert!(parse(&good.replace("pc", "pcx")).is_err());
     assert!(parse(&format!("{good}expected=['x']")).is_err());
     let status = parse(&format!("{good}end={{status=3}}")).unwrap();
     assert_eq!(status[0].end, End::Status(3));
