@@ -1,5 +1,5 @@
 # For gdb beside a QEMU that was started with -S -s: scripts/gdb.sh starts both.
-# Connects, and knows the places of a boot: to32, torust, tokernel; here16.
+# Connects, and knows the places of a boot: to32, torust, tofunction, tokernel; here16.
 set confirm off
 set pagination off
 set architecture i386
@@ -35,6 +35,25 @@ define torust
 end
 document torust
 Runs to the first Rust code. Software breakpoints in the F segment hold from here on.
+end
+
+# Generic functions have names that `break` does not take: their line is looked up.
+python
+def line_of(name):
+    for line in gdb.execute("info functions -n " + name, to_string=True).splitlines():
+        if line.startswith("File "):
+            file = line[len("File "):-1]
+        elif line[:1].isdigit():
+            return file + ":" + line.split(":")[0]
+    raise gdb.GdbError("no function " + name)
+end
+
+define tofunction
+  python gdb.execute("thbreak " + line_of("$arg0"))
+  continue
+end
+document tofunction
+Runs to the next function whose name matches, such as `tofunction Kernel::load<`.
 end
 
 define tokernel
