@@ -5,7 +5,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
@@ -13,7 +16,11 @@ use qboot::layout;
 use qboot::options::{EntryOption, LogOption, PciOption};
 use qboot::phys::PhysRange;
 use xtask::measure::{self, Kit};
+use xtask::patience::Patience;
 use xtask::workspace;
+
+/// Longest that a block of commands may take: it may compile the host program.
+const BLOCK_TIMEOUT: Duration = Duration::from_secs(400);
 
 fn docs() -> PathBuf {
     workspace::root().join("docs")
@@ -299,13 +306,33 @@ fn options(page: &str) -> Result<Vec<(String, String, String)>> {
     Ok(rows)
 }
 
-/// README, docs/options.md and the firmware know the same options and values.
+/// Whether the firmware knows the option with this value.
+fn is_known(option: &str, value: &str) -> bool {
+    let value = value.as_bytes();
+    match option {
+        "pci" => PciOption::parse(value).is_some(),
+        "entry" => EntryOption::parse(value).is_some(),
+        "log" => LogOption::parse(value).is_some(),
+        _ => false,
+    }
+}
+
+/// docs/options.md and the firmware know the same options and values, and README.md
+/// no others.
 #[test]
 fn options_are_those_of_the_source() -> Result<()> {
     let read = |name: &str| fs::read_to_string(workspace::root().join(name));
     let rows = options(&read("docs/options.md")?)?;
-    let readme = options(&read("README.md")?.replace("](docs/", "]("))?;
-    ensure!(rows == readme, "{rows:?}\n{readme:?}");
+    let readme = read("README.md")?;
+    let named = readme.split("name=opt/org.qboot/").skip(1);
+    let named = named.filter_map(|rest| rest.split('`').next());
+    let mut count = 0;
+    for option in named {
+        let (name, value) = option.split_once(",string=").context("no value")?;
+        ensure!(is_known(name, value), "README.md: {option}");
+        count += 1;
+    }
+    ensure!(count > 2, "README.md has only {count} options");
     let mut says = String::new();
     for option in ["pci", "entry", "log"] {
         let values: Vec<&str> = rows
@@ -314,13 +341,10 @@ fn options_are_those_of_the_source() -> Result<()> {
             .map(|(_, value, _)| value.as_str())
             .collect();
         for value in &values {
-            let bytes = value.as_bytes();
-            let known = match option {
-                "pci" => PciOption::parse(bytes).is_some(),
-                "entry" => EntryOption::parse(bytes).is_some(),
-                _ => LogOption::parse(bytes).is_some(),
-            };
-            ensure!(known, "{option}={value} is no value to the firmware");
+            ensure!(
+                is_known(option, value),
+                "{option}={value} is no value to the firmware"
+            );
         }
         let (last, first) = values.split_last().context("no values")?;
         let _ = write!(says, ", {option} takes {} or {last}", first.join(", "));
@@ -338,5 +362,155 @@ fn options_are_those_of_the_source() -> Result<()> {
     ensure!(defaults == (true, true, true));
     let said = Error::BadOption.message();
     ensure!(said.ends_with(&says[2..]), "{said:?} and {says:?}");
+    Ok(())
+}
+
+/// A fenced block of commands: `sh` is run to its end; of `console` the lines behind a
+/// `$` are run, and the others have to come out of them.
+struct Block {
+    /// Page and line.
+    place: String,
+    is_console: bool,
+    text: String,
+    /// The comment above, which tells who runs it or why nobody does.
+    mark: Option<String>,
+}
+
+/// The pages with commands, the README first: its first boot makes what others take.
+fn command_pages() -> Result<Vec<PathBuf>> {
+    let root = workspace::root();
+    let top = ["README.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let mut all: Vec<PathBuf> = top.iter().map(|name| root.join(name)).collect();
+    all.extend(pages(&docs())?);
+    Ok(all)
+}
+
+fn blocks(page: &Path) -> Result<Vec<Block>> {
+    let text = fs::read_to_string(page)?;
+    let mut lines = text.lines().enumerate();
+    let mut found = Vec::new();
+    let mut above = "";
+    while let Some((number, line)) = lines.next() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            let place = format!("{}:{}", below(page)?.display(), number + 1);
+            let inside = lines.by_ref().map(|(_, line)| line);
+            let inside: Vec<&str> = inside.take_while(|line| line.trim() != "```").collect();
+            let is_command = matches!(language, "sh" | "console");
+            // What shows commands says so, or it would be left out here.
+            let shows = |line: &&str| line.starts_with("$ ") || line.starts_with("scripts/");
+            ensure!(
+                is_command || !inside.iter().any(shows),
+                "{place} has commands, but is no block of sh or console"
+            );
+            let mark = above.strip_prefix("<!-- ");
+            let mark = mark.and_then(|mark| mark.strip_suffix(" -->"));
+            if is_command {
+                found.push(Block {
+                    place,
+                    is_console: language == "console",
+                    text: inside.join("\n"),
+                    mark: mark.map(str::to_owned),
+                });
+            }
+        }
+        above = line;
+    }
+    Ok(found)
+}
+
+/// A line as it is compared: numbers and the gaps before them differ from boot to boot.
+fn shape(line: &str) -> String {
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut shape = String::new();
+    for c in line.chars() {
+        match c {
+            '0'..='9' if shape.ends_with('0') => {}
+            '0'..='9' => shape.push('0'),
+            c => shape.push(c),
+        }
+    }
+    shape
+}
+
+/// Runs a script at the top of the repository until it ends, or until all of `wanted`
+/// has come out of it in that order; "..." stands for any lines.
+fn run(script: &str, wanted: &[&str]) -> Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]);
+    command.current_dir(workspace::root()).stdin(Stdio::null());
+    let output = log.reopen()?;
+    command.stdout(output.try_clone()?).stderr(output);
+    // The release whose output the pages show.
+    if std::env::var_os("QBOOT_DEBIAN").is_none() {
+        command.env("QBOOT_DEBIAN", "bookworm");
+    }
+    // QEMU may go on behind an error: it ends with its group.
+    let mut child = command.process_group(0).spawn()?;
+    let wanted: Vec<String> = wanted.iter().map(|line| shape(line)).collect();
+    let all_said = |said: &str| {
+        let mut lines = said.lines().map(shape);
+        wanted
+            .iter()
+            .all(|wanted| wanted == "..." || lines.any(|line| line == *wanted))
+    };
+    let mut patience = Patience::new(BLOCK_TIMEOUT);
+    let ended = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        let shows = !wanted.is_empty();
+        if shows && all_said(&fs::read_to_string(log.path())?) || !patience.pause() {
+            break None;
+        }
+    };
+    if ended.is_none() {
+        let group = format!("-{}", child.id());
+        Command::new("kill").args(["--", &group]).status()?;
+        child.wait()?;
+    }
+    let said = fs::read_to_string(log.path())?;
+    ensure!(all_said(&said), "not all of {wanted:#?} in\n{said}");
+    let done = ended.map_or(!wanted.is_empty(), |status| status.success());
+    ensure!(done, "{ended:?}\n{said}");
+    Ok(())
+}
+
+/// Every block of commands is run here, or a comment says by which test, or why not:
+/// `<!-- run by tests/log.rs -->`, `<!-- not run: needs libvirt -->`.
+#[test]
+fn commands_in_the_documentation_work() -> Result<()> {
+    qboot_tests::rom()?;
+    let mut count = 0;
+    for page in command_pages()? {
+        for block in blocks(&page)? {
+            let place = &block.place;
+            if let Some(mark) = &block.mark {
+                if let Some(test) = mark.strip_prefix("run by ") {
+                    let source = fs::read_to_string(workspace::root().join(test))
+                        .context(test.to_owned())?;
+                    let name = page.file_name().and_then(|name| name.to_str());
+                    let reads = name.is_some_and(|name| source.contains(name));
+                    ensure!(reads, "{place}: {test} does not read the page");
+                } else {
+                    let reason = mark.strip_prefix("not run: ");
+                    ensure!(reason.is_some_and(|why| why.len() > 5), "{place}: {mark}");
+                }
+                continue;
+            }
+            count += 1;
+            if !block.is_console {
+                run(&block.text, &[]).context(block.place)?;
+                continue;
+            }
+            let text = format!("\n{}", block.text.replace("\\\n", ""));
+            for session in text.split("\n$ ").skip(1) {
+                let mut lines = session.lines();
+                let command = lines.next().context("no command")?;
+                run(command, &lines.collect::<Vec<_>>()).context(place.clone())?;
+            }
+        }
+    }
+    ensure!(count > 5, "only {count} blocks run");
     Ok(())
 }

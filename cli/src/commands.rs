@@ -35,7 +35,7 @@ pub const DEVELOPER: [(&str, &str); 7] = [
         "timeline",
         "Show where the time goes from QEMU's start to user space: a table and a chart",
     ),
-    ("figures", "Write the last benchmark's figures to README.md"),
+    ("figures", "Write the last benchmark's figures to the pages"),
     (
         "matrix",
         "Boot the table of machines and kernels in tests/matrix.toml",

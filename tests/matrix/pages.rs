@@ -1,5 +1,6 @@
-//! The tables of `README.md` and `docs/compatibility.md`, made from the record.
+//! The tables of `docs/compatibility.md`, made from the record.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -13,30 +14,21 @@ use super::table::{self, Row};
 const START: &str = "<!-- compatibility -->\n";
 const END: &str = "<!-- /compatibility -->";
 
-/// Writes the tables into the pages.
+/// Writes the tables into the page.
 pub fn write() -> Result<()> {
-    for (path, content) in pages()? {
-        workspace::write_atomically(&path, content.as_bytes())?;
-    }
-    Ok(())
+    let (path, content) = page()?;
+    workspace::write_atomically(&path, content.as_bytes())
 }
 
-/// The pages with their tables: path and content.
-fn pages() -> Result<Vec<(PathBuf, String)>> {
+/// The page with its tables: path and content.
+fn page() -> Result<(PathBuf, String)> {
     let (rows, record) = (table::rows()?, Record::read()?);
-    let tables = [
-        ("README.md", summary(&rows, &record)),
-        ("docs/compatibility.md", whole(&rows, &record)),
-    ];
-    let mut pages = Vec::new();
-    for (name, table) in tables {
-        let path = workspace::root().join(name);
-        let page = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
-        let (before, rest) = page.split_once(START).context(name)?;
-        let (_, after) = rest.split_once(END).context(name)?;
-        pages.push((path, format!("{before}{START}{table}{END}{after}")));
-    }
-    Ok(pages)
+    let path = workspace::root().join("docs/compatibility.md");
+    let page = fs::read_to_string(&path).context("reading docs/compatibility.md")?;
+    let (before, rest) = page.split_once(START).context("no tables")?;
+    let (_, after) = rest.split_once(END).context("no end of the tables")?;
+    let tables = format!("{}\n{}", summary(&rows, &record), whole(&rows, &record));
+    Ok((path, format!("{before}{START}{tables}{END}{after}")))
 }
 
 fn groups(rows: &[Row]) -> Vec<&str> {
@@ -82,25 +74,42 @@ fn summary(rows: &[Row], record: &Record) -> String {
     text
 }
 
-/// Every cell; machines of a row on which all firmwares do the same share a line.
+/// Every cell; machines of a row on which all firmwares do the same share a line. What
+/// all of them boot is a list below the table.
 fn whole(rows: &[Row], record: &Record) -> String {
     let mut text = String::new();
+    let all: BTreeSet<&String> = record.cells().flat_map(|id| record.versions(id)).collect();
     for group in groups(rows) {
-        let _ = write!(text, "## {group}\n\n{}", head(&["what", "machine", "QEMU"]));
+        let _ = write!(text, "## {group}\n\n{}", head(&["what", "machine"]));
+        let mut list = String::new();
         for row in rows.iter().filter(|row| row.group == group) {
-            let mut lines: Vec<(Vec<&str>, String)> = Vec::new();
+            let mut lines: Vec<(Vec<&str>, String, [String; 3])> = Vec::new();
             for (machine, id) in ids(row) {
                 let outcomes = FIRMWARES.map(|(firmware, _)| outcomes(record, &id, firmware));
-                let versions = record.versions(&id).join(", ");
-                let line = format!("{versions} | {}", outcomes.join(" | "));
-                match lines.iter_mut().find(|(_, same)| *same == line) {
-                    Some((machines, _)) => machines.push(machine),
-                    None => lines.push((vec![machine], line)),
+                let versions = match record.versions(&id) {
+                    run if run.len() == all.len() => String::new(),
+                    fewer => format!(" (QEMU {})", fewer.join(", ")),
+                };
+                let same = |line: &&mut (_, String, [String; 3])| {
+                    (&line.1, &line.2) == (&versions, &outcomes)
+                };
+                match lines.iter_mut().find(same) {
+                    Some((machines, ..)) => machines.push(machine),
+                    None => lines.push((vec![machine], versions, outcomes)),
                 }
             }
-            for (machines, line) in lines {
-                let _ = writeln!(text, "| {} | {} | {line} |", row.text, machines.join(", "));
+            for (machines, versions, outcomes) in lines {
+                let machines = machines.join(", ");
+                let _ = if outcomes.iter().all(|outcome| outcome == "yes") {
+                    writeln!(list, "- {}: {machines}{versions}", row.text)
+                } else {
+                    let outcomes = outcomes.join(" | ");
+                    writeln!(text, "| {} | {machines}{versions} | {outcomes} |", row.text)
+                };
             }
+        }
+        if !list.is_empty() {
+            let _ = write!(text, "\nAll three boot:\n\n{list}");
         }
         text.push('\n');
     }
@@ -109,15 +118,15 @@ fn whole(rows: &[Row], record: &Record) -> String {
 
 /// What a firmware does in a cell, and with which QEMU where they differ.
 fn outcomes(record: &Record, id: &str, firmware: &str) -> String {
-    let mut found: Vec<(String, Vec<&str>)> = Vec::new();
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
     for version in record.versions(id) {
         let Some(outcome) = record.get(version, id, firmware) else {
             continue;
         };
         let outcome = match outcome {
-            WORKS => "yes".to_owned(),
-            // A bar ends a table's cell even in code.
-            how => how.replace('|', "\\|"),
+            WORKS => "yes",
+            "prints nothing" => "silent",
+            _ => "no",
         };
         match found.iter_mut().find(|(same, _)| *same == outcome) {
             Some((_, versions)) => versions.push(version),
@@ -125,7 +134,7 @@ fn outcomes(record: &Record, id: &str, firmware: &str) -> String {
         }
     }
     match found.as_slice() {
-        [(outcome, _)] => outcome.clone(),
+        [(outcome, _)] => (*outcome).to_owned(),
         more => {
             let each = more.iter();
             let each = each.map(|(what, versions)| format!("{}: {what}", versions.join(", ")));
@@ -135,11 +144,13 @@ fn outcomes(record: &Record, id: &str, firmware: &str) -> String {
 }
 
 pub fn are_in_accord_with_the_record() {
-    for (path, content) in pages().unwrap() {
-        let page = fs::read_to_string(&path).unwrap();
-        let path = path.display();
-        assert!(page == content, "{path}: cargo xtask matrix --pages");
-    }
+    let (path, content) = page().unwrap();
+    let page = fs::read_to_string(&path).unwrap();
+    assert!(
+        page == content,
+        "{}: cargo xtask matrix --pages",
+        path.display()
+    );
 }
 
 pub fn tell_what_works_and_how_the_rest_fails() {
@@ -149,7 +160,7 @@ pub fn tell_what_works_and_how_the_rest_fails() {
         );
         toml::from_str::<Row>(&text).unwrap()
     };
-    let rows = [row("a"), row("b")];
+    let rows = [row("a"), row("b"), row("c")];
     let mut record = Record::default();
     for id in ["a@pc", "a@q35", "b@pc"] {
         record.set("7.2", id, &[("qboot", "prints nothing")]);
@@ -157,13 +168,18 @@ pub fn tell_what_works_and_how_the_rest_fails() {
     }
     record.set("10.0", "b@pc", &[(OURS, "prints nothing")]);
     record.set("7.2", "b@q35", &[(OURS, "ends without `a|b`")]);
+    record.set("7.2", "c@pc", &[]);
     let text = summary(&rows, &record);
-    assert!(text.contains("| G | 3 of 4 | 1 of 4 | 4 of 4 |"), "{text}");
+    assert!(text.contains("| G | 4 of 5 | 2 of 5 | 5 of 5 |"), "{text}");
     let text = whole(&rows, &record);
-    let line = "| Ta | pc, q35 | 7.2, 10.0 | yes | prints nothing | yes |";
+    let line = "| Ta | pc, q35 | yes | silent | yes |";
     assert!(text.contains(line), "{text}");
-    let line = "| Tb | pc | 7.2, 10.0 | 7.2: yes; 10.0: prints nothing | prints nothing | yes |";
+    let line = "| Tb | pc | 7.2: yes; 10.0: silent | silent | yes |";
     assert!(text.contains(line), "{text}");
-    let line = "| Tb | q35 | 7.2 | ends without `a\\|b` | yes | yes |";
+    let line = "| Tb | q35 (QEMU 7.2) | no | yes | yes |";
     assert!(text.contains(line), "{text}");
+    assert!(
+        text.contains("\n\nAll three boot:\n\n- Tc: pc (QEMU 7.2)\n"),
+        "{text}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The README's figures: from `target/bench/results.json` into the page.
+//! The figures of README.md and docs/benchmarks.md, from `target/bench/results.json`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,12 +12,12 @@ use crate::workspace;
 const START: &str = "<!-- figures -->\n";
 const END: &str = "<!-- /figures -->";
 
-/// Writes the last benchmark's figures to the README.
+/// Writes the last benchmark's figures to the pages.
 ///
 /// # Errors
-/// There are no results, or the README has no place for them.
+/// There are no results, or a page has no place for them.
 pub fn publish() -> Result<()> {
-    workspace::require_source("writing to README.md")?;
+    workspace::require_source("writing to the documentation")?;
     let path = workspace::target().join("bench/results.json");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("reading {} (scripts/bench.sh writes it)", path.display()))?;
@@ -29,10 +29,14 @@ pub fn publish() -> Result<()> {
             path.display()
         );
     }
-    let readme = workspace::root().join("README.md");
-    let page = fs::read_to_string(&readme)?;
-    let page = replaced(&page, &section(&results)).context("README.md has no figures section")?;
-    workspace::write_atomically(&readme, page.as_bytes())
+    let (bare, more) = sections(&results);
+    for (name, section) in [("README.md", bare), ("docs/benchmarks.md", more)] {
+        let path = workspace::root().join(name);
+        let page = fs::read_to_string(&path)?;
+        let page = replaced(&page, &section).with_context(|| format!("{name} has no figures"))?;
+        workspace::write_atomically(&path, page.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// `page` with `section` between the two marks.
@@ -42,22 +46,25 @@ fn replaced(page: &str, section: &str) -> Option<String> {
     Some(format!("{before}{START}{section}{END}{after}"))
 }
 
-/// The table, and every cell in which C qboot is the cheaper one. The cells beyond
-/// the bare machines are a second table that a reader opens.
-#[must_use]
-pub fn section(results: &Results) -> String {
+/// The table of the bare machines for README.md. For docs/benchmarks.md that of the
+/// other cells, and every cell in which C qboot is the cheaper one.
+fn sections(results: &Results) -> (String, String) {
     let bare = measure::core_cells();
     let is_bare = |name: &String| bare.iter().any(|cell| cell.name == *name);
-    let mut text = format!("Accesses / instructions, {}:\n\n", results.qemu);
-    text.push_str(&columns(results));
-    let mut more = String::new();
+    let mut bare_cells = format!("Accesses / instructions, {}:\n\n", results.qemu);
+    bare_cells.push_str(&columns(results));
+    let mut text = columns(results);
     let mut dearer = Vec::new();
     let mut pages = Vec::new();
     let mut ratios = Vec::new();
     for cell in &results.cells {
         let outcomes = results.results.get(cell);
         let outcome = |name: &str| outcomes.and_then(|by| by.get(name));
-        let table = if is_bare(cell) { &mut text } else { &mut more };
+        let table = if is_bare(cell) {
+            &mut bare_cells
+        } else {
+            &mut text
+        };
         table.push_str(&row(results, cell));
         let (Some(ours), Some(theirs)) = (outcome(OURS), outcome(REFERENCE)) else {
             continue;
@@ -77,13 +84,6 @@ pub fn section(results: &Results) -> String {
             ratios.push(ours.ms.median / theirs.ms.median);
         }
     }
-    if !more.is_empty() {
-        let _ = writeln!(
-            text,
-            "\n<details><summary>With more devices, processors and memory</summary>\n\n{}{more}\n</details>",
-            columns(results)
-        );
-    }
     let _ = match dearer.as_slice() {
         [] => writeln!(text, "\nIn no cell is {REFERENCE} cheaper."),
         cells => writeln!(text, "\n{REFERENCE} is cheaper in: {}.", cells.join("; ")),
@@ -102,7 +102,7 @@ pub fn section(results: &Results) -> String {
             "\nTime under KVM, as a share of {REFERENCE}'s in the same run: {least:.2} to {most:.2}."
         );
     }
-    text
+    (bare_cells, text)
 }
 
 fn columns(results: &Results) -> String {
@@ -172,35 +172,29 @@ mod tests {
 
     #[test]
     fn a_cell_that_is_dearer_is_named() {
-        let text = section(&results(6));
+        let (bare, more) = sections(&results(6));
         assert!(
-            text.contains("| q35 PVH | 6 / 1,000 | 5 / 1,000 |"),
-            "{text}"
+            bare.contains("| q35 PVH | 6 / 1,000 | 5 / 1,000 |"),
+            "{bare}"
         );
-        assert!(text.contains("is cheaper in: q35 PVH."), "{text}");
-        assert!(text.contains("q35 PVH (6 instead of 5)"), "{text}");
-        let text = section(&results(5));
+        assert!(more.contains("is cheaper in: q35 PVH."), "{more}");
+        assert!(more.contains("q35 PVH (6 instead of 5)"), "{more}");
+        let (_, more) = sections(&results(5));
         assert!(
-            text.contains("In no cell") && !text.contains("pages"),
-            "{text}"
+            more.contains("In no cell") && !more.contains("pages"),
+            "{more}"
         );
     }
 
     #[test]
-    fn cells_beyond_the_bare_machines_are_folded() {
+    fn cells_beyond_the_bare_machines_have_a_table_of_their_own() {
         let mut results = results(5);
-        let bare = section(&results);
-        assert!(!bare.contains("<details>"), "{bare}");
         let one = results.results["q35 PVH"].clone();
         results.cells.push("q35 PVH, more".to_owned());
         results.results.insert("q35 PVH, more".to_owned(), one);
-        let text = section(&results);
-        let (before, folded) = text.split_once("<details>").expect("folded cells");
-        assert!(before.contains("| q35 PVH |"), "{text}");
-        assert!(
-            !before.contains("more |") && folded.contains("| q35 PVH, more |"),
-            "{text}"
-        );
+        let (bare, more) = sections(&results);
+        assert!(bare.contains("| q35 PVH |") && !bare.contains("more |"));
+        assert!(more.contains("| q35 PVH, more |") && !more.contains("| q35 PVH |"));
     }
 
     #[test]
