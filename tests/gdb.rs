@@ -1,14 +1,13 @@
 //! The sessions with gdb that docs/debugging.md shows, held with a real gdb.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::{PROBE_TIMEOUT, rom};
+use qboot_tests::machines::Q35;
+use qboot_tests::{Options, PROBE_TIMEOUT, rom};
 use rstest::rstest;
 use xtask::kernel::{self, Flavour};
-use xtask::patience::Patience;
 use xtask::workspace;
 
 /// The block of the page that has `mark` in it.
@@ -40,7 +39,7 @@ fn line_of(file: &str, text: &str) -> Result<usize> {
 }
 
 /// What gdb answers to `commands`, each after a line with a plus before it.
-fn answers(commands: &str, options: &[&str]) -> Result<String> {
+fn answers(commands: &str, options: &[(&str, &str)]) -> Result<String> {
     let root = workspace::root();
     let dir = tempfile::tempdir()?;
     let file = |name: &str| dir.path().join(name);
@@ -53,41 +52,27 @@ fn answers(commands: &str, options: &[&str]) -> Result<String> {
         file("session"),
         format!("set trace-commands on\n{commands}disconnect\n"),
     )?;
-    let mut qemu = Command::new("qemu-system-i386")
-        .args([
-            "-M",
-            "q35",
-            "-display",
-            "none",
-            "-S",
-            "-append",
-            "console=ttyS0",
-        ])
-        .args(options)
-        .arg("-gdb")
-        .arg(format!("unix:{},server=on,wait=off", socket.display()))
-        .arg("-bios")
-        .arg(rom()?)
-        .arg("-kernel")
-        .arg(kernel::debian(Flavour::CloudAmd64)?.bzimage)
-        .stdin(Stdio::null())
-        .spawn()?;
-    let said = wait_for(&socket).and_then(|()| {
-        let mut gdb = Command::new("timeout");
-        // By lines, as on a terminal: what gdb says and what the programs say that
-        // it starts would come in another order.
-        gdb.args(["60", "stdbuf", "-oL", "gdb", "-q", "-nx", "-batch"])
-            .current_dir(&root);
-        gdb.arg("-x")
-            .arg(file("init"))
-            .arg("-x")
-            .arg(file("session"));
-        let elf = rom()?.with_extension("elf");
-        Ok(gdb.arg(elf).stdin(Stdio::null()).output()?)
-    });
-    qemu.kill()?;
-    qemu.wait()?;
-    let said = said?;
+    // gdb takes the registers of qemu-system-x86_64 for 64-bit ones.
+    let qemu = Q35
+        .qemu()?
+        .program("qemu-system-i386")
+        .default_devices()
+        .memory_mib(128)
+        .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
+        .append("console=ttyS0");
+    let stub = format!("unix:{},server=on,wait=off", socket.display());
+    let qemu = options
+        .iter()
+        .fold(qemu, |qemu, (name, value)| qemu.option(name, value));
+    let mut vm = qemu.args(["-S", "-gdb", &stub]).spawn()?;
+    vm.wait_for("gdb's socket", PROBE_TIMEOUT, |_| socket.exists())?;
+    let mut gdb = Command::new("timeout");
+    // By lines, as on a terminal: what gdb says and what the programs say that
+    // it starts would come in another order.
+    gdb.args(["60", "stdbuf", "-oL", "gdb", "-q", "-nx", "-batch", "-x"]);
+    gdb.arg(file("init")).arg("-x").arg(file("session"));
+    gdb.arg(rom()?.with_extension("elf")).current_dir(&root);
+    let said = gdb.stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     ensure!(
         said.status.success(),
@@ -97,22 +82,14 @@ fn answers(commands: &str, options: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-fn wait_for(socket: &Path) -> Result<()> {
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    while !socket.exists() {
-        ensure!(patience.pause(), "QEMU does not listen");
-    }
-    Ok(())
-}
-
 /// What is shown comes in that order; what gdb says besides is left out there.
 /// An ellipsis stands for the rest of a line.
 #[rstest]
 #[case("(gdb) torust", &[])]
-#[case("RealMode{", &["-fw_cfg", "name=opt/org.qboot/entry,string=16"])]
+#[case("RealMode{", &[("entry", "16")])]
 fn sessions_in_the_documentation_are_real(
     #[case] mark: &str,
-    #[case] options: &[&str],
+    #[case] options: &[(&str, &str)],
 ) -> Result<()> {
     let page = fs::read_to_string(workspace::root().join("docs/debugging.md"))?;
     let session = block(&page, mark)?.trim();

@@ -139,30 +139,23 @@ fn command_lines(
     check_command_line(machine, &Probe::new(kind)?, len)
 }
 
+/// As long as the header's limit allows, or long.
 #[rstest]
-fn a_long_command_line(#[values(Q35, MICROVM)] machine: Machine) -> Result<()> {
+fn command_lines_of_the_kernels_own_limit(
+    #[values(Q35, MICROVM)] machine: Machine,
+    #[values((255, 255), (65_535, 16_000))] limit_and_len: (u32, usize),
+) -> Result<()> {
+    let (limit, len) = limit_and_len;
     let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u32(hdr::CMDLINE_SIZE, 65_535);
+    image.set_u32(hdr::CMDLINE_SIZE, limit);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    check_command_line(machine, &probe, 16_000)
+    check_command_line(machine, &probe, len)
 }
 
 fn check_command_line(machine: Machine, probe: &Probe, len: usize) -> Result<()> {
     let line: String = (b'!'..=b'~').cycle().take(len).map(char::from).collect();
     let (handover, _vm) = probe.boot(&probe.machine(machine)?.append(&line))?;
     check(&handover, 512)?;
-    ensure!(handover.cmdline == line.as_bytes());
-    Ok(())
-}
-
-/// As long as the header's limit allows, and no byte longer.
-#[test]
-fn a_command_line_of_the_kernels_own_limit() -> Result<()> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u32(hdr::CMDLINE_SIZE, 255);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let line = "x".repeat(255);
-    let (handover, _vm) = probe.boot(&probe.machine(MICROVM)?.append(&line))?;
     ensure!(handover.cmdline == line.as_bytes());
     Ok(())
 }
