@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell as Entry, CellAlignment, ColumnConstraint, ContentArrangement, Table};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::measure::{self, Cell, Kit, Spread};
 use crate::output::say;
-use crate::{build, canvas, qemu, workspace};
+use crate::{build, chart, progress, qemu, workspace};
 
-mod chart;
 mod results;
 
 pub use results::{Kvm, Outcome, Results, grouped};
@@ -191,10 +189,7 @@ fn report(results: &Results, docs: bool) -> Result<()> {
     fs::write(&json, serde_json::to_string_pretty(results)? + "\n")
         .with_context(|| format!("writing {}", json.display()))?;
     let svg = dir.join("results.svg");
-    chart::draw(results, &svg)?;
-    if docs {
-        canvas::keep(&svg, "benchmark.svg")?;
-    }
+    chart::benchmark(results, &svg, docs)?;
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         say!("wrote {}", file.display())?;
@@ -202,36 +197,17 @@ fn report(results: &Results, docs: bool) -> Result<()> {
     Ok(())
 }
 
-fn bar(len: usize, what: &str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {wide_msg} ({elapsed})")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-    // Not a terminal: indicatif draws nothing, so a plain line says what runs.
-    if !console_is_terminal() {
-        eprintln!("{what}: {len} runs ...");
-    }
-    ProgressBar::new(len as u64)
-        .with_style(style)
-        .with_prefix(what.to_owned())
-}
-
-fn console_is_terminal() -> bool {
-    std::io::IsTerminal::is_terminal(&std::io::stderr())
-}
-
 fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results) -> Result<()> {
-    let progress = bar(cells.len() * firmware.len(), "counting under TCG");
     for one in firmware {
+        let step = progress::step(format!("counting {} under TCG", one.name));
         let images: Vec<_> = cells.iter().map(|cell| one.image(cell)).collect();
-        let list = measure::counts(kit, &images, cells, |cell| {
-            progress.set_message(format!("{}, {}", one.name, cell.name));
-            progress.inc(1);
-        });
+        let list = measure::counts(kit, &images, cells);
+        step.done(&format!("{} cells", cells.len()));
         for ((cell, image), counts) in cells.iter().zip(images).zip(list) {
             let counts = match counts {
                 Ok(counts) => Some(counts),
                 Err(error) => {
-                    progress.suspend(|| eprintln!("{}: {error:#}", one.name));
+                    eprintln!("{}: {error:#}", one.name);
                     let reason = format!("{} in {}: no kernel reached", one.name, cell.name);
                     results.skipped.push(reason);
                     None
@@ -250,7 +226,6 @@ fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results
             by_firmware.insert(one.name.clone(), outcome);
         }
     }
-    progress.finish_and_clear();
     Ok(())
 }
 
@@ -262,12 +237,11 @@ fn time(
     runs: usize,
     results: &mut Results,
 ) -> Result<()> {
-    let progress = bar(cells.len() * runs, "timing under KVM");
     for cell in cells {
-        progress.set_message(cell.name.clone());
         let Some(outcomes) = results.results.get_mut(&cell.name) else {
             continue;
         };
+        let step = progress::step(format!("timing {} under KVM", cell.name));
         let mut taken: BTreeMap<&str, Vec<measure::KvmRun>> = BTreeMap::new();
         for _ in 0..runs {
             for one in firmware {
@@ -279,8 +253,8 @@ fn time(
                     list.push(measure::kvm_run(kit, one.image(cell), cell)?);
                 }
             }
-            progress.inc(1);
         }
+        step.done(&format!("{runs} runs of each"));
         for (name, list) in taken {
             let mut exits: Vec<_> = list.iter().map(|run| run.exits).collect();
             exits.sort_unstable();
@@ -294,7 +268,6 @@ fn time(
             }
         }
     }
-    progress.finish_and_clear();
     Ok(())
 }
 

@@ -19,15 +19,13 @@ pub use qboot_cli::{
 };
 
 pub mod bench;
-mod canvas;
 pub mod capture;
+mod chart;
 pub mod figures;
 pub mod matrix;
 pub mod measure;
-pub mod notices;
 pub mod package;
 pub mod probe;
 pub mod qemu;
 pub mod release;
-pub mod sbom;
 pub mod timeline;

@@ -236,13 +236,8 @@ pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
 }
 
 /// Counts several cells, each with the image beside it, two at a time, and
-/// returns them in the cells' order. `done` is told of each cell as it ends.
-pub fn counts(
-    kit: &Kit,
-    images: &[&Path],
-    cells: &[Cell],
-    done: impl Fn(&Cell) + Sync,
-) -> Vec<Result<Counts>> {
+/// returns them in the cells' order.
+pub fn counts(kit: &Kit, images: &[&Path], cells: &[Cell]) -> Vec<Result<Counts>> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
@@ -254,7 +249,6 @@ pub fn counts(
                         break;
                     };
                     let result = trace(kit, image, cell).map(|(counts, _)| counts);
-                    done(cell);
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                     results.insert(n, result);
                 }
@@ -317,7 +311,7 @@ pub fn budget(kit: &Kit) -> Result<Budget> {
         rom_used_bytes: rom.used,
         cells: BTreeMap::new(),
     };
-    for (cell, result) in cells.iter().zip(counts(kit, &images, &cells, |_| ())) {
+    for (cell, result) in cells.iter().zip(counts(kit, &images, &cells)) {
         measured.cells.insert(cell.name.clone(), result?);
     }
     Ok(measured)
@@ -386,7 +380,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut found = BTreeMap::new();
     for rom in &roms {
         let images = vec![rom.as_path(); cells.len()];
-        let results = counts(&kit, &images, &cells, |_| ());
+        let results = counts(&kit, &images, &cells);
         if !options.json {
             say!("{}", rom.display())?;
         }

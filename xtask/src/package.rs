@@ -49,8 +49,9 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
     let notices = files.join("NOTICES.txt");
     fs::metadata(&notices).with_context(|| format!("{}", notices.display()))?;
-    let root = tempdir(to)?;
-    let staged = root.join("root");
+    fs::create_dir_all(to)?;
+    let root = tempfile::tempdir_in(to)?;
+    let staged = root.path().join("root");
     let mut install = Command::new(files.join("install.sh"));
     said(install.args(["--prefix", "/usr"]).env("DESTDIR", &staged))?;
     let arch = said(Command::new("dpkg").arg("--print-architecture"))?;
@@ -58,12 +59,17 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     let doc = staged.join("usr/share/doc").join(NAME);
     fs::write(doc.join("copyright"), copyright(files)?)?;
     let changes = doc.join("changelog");
-    fs::write(&changes, changelog(&identity.date))?;
+    fs::write(&changes, changelog(&identity.date)?)?;
     // Without name and time: the same text, the same bytes.
     said(Command::new("gzip").arg("-9n").arg(&changes))?;
     let overrides = staged.join("usr/share/lintian/overrides");
     fs::create_dir_all(&overrides)?;
     fs::write(overrides.join(NAME), OVERRIDES)?;
+    let kib = said(
+        Command::new("du")
+            .args(["-sk", "--apparent-size"])
+            .arg(&staged),
+    )?;
     let mut control = format!(
         "Package: {NAME}\n\
          Version: {VERSION}\n\
@@ -73,7 +79,7 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
          Section: misc\n\
          Priority: optional\n\
          Recommends: qemu-system-x86\n",
-        kib(&staged)?
+        kib.split('\t').next().unwrap_or_default()
     );
     if let Some(depends) = depends(&staged.join("usr/bin/qboot")) {
         control.push_str(&format!("Depends: {depends}\n"));
@@ -95,10 +101,9 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
             .args(["--root-owner-group", "-Zxz", "--build"])
             .arg(&staged)
             .arg(&package)
-            .env("SOURCE_DATE_EPOCH", epoch(&identity.date).to_string()),
+            .env("SOURCE_DATE_EPOCH", epoch(&identity.date)?),
     )
     .context("making the Debian package (dpkg-deb is in the package dpkg)")?;
-    fs::remove_dir_all(&root)?;
     Ok(package)
 }
 
@@ -142,32 +147,32 @@ fn copyright(files: &Path) -> Result<String> {
 }
 
 /// The package's own changes, in Debian's format; the project's are beside it.
-fn changelog(date: &str) -> String {
-    format!(
+fn changelog(day: &str) -> Result<String> {
+    Ok(format!(
         "{NAME} ({VERSION}) unstable; urgency=medium\n\n  \
          * The changes are in CHANGELOG.md.\n\n \
          -- {MAINTAINER}  {}\n",
-        rfc_5322(date)
-    )
+        date("--rfc-email", day)?
+    ))
 }
 
-/// The start of a day, `YYYY-MM-DD`, as a message's header has it.
-fn rfc_5322(date: &str) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let days = usize::try_from(epoch(date) / 86_400).unwrap_or(0);
-    let mut parts = date.split('-');
-    let (year, month) = (parts.next(), parts.next());
-    let month = month.and_then(|month| month.parse::<usize>().ok());
-    let month = month.and_then(|month| MONTHS.get(month.checked_sub(1)?));
-    match (year, month, parts.next()) {
-        (Some(year), Some(month), Some(day)) => {
-            format!("{}, {day} {month} {year} 00:00:00 +0000", DAYS[days % 7])
-        }
-        _ => "Thu, 01 Jan 1970 00:00:00 +0000".to_owned(),
-    }
+/// The start of a day, `YYYY-MM-DD`, in seconds since 1970.
+///
+/// # Errors
+/// `date` does not start.
+pub fn epoch(day: &str) -> Result<String> {
+    date("+%s", day)
+}
+
+/// The start of a day as `date` writes it. A source that is neither a checkout nor
+/// an archive has none.
+fn date(format: &str, day: &str) -> Result<String> {
+    let day = if day == "unknown" { "1970-01-01" } else { day };
+    let mut date = Command::new("date");
+    let date = date
+        .args(["--utc", format, "--date", day])
+        .env("LC_ALL", "C");
+    Ok(said(date)?.trim().to_owned())
 }
 
 /// The libraries that `program` needs, by Debian's names: asked of
@@ -189,55 +194,10 @@ fn depends(program: &Path) -> Option<String> {
     Some(depends.unwrap_or("libc6, libgcc-s1").to_owned())
 }
 
-/// The start of a day, `YYYY-MM-DD`, in seconds since 1970.
-#[must_use]
-pub fn epoch(date: &str) -> i64 {
-    let numbers: Vec<i64> = date
-        .split('-')
-        .filter_map(|part| part.parse().ok())
-        .collect();
-    let [year, month, day] = numbers[..] else {
-        return 0;
-    };
-    // Days since 0000-03-01, in years that begin in March.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    (days - 719_468) * 86_400
-}
-
 /// For those who check an installation, as `dpkg --verify` does.
 fn md5sums(staged: &Path) -> Result<String> {
     let list = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum";
     said(Command::new("sh").args(["-c", list]).current_dir(staged))
-}
-
-/// What `dir` takes, in KiB.
-fn kib(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() {
-            kib(&entry.path())? * 1024
-        } else {
-            metadata.len()
-        };
-    }
-    Ok(bytes.div_ceil(1024))
-}
-
-/// An empty directory for work beside what is made in `to`.
-fn tempdir(to: &Path) -> Result<PathBuf> {
-    let dir = to.join(format!(".package-{}", std::process::id()));
-    if dir.exists() {
-        fs::remove_dir_all(&dir)?;
-    }
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    Ok(dir)
 }
 
 #[cfg(test)]
@@ -245,13 +205,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_count_as_in_the_calendar() {
-        assert_eq!(epoch("1970-01-01"), 0);
-        assert_eq!(epoch("2000-03-01"), 951_868_800);
-        assert_eq!(epoch("2026-11-21"), 1_795_219_200);
-        assert_eq!(epoch("unknown"), 0);
-        assert_eq!(rfc_5322("2026-11-21"), "Sat, 21 Nov 2026 00:00:00 +0000");
-        assert_eq!(rfc_5322("2000-02-29"), "Tue, 29 Feb 2000 00:00:00 +0000");
-        assert_eq!(rfc_5322("unknown"), "Thu, 01 Jan 1970 00:00:00 +0000");
+    fn days_are_written_as_debian_wants_them() {
+        assert_eq!(epoch("2026-11-21").unwrap(), "1795219200");
+        assert_eq!(epoch("unknown").unwrap(), "0");
+        let changes = changelog("2026-11-21").unwrap();
+        assert!(
+            changes.ends_with("  Sat, 21 Nov 2026 00:00:00 +0000\n"),
+            "{changes}"
+        );
     }
 }

@@ -14,7 +14,7 @@ use crate::output::say;
 use crate::probe::{self, BzImage, Elf, Mode};
 use crate::process::said;
 use crate::qemu::Qemu;
-use crate::{build, notices, package, progress, sbom, workspace};
+use crate::{build, package, progress, workspace};
 
 /// The command line of `release`.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,6 +33,10 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Files differ from the commit, a step fails, or a check does.
 pub fn run(options: &Options) -> Result<()> {
     let source = workspace::require_source("making a release")?;
+    for tool in ["cargo-about", "cargo-cyclonedx"] {
+        let found = Command::new(tool).arg("--version").output();
+        found.with_context(|| format!("{tool} is missing: cargo install --locked {tool}"))?;
+    }
     let rom = build::rom(&[])?;
     let image = fs::read(&rom.image)?;
     let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
@@ -61,22 +65,19 @@ pub fn run(options: &Options) -> Result<()> {
         build::rom(&["markers"])?.image,
         files.join("qboot-markers.rom"),
     )?;
-    fs::write(files.join(notices::FILE), notices::text()?)?;
+    fs::write(files.join("NOTICES.txt"), notices(&source)?)?;
     let step = progress::step("packing".to_owned());
-    let epoch = package::epoch(&identity.date);
+    let epoch = package::epoch(&identity.date)?;
     let archive = dir.join(format!("{root}.tar.gz"));
-    pack(&dir, &root, &archive, epoch)?;
+    pack(&dir, &root, &archive, &epoch)?;
     package::debian(&files, &dir)?;
     for name in ["qboot.rom", "qboot-markers.rom", "qboot.elf"] {
         fs::rename(files.join(name), dir.join(name))?;
     }
     fs::remove_dir_all(&files)?;
-    fs::write(
-        dir.join(format!("{root}.cdx.json")),
-        sbom::json(&rom.sha256)?,
-    )?;
+    bills(&source, &dir, &epoch)?;
     write_sums(&dir)?;
-    step.done("archive, Debian package, bill of materials, sums");
+    step.done("archive, Debian package, bills of materials, sums");
 
     check(&dir)?;
     for name in names(&dir)? {
@@ -87,8 +88,74 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What is handed out: its package's directory and the arguments that it is built with.
+const PARTS: [(&str, &str, &[&str]); 2] = [
+    ("qboot.rom", ".", &["--features", "rom"]),
+    ("qboot", "cli", &[]),
+];
+
+/// The terms of the crates in what is handed out, in their own words: most ask to be
+/// handed out with them.
+fn notices(source: &Path) -> Result<String> {
+    let mut text = String::new();
+    for (part, dir, arguments) in PARTS {
+        let about = source.join("xtask");
+        let terms = said(
+            Command::new("cargo")
+                .current_dir(source.join(dir))
+                .args(["about", "generate", "--fail", "--config"])
+                .arg(about.join("about.toml"))
+                .args(arguments)
+                .arg(about.join("about.hbs")),
+        )?;
+        text.push_str(&format!(
+            "{part} is linked with these crates and with Rust's standard library (MIT or \
+             Apache-2.0,\nhttps://www.rust-lang.org/policies/licenses).\n\n{}\n\n",
+            terms.trim_end()
+        ));
+    }
+    Ok(text)
+}
+
+/// The bills of materials: which crates are in what is handed out.
+fn bills(source: &Path, dir: &Path, epoch: &str) -> Result<()> {
+    const BILL: &str = "bill-of-materials";
+    let cargo = workspace::cargo();
+    for (part, package, arguments) in PARTS {
+        let target = if part == "qboot" { HOST } else { build::TARGET };
+        let bill = Command::new(&cargo)
+            .current_dir(source.join(package))
+            .args(["cyclonedx", "--format", "json", "--spec-version", "1.5"])
+            .args(["--override-filename", BILL, "--target", target])
+            .args(arguments)
+            .env("SOURCE_DATE_EPOCH", epoch)
+            .output();
+        let bill = bill.context("starting cargo cyclonedx")?;
+        // It writes one beside every manifest of the workspace.
+        let mut text = None;
+        for member in [".", "cli", "xtask", "tests"] {
+            let file = source.join(member).join(format!("{BILL}.json"));
+            let found = fs::read_to_string(&file);
+            let _ = fs::remove_file(&file);
+            if member == package {
+                text = found.ok();
+            }
+        }
+        let said = String::from_utf8_lossy(&bill.stderr);
+        let text =
+            text.with_context(|| format!("cargo cyclonedx wrote no bill of {part}\n{said}"))?;
+        // The same wherever it is made.
+        let text = text.replace(&format!("file://{}", source.display()), "file:///qboot-rs");
+        fs::write(dir.join(format!("{part}-{VERSION}.cdx.json")), text)?;
+    }
+    Ok(())
+}
+
+/// What the released program runs on.
+const HOST: &str = "x86_64-unknown-linux-gnu";
+
 /// An archive of the directory `root` in `dir`, the same bytes for the same files.
-fn pack(dir: &Path, root: &str, archive: &Path, epoch: i64) -> Result<()> {
+fn pack(dir: &Path, root: &str, archive: &Path, epoch: &str) -> Result<()> {
     said(
         Command::new("tar")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])

@@ -15,13 +15,12 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
 
-use crate::canvas::{Canvas, HPos, RGBColor};
 use crate::initramfs::{self, Arch, MARKER};
 use crate::measure::{self, Access};
 use crate::output::say;
 use crate::progress;
 use crate::qemu::{Accel, Qemu};
-use crate::{build, canvas, extract, workspace};
+use crate::{build, chart, extract, workspace};
 
 /// Marks of the firmware: 1 at its start, 5 before it loads the kernel.
 const FIRMWARE_PORT: u64 = 0xf5;
@@ -51,12 +50,15 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    fn total(&self) -> f64 {
+    /// From the start to the end.
+    #[must_use]
+    pub fn total(&self) -> f64 {
         self.stages.iter().map(|stage| stage.ms).sum()
     }
 }
 
-const MACHINE: &str = "q35";
+/// What is booted.
+pub const MACHINE: &str = "q35";
 
 /// Options of `timeline`.
 #[derive(clap::Args, Debug)]
@@ -114,10 +116,7 @@ pub fn run(options: &Options) -> Result<()> {
     let json = dir.join("timeline.json");
     fs::write(&json, serde_json::to_string_pretty(&timelines)? + "\n")?;
     let svg = dir.join("timeline.svg");
-    draw(&timelines, &svg)?;
-    if options.docs {
-        canvas::keep(&svg, "timeline.svg")?;
-    }
+    chart::timelines(&timelines, &svg, options.docs)?;
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         say!("wrote {}", file.display())?;
@@ -259,77 +258,6 @@ impl Events {
         }
         Ok(Timeline { kernel, stages })
     }
-}
-
-const WIDTH: i32 = 1120;
-const LEFT: i32 = 120;
-const RIGHT: i32 = 100;
-/// Room for the note on the enlarged bar.
-const NOTE: i32 = 300;
-const ROW: i32 = 92;
-const TOP: i32 = 90;
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(165, 165, 165),
-    RGBColor(110, 40, 10),
-    RGBColor(183, 65, 14),
-    RGBColor(230, 150, 90),
-    RGBColor(200, 180, 60),
-    RGBColor(70, 110, 160),
-    RGBColor(90, 150, 90),
-];
-/// Draws one bar a boot, and under it the firmware's part again, enlarged.
-fn draw(timelines: &[Timeline], path: &Path) -> Result<()> {
-    let height = TOP + ROW * timelines.len() as i32 + 10;
-    let canvas = Canvas::new(path, WIDTH, height)?;
-    let title = format!("From QEMU's start to user space, {MACHINE} under TCG");
-    canvas.text(&title, (16, 22), 18, HPos::Left)?;
-    let stages = timelines.first().map_or(&[][..], |one| &one.stages);
-    let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
-    canvas.legend(51, &names, &COLOURS)?;
-    let most = timelines.iter().map(Timeline::total).fold(1.0, f64::max);
-    let scale = f64::from(WIDTH - LEFT - RIGHT) / most;
-    for (n, one) in timelines.iter().enumerate() {
-        let y = TOP + ROW * n as i32;
-        canvas.text(one.kernel, (LEFT - 12, y + 16), 13, HPos::Right)?;
-        let end = bar(&canvas, &one.stages, &COLOURS, scale, (y, 32))?;
-        let total = format!("{:.0} ms", one.total());
-        canvas.text(&total, (end + 6, y + 16), 12, HPos::Left)?;
-        // The firmware's three stages again, as large as there is room for.
-        if let (Some(stages), Some(colours)) = (one.stages.get(1..4), COLOURS.get(1..4)) {
-            let ms: f64 = stages.iter().map(|stage| stage.ms).sum();
-            let times = enlargement(ms * scale);
-            let end = bar(&canvas, stages, colours, scale * times, (y + 42, 16))?;
-            let note = format!("firmware, {times} times enlarged: {ms:.2} ms");
-            canvas.text(&note, (end + 8, y + 50), 12, HPos::Left)?;
-        }
-    }
-    canvas.write()
-}
-
-/// The largest power of ten that leaves room for a note behind `pixels`.
-fn enlargement(pixels: f64) -> f64 {
-    let room = f64::from(WIDTH - LEFT - NOTE);
-    let fits = |times: &f64| pixels * times <= room;
-    [1000.0, 100.0, 10.0].into_iter().find(fits).unwrap_or(1.0)
-}
-
-/// Draws the stages one after the other, from `y` on and `height` high; gives
-/// where the last one ends.
-fn bar(
-    canvas: &Canvas<'_>,
-    stages: &[Stage],
-    colours: &[RGBColor],
-    scale: f64,
-    (y, height): (i32, i32),
-) -> Result<i32> {
-    let x = |ms: f64| LEFT + (ms * scale) as i32;
-    let mut at = 0.0;
-    for (stage, colour) in stages.iter().zip(colours) {
-        let end = x(at + stage.ms).max(x(at) + 1);
-        canvas.bar([(x(at), y), (end, y + height)], *colour)?;
-        at += stage.ms;
-    }
-    Ok(x(at))
 }
 
 #[cfg(test)]
