@@ -5,10 +5,9 @@
  *         caches off, EDX = processor signature; RAM as the last run left it.
  * Leaves  flat 32-bit segments (0x10 code, 0x18 data: Linux's __BOOT_CS and
  *         __BOOT_DS), interrupts off, caches on, an IDT whose gates report,
- *         the image's code at 0xf0000, the F segment writable where the
- *         machine has RAM there, a real-mode reset vector in that RAM, .bss
- *         zero, a stack with its guard word, and calls rust_main(host bridge
- *         id, processor signature).
+ *         the F segment writable where the machine has RAM there, a real-mode
+ *         reset vector in that RAM, .bss zero, a stack with its guard word, and
+ *         calls rust_main(host bridge id, processor signature).
  *
  * Runs in the ROM below 4 GiB: 0xf0000 shows the same bytes only until the
  * chipset opens it as RAM. On microvm and isapc both are one writable memory,
@@ -80,12 +79,9 @@ i440fx: /* PAM0 at 0x59, in the dword at 0x58. */
         outb    %al, %dx
 
 relocate:
-        movl    $__hot_load, %esi
-        movl    $__hot_start, %edi
-        movl    $__hot_dwords, %ecx
-        rep movsl
-        /* At F000:FFF0, where Linux's reboot=bios jumps to: 6 to port 0xcf9,
-         * which resets these machines, then a loop. */
+        /* What must be RAM at 0xf0000: at F000:FFF0, where Linux's reboot=bios
+         * jumps to, 6 to port 0xcf9, which resets these machines, then a loop.
+         * Services for real mode follow if a kernel needs them. */
         movl    $0xf9ba06b0, 0xffff0
         movl    $0xfeebee0c, 0xffff4
 

@@ -5,12 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the ROM is made of: a change of these makes it another build.
-const SOURCE: [&str; 12] = [
+const SOURCE: [&str; 9] = [
     "src",
     "boot16.S",
-    "code16.S",
-    "code16",
-    "bios32.S",
     "linker.ld",
     "build.rs",
     "Cargo.toml",

@@ -1,62 +1,42 @@
-//! The chipset: i440FX with PIIX, Q35 with ICH9, or none.
+//! The chipsets as data: what differs between QEMU's machines.
 //!
-//! The entry code has read the host bridge's id and opened the F segment;
-//! on Q35 it has also placed the ECAM, so that everything here is one access
-//! a register. Power management comes before ACPI tables are read: QEMU
-//! writes the FADT from what is programmed here.
+//! A new machine is a new entry in [`CHIPSETS`]. The entry code has read the
+//! host bridge's id and opened the F segment; on Q35 it has also placed the
+//! ECAM, so that each register here is one access.
 
-use crate::io::{Mmio, PortIo};
 use crate::layout;
-use crate::pci::{CAM_ADDRESS, CAM_DATA, PIRQ_IRQS};
 use crate::phys::PhysRange;
+use crate::platform::Platform;
 
-/// The i440FX's dword at register 0: device id above vendor id.
-pub const I440FX_ID: u32 = 0x1237_8086;
-/// Q35's.
-pub const Q35_ID: u32 = 0x29c0_8086;
+/// What the firmware knows of a host bridge and its south bridge.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chipset {
+    /// For the log.
+    pub name: &'static str,
+    /// Dword at register 0 of 00:00.0: device id above vendor id, all ones if
+    /// nothing answers.
+    pub host_bridge: u32,
+    /// Where configuration space lies in memory; empty if ports reach it.
+    pub ecam: PhysRange,
+    /// What every kernel needs: interrupt routes, power management.
+    registers: &'static [Register],
+    /// What only kernels without ACPI need.
+    legacy_registers: &'static [Register],
+    /// The host bridge's windows and interrupts; `None` without one.
+    pub pci: Option<PciHost>,
+}
 
-/// Which host bridge answers at 00:00.0.
+/// How a host bridge connects its buses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chipset {
-    /// 8086:1237, machine type `pc`.
+pub enum PciHost {
+    /// i440FX with PIIX3 and PIIX4.
     I440fx,
-    /// 8086:29c0, machine type `q35`.
+    /// Q35 with ICH9.
     Q35,
-    /// Nothing answers: `microvm`, `isapc`.
-    None,
-    /// A bridge that this firmware does not know.
-    Unknown,
 }
-
-impl Chipset {
-    /// From the dword at register 0 of 00:00.0.
-    #[must_use]
-    pub const fn from_id(id: u32) -> Self {
-        match id {
-            I440FX_ID => Self::I440fx,
-            Q35_ID => Self::Q35,
-            0xffff_ffff => Self::None,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// Where configuration space is in memory, for the E820 map: Linux trusts
-    /// the MCFG table only where its range is reserved. Empty without one.
-    #[must_use]
-    pub const fn ecam(self) -> PhysRange {
-        match self {
-            Self::Q35 => layout::Q35_ECAM,
-            Self::I440fx | Self::None | Self::Unknown => PhysRange::fixed(0, 0),
-        }
-    }
-}
-
-/// Base of the ACPI power management ports, bit 0 marks I/O space.
-const PM_BASE: u32 = 0x600 | 1;
-/// Routes of PIRQA to PIRQD, and of PIRQE to PIRQH.
-const PIRQ_ROUTES: u32 = u32::from_le_bytes(PIRQ_IRQS);
 
 /// A configuration register of bus 0 and what it is set to.
+#[derive(Debug, PartialEq, Eq)]
 struct Register {
     device: u8,
     function: u8,
@@ -73,100 +53,189 @@ const fn register(device: u8, function: u8, offset: u8, value: u32) -> Register 
     }
 }
 
-/// PIIX3 at 00:01.0 and PIIX4 power management at 00:01.3 (Intel 82371AB
-/// datasheet, 4.1 and 7.1).
-const PIIX: [Register; 3] = [
-    register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
-    register(1, 3, 0x40, PM_BASE),     // PMBA
-    register(1, 3, 0x80, 1),           // PMREGMISC: PMIOSE
-];
+/// The ISA interrupts of PIRQA to PIRQD, and of PIRQE to PIRQH: what the
+/// routing registers are set to.
+pub const PIRQ_IRQS: [u8; 4] = [10, 10, 11, 11];
+const PIRQ_ROUTES: u32 = u32::from_le_bytes(PIRQ_IRQS);
+/// Base of the ACPI power management ports; bit 0 marks I/O space.
+const PM_BASE: u32 = 0x600 | 1;
 
-/// ICH9 LPC at 00:1f.0 (Intel ICH9 datasheet, 13.1).
-const ICH9: [Register; 4] = [
-    register(0x1f, 0, 0x40, PM_BASE),     // PMBASE
-    register(0x1f, 0, 0x44, 0x80),        // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
-    register(0x1f, 0, 0x60, PIRQ_ROUTES), // PIRQ[A:D]_ROUT
-    register(0x1f, 0, 0x68, PIRQ_ROUTES), // PIRQ[E:H]_ROUT
-];
+/// Machine type `pc`: PIIX3 at 00:01.0, PIIX4 power management at 00:01.3
+/// (Intel 82371AB datasheet, 4.1 and 7.1).
+pub static I440FX: Chipset = Chipset {
+    name: "i440FX",
+    host_bridge: 0x1237_8086,
+    ecam: PhysRange::EMPTY,
+    registers: &[
+        register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
+        register(1, 3, 0x40, PM_BASE),     // PMBA
+        register(1, 3, 0x80, 1),           // PMREGMISC: PMIOSE
+    ],
+    legacy_registers: &[
+        register(1, 3, 0x90, 0x701),   // SMBBA
+        register(1, 3, 0xd0, 9 << 16), // SMBHSTCFG: enabled, IRQ 9
+    ],
+    pci: Some(PciHost::I440fx),
+};
 
-/// PIIX4 SMBus: base address and host enable (82371AB, 7.1).
-const PIIX_SMBUS: [Register; 2] = [register(1, 3, 0x90, 0x701), register(1, 3, 0xd0, 9 << 16)];
+/// Machine type `q35`: ICH9 LPC at 00:1f.0 (Intel ICH9 datasheet, 13.1).
+pub static Q35: Chipset = Chipset {
+    name: "Q35",
+    host_bridge: 0x29c0_8086,
+    ecam: layout::Q35_ECAM,
+    registers: &[
+        register(0x1f, 0, 0x40, PM_BASE),     // PMBASE
+        register(0x1f, 0, 0x44, 0x80),        // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
+        register(0x1f, 0, 0x60, PIRQ_ROUTES), // PIRQ[A:D]_ROUT
+        register(0x1f, 0, 0x68, PIRQ_ROUTES), // PIRQ[E:H]_ROUT
+    ],
+    legacy_registers: &[],
+    pci: Some(PciHost::Q35),
+};
 
-#[inline(always)]
-fn cam_write<P: PortIo>(ports: &mut P, r: &Register) {
-    let function = (u32::from(r.device) << 11) | (u32::from(r.function) << 8);
-    ports.out32(CAM_ADDRESS, 1 << 31 | function | u32::from(r.offset));
-    ports.out32(CAM_DATA, r.value);
-}
+/// Machine types `microvm` and `isapc`: nothing answers at 00:00.0. What PCI a
+/// microvm has is found by its ECAM.
+pub static NONE: Chipset = Chipset {
+    name: "no host bridge",
+    host_bridge: u32::MAX,
+    ecam: PhysRange::EMPTY,
+    registers: &[],
+    legacy_registers: &[],
+    pci: None,
+};
 
-#[inline(always)]
-fn ecam_write<M: Mmio>(mmio: &mut M, r: &Register) {
-    let function = (u32::from(r.device) << 15) | (u32::from(r.function) << 12);
-    mmio.write32(
-        layout::Q35_ECAM.start() | function | u32::from(r.offset),
-        r.value,
-    );
-}
+/// All that are known.
+static CHIPSETS: [&Chipset; 3] = [&I440FX, &Q35, &NONE];
 
-/// Routes interrupts and switches power management on: what every kernel
-/// needs, with and without ACPI.
-pub fn set_up<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) {
-    match chipset {
-        // Written out rather than looped over: each becomes one constant.
-        Chipset::I440fx => {
-            let [pirqs, pm_base, pm_enable] = &PIIX;
-            cam_write(io, pirqs);
-            cam_write(io, pm_base);
-            cam_write(io, pm_enable);
+/// Address port of configuration mechanism 1 (PCI Local Bus 3.0, section
+/// 3.2.2.3.2); the dword at [`CAM_DATA`] is the register that it names.
+pub const CAM_ADDRESS: u16 = 0xcf8;
+/// Data port of configuration mechanism 1.
+pub const CAM_DATA: u16 = 0xcfc;
+
+impl Chipset {
+    /// By the dword at register 0 of 00:00.0; `None` if it is not known.
+    #[must_use]
+    pub fn find(host_bridge: u32) -> Option<&'static Self> {
+        let mut all = CHIPSETS.into_iter();
+        all.find(|chipset| chipset.host_bridge == host_bridge)
+    }
+
+    /// Routes interrupts and switches power management on: what every kernel
+    /// needs. It comes before any ACPI file is read, since QEMU writes the FADT
+    /// from what is programmed here.
+    pub fn set_up<P: Platform>(&self, platform: &mut P) {
+        self.write(platform, self.registers);
+    }
+
+    /// Sets up what only kernels without ACPI need. Linux with ACPI does all of
+    /// it itself.
+    pub fn set_up_legacy<P: Platform>(&self, platform: &mut P) {
+        set_up_interrupt_controllers(platform);
+        if self.pci.is_some() {
+            // ELCR: IRQ 10 and 11 are level-triggered.
+            platform.out16(0x4d0, 0x0c00);
         }
-        Chipset::Q35 => {
-            let [pm_base, acpi_enable, pirqs, more_pirqs] = &ICH9;
-            ecam_write(io, pm_base);
-            ecam_write(io, acpi_enable);
-            ecam_write(io, pirqs);
-            ecam_write(io, more_pirqs);
+        self.write(platform, self.legacy_registers);
+    }
+
+    fn write<P: Platform>(&self, platform: &mut P, registers: &[Register]) {
+        for r in registers {
+            let function = (u32::from(r.device) << 3) | u32::from(r.function);
+            if self.ecam.is_empty() {
+                let address = 1 << 31 | function << 8 | u32::from(r.offset);
+                platform.out32(CAM_ADDRESS, address);
+                platform.out32(CAM_DATA, r.value);
+            } else {
+                let address = self.ecam.start() | function << 12 | u32::from(r.offset);
+                platform.write32(address, r.value);
+            }
         }
-        Chipset::None | Chipset::Unknown => {}
     }
 }
 
-/// Registers of the local APIC (Intel SDM volume 3, 11.4.1): spurious vector
-/// with the enable bit, LINT0 passing the 8259A's interrupts on, LINT1 NMIs.
+/// Command and data ports of the two 8259A.
+const PIC: [(u16, u16); 2] = [(0x20, 0x21), (0xa0, 0xa1)];
+/// The first one's mask: all inputs but the cascade.
+const PIC1_MASK: u8 = 0xfb;
+
+/// Registers of the local APIC (Intel SDM 3A, 11.4.1): spurious vector with
+/// the enable bit, LINT0 as ExtINT, LINT1 as NMI.
 const VIRTUAL_WIRE: [(u32, u32); 3] = [(0xf0, 0x1ff), (0x350, 0x700), (0x360, 0x400)];
 
-/// What only kernels without ACPI need: the interrupt controllers in their
-/// PC state, PCI's interrupts level-triggered, the PIIX4's SMBus in place.
-/// Linux with ACPI does all of it itself.
-#[cold]
-pub fn set_up_legacy<I: PortIo + Mmio>(io: &mut I, chipset: Chipset) {
-    // Virtual wire mode (MultiProcessor Specification 1.4, 3.6.2.2): after a
-    // reset the local APIC keeps the 8259A's interrupts from the processor,
-    // and a kernel that leaves the APIC alone would never see its timer.
-    for (register, value) in VIRTUAL_WIRE {
-        io.write32(layout::LOCAL_APIC.start() | register, value);
-    }
-    if matches!(chipset, Chipset::None | Chipset::Unknown) {
-        return;
-    }
-    // 8259A: ICW1 (edge, cascade, ICW4), ICW2 (vectors 0x08 and 0x70),
-    // ICW3 (slave on IRQ 2), ICW4 (8086 mode), all masked but the cascade.
-    for (port, value) in [
-        (0x20, 0x11),
-        (0xa0, 0x11),
-        (0x21, 0x08),
-        (0xa1, 0x70),
-        (0x21, 0x04),
-        (0xa1, 0x02),
-        (0x21, 0x01),
-        (0xa1, 0x01),
-        (0x21, 0xfb),
-        (0xa1, 0xff),
+/// Puts the interrupt controllers into a PC's state: the 8259As with their
+/// vectors from 0x08 and 0x70 and all inputs masked, and the local APIC in
+/// virtual wire mode (MultiProcessor Specification 1.4, 3.6.2.2).
+///
+/// After a reset the local APIC keeps the 8259A's interrupts from the
+/// processor, so a kernel that leaves the APIC alone would never see its timer.
+/// Both belong together: a wire from an 8259A without vectors delivers vector 0.
+pub fn set_up_interrupt_controllers<P: Platform>(platform: &mut P) {
+    for ((command, data), icw2, icw3, mask) in [
+        (PIC[0], 0x08, 1 << 2, PIC1_MASK), // a slave on input 2
+        (PIC[1], 0x70, 2, 0xff),           // the slave's number
     ] {
-        io.out8(port, value);
+        platform.out8(command, 0x11); // ICW1: edge, cascade, ICW4 follows
+        platform.out8(data, icw2);
+        platform.out8(data, icw3);
+        platform.out8(data, 0x01); // ICW4: 8086 mode
+        platform.out8(data, mask);
     }
-    // ELCR: IRQ 10 and 11 are level-triggered.
-    io.out16(0x4d0, 0x0c00);
-    if chipset == Chipset::I440fx {
-        PIIX_SMBUS.iter().for_each(|r| cam_write(io, r));
+    for (register, value) in VIRTUAL_WIRE {
+        platform.write32(layout::LOCAL_APIC.start() | register, value);
+    }
+}
+
+/// What a PC's BIOS leaves in the devices that real-mode code uses.
+///
+/// The timer runs as timer 0 in mode 2, 18.2 times a second, and is the one
+/// interrupt that is open. COM1 has 115,200 bits a second, 8 bits, no parity.
+/// A20 is open; the port that closes it is to say so.
+pub fn set_up_devices_for_bios<P: Platform>(platform: &mut P) {
+    set_up_interrupt_controllers(platform);
+    for (port, value) in [
+        (PIC[0].1, PIC1_MASK & !1),
+        (0x43, 0x34),
+        (0x40, 0),
+        (0x40, 0),
+        (0x3fb, 0x83),
+        (0x3f8, 1),
+        (0x3f9, 0),
+        (0x3fb, 0x03),
+        (0x3fc, 0x03),
+    ] {
+        platform.out8(port, value);
+    }
+    let fast_a20 = platform.in8(0x92);
+    platform.out8(0x92, fast_a20 & !1 | 2);
+}
+
+/// Whether there is an I/O APIC of this index, 0 or 1: isapc has none, microvm
+/// may have two.
+///
+/// Its register of version and last input is asked (82093AA datasheet, section
+/// 3.2.2).
+pub fn has_io_apic<P: Platform>(platform: &mut P, index: u32) -> bool {
+    const VERSION: u32 = 1;
+    const WINDOW: u32 = 0x10;
+    /// The last input that QEMU's I/O APICs have.
+    const LAST_INPUT: u32 = 23;
+    let offset = layout::IO_APIC_STEP.wrapping_mul(index);
+    let start = layout::IO_APICS.start().wrapping_add(offset);
+    platform.write32(start, VERSION);
+    let version = platform.read32(start.wrapping_add(WINDOW));
+    version >> 16 & 0xff == LAST_INPUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chipset_is_found_by_its_host_bridge() {
+        for chipset in CHIPSETS {
+            assert_eq!(Chipset::find(chipset.host_bridge), Some(chipset));
+        }
+        assert_eq!(Chipset::find(0x0d57_8086), None);
     }
 }

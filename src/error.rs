@@ -1,126 +1,259 @@
 //! What can go wrong, each with a stable code, one message and what to do.
 
+use crate::text::{Terminal, print, print_foreign};
+
 /// Everything that stops a boot.
-///
-/// The discriminant is the stable code that is printed, in hexadecimal, and that is
-/// written to the debug-exit port; codes are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Error {
     /// No fw_cfg device answers: not a QEMU machine, or one without it.
-    NoFwCfg = 0x10,
+    NoFwCfg,
     /// fw_cfg reports a failed transfer.
-    FwCfgTransfer = 0x11,
+    FwCfgTransfer,
     /// The fw_cfg file directory is larger than the firmware can hold.
-    TooManyFiles = 0x12,
+    TooManyFiles,
     /// `etc/e820` is missing, malformed or describes no usable low memory.
-    BadE820 = 0x13,
+    BadE820,
     /// More memory map entries than a zero page can carry.
-    TooManyE820Entries = 0x14,
+    TooManyE820Entries,
     /// The firmware does not know the host bridge, which it would have to set up.
-    UnknownMachine = 0x15,
-
+    UnknownMachine,
     /// An option, a file or `qboot.pci=`, has a value that does not exist.
-    BadOption = 0x16,
-
+    BadOption(BadValue),
     /// Neither `-kernel` nor anything else to boot was given.
-    NoKernel = 0x20,
+    NoKernel,
     /// The kernel is a PE/COFF image without a Linux setup header.
-    KernelIsPe = 0x21,
+    KernelIsPe,
     /// The kernel's format is none of bzImage, ELF with PVH note, multiboot.
-    UnknownKernel = 0x22,
+    UnknownKernel,
     /// An ELF kernel without a PVH entry note.
-    ElfWithoutPvh = 0x23,
+    ElfWithoutPvh,
     /// A bzImage whose setup header contradicts itself.
-    BadSetupHeader = 0x24,
+    BadSetupHeader,
     /// The kernel does not fit into RAM with the memory it asks for.
-    KernelTooBig = 0x25,
+    KernelTooBig(Room),
     /// The kernel's segments lie in memory that the firmware itself uses.
-    KernelOverlapsFirmware = 0x26,
+    KernelOverlapsFirmware,
     /// The kernel image ends before its own header says.
-    KernelTruncated = 0x27,
+    KernelTruncated,
     /// The initrd does not fit below the kernel's limit.
-    InitrdTooBig = 0x28,
+    InitrdTooBig(Room),
     /// The command line is longer than the kernel takes.
-    CommandLineTooLong = 0x29,
+    CommandLineTooLong(Length),
     /// The bzImage can only be entered at its 16-bit code.
-    Needs16BitEntry = 0x2a,
+    Needs16BitEntry,
     /// The multiboot information that QEMU prepared is malformed.
-    BadMultiboot = 0x2b,
-
+    BadMultiboot,
     /// The table-loader script is malformed.
-    BadLoaderScript = 0x30,
+    BadLoaderScript,
     /// A table-loader command names a file that is not there.
-    LoaderFileMissing = 0x31,
+    LoaderFileMissing,
     /// A table-loader command points outside its file.
-    LoaderOutOfBounds = 0x32,
+    LoaderOutOfBounds,
     /// ACPI tables do not fit into RAM.
-    TablesTooBig = 0x33,
+    TablesTooBig(Room),
     /// The table-loader script allocates more files than can be tracked.
-    TooManyTables = 0x34,
+    TooManyTables,
     /// The SMBIOS anchor or its tables are malformed.
-    BadSmbios = 0x35,
+    BadSmbios,
     /// The SMBIOS tables do not fit.
-    SmbiosTooBig = 0x36,
-
-    // 0x40 was that of PCI resources without room, which warning 0x43 tells of.
+    SmbiosTooBig(Room),
     /// More PCI functions than the firmware can track.
-    PciTooMany = 0x41,
-    // 0x42 was that of too many levels of bridges, of which there are no more
-    // than buses: warning 0x44.
+    PciTooMany,
     /// The firmware asked for memory that is not its own: a defect of ours.
-    NotOurMemory = 0x70,
+    NotOurMemory,
     /// A processor exception inside the firmware.
-    Exception = 0x71,
+    Exception,
     /// The firmware's stack ran over.
-    StackOverflow = 0x72,
+    StackOverflow,
 }
 
 impl Error {
+    /// The stable code and the message. The code is printed in hexadecimal and
+    /// written to the debug-exit port. Codes are never reused; 0x40 and 0x42
+    /// were errors that are warnings now.
+    ///
+    /// The message says what is wrong and, after the semicolon, what to do. It
+    /// has no full stop: details may follow in brackets.
+    #[rustfmt::skip]
+    const fn describe(self) -> (u8, &'static str) {
+        match self {
+            Self::NoFwCfg => (0x10, "no fw_cfg device; run this firmware under QEMU on a pc, q35, microvm or isapc machine"),
+            Self::FwCfgTransfer => (0x11, "fw_cfg transfer failed; QEMU refused to read an item it announced"),
+            Self::TooManyFiles => (0x12, "too many fw_cfg files; drop some -fw_cfg options"),
+            Self::BadE820 => (0x13, "etc/e820 from fw_cfg is missing or malformed; use QEMU 2.8 or later, with at least 1 MiB of RAM"),
+            Self::TooManyE820Entries => (0x14, "too many memory map entries; the zero page holds 128"),
+            Self::UnknownMachine => (0x15, "unknown host bridge; use -machine pc, q35, microvm or isapc"),
+            Self::BadOption(_) => (0x16, "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, scan or full, entry takes auto, 16 or 32, log takes off, steps or all"),
+            Self::NoKernel => (0x20, "no kernel; pass one with -kernel"),
+            Self::KernelIsPe => (0x21, "the kernel is a PE/EFI image (UKI?), which needs UEFI firmware; pass a bzImage or a PVH vmlinux"),
+            Self::UnknownKernel => (0x22, "unknown kernel format; pass a bzImage, an ELF with a PVH note or a multiboot kernel"),
+            Self::ElfWithoutPvh => (0x23, "the ELF kernel has no PVH entry note, or the machine type is older than 4.0; build it with CONFIG_PVH=y or pass its bzImage"),
+            Self::BadSetupHeader => (0x24, "the bzImage's setup header is malformed; is the file whole?"),
+            Self::KernelTooBig(_) => (0x25, "the kernel does not fit into memory; give the guest more with -m"),
+            Self::KernelOverlapsFirmware => (0x26, "the kernel's segments overlap the firmware's memory below 1 MiB; link it at 1 MiB or higher"),
+            Self::KernelTruncated => (0x27, "the kernel image is shorter than its header says; is the file whole?"),
+            Self::InitrdTooBig(_) => (0x28, "the initrd does not fit into memory; give the guest more with -m or make it smaller"),
+            Self::CommandLineTooLong(_) => (0x29, "the command line is longer than the kernel takes; shorten -append"),
+            Self::Needs16BitEntry => (0x2a, "the kernel can only be entered in 16-bit mode, and its setup code does not fit below 640 KiB"),
+            Self::BadMultiboot => (0x2b, "the multiboot information is malformed; is the kernel file whole?"),
+            Self::BadLoaderScript => (0x30, "etc/table-loader is malformed; QEMU and its -fw_cfg options disagree with the ACPI linker-loader format"),
+            Self::LoaderFileMissing => (0x31, "etc/table-loader names a file that fw_cfg does not have"),
+            Self::LoaderOutOfBounds => (0x32, "etc/table-loader points outside its files"),
+            Self::TablesTooBig(_) => (0x33, "the ACPI tables do not fit into memory; give the guest more with -m"),
+            Self::TooManyTables => (0x34, "etc/table-loader allocates too many files"),
+            Self::BadSmbios => (0x35, "the SMBIOS tables are malformed; check -smbios file="),
+            Self::SmbiosTooBig(_) => (0x36, "the SMBIOS tables do not fit into memory; give the guest more with -m or fewer -smbios strings"),
+            Self::PciTooMany => (0x41, "too many PCI functions; use fewer devices or opt/org.qboot/pci=none"),
+            Self::NotOurMemory => (0x70, "internal error: memory used that is not the firmware's; please report it"),
+            Self::Exception => (0x71, "processor exception in the firmware; please report it"),
+            Self::StackOverflow => (0x72, "internal error: stack overflow in the firmware; please report it"),
+        }
+    }
+
     /// The stable code.
     #[must_use]
     pub const fn code(self) -> u8 {
-        self as u8
+        self.describe().0
     }
 
-    /// What is wrong, and after the semicolon what to do about it.
-    ///
-    /// No trailing full stop: sizes may follow in brackets.
+    /// What is wrong, and what to do about it.
     #[must_use]
-    #[rustfmt::skip]
     pub const fn message(self) -> &'static str {
+        self.describe().1
+    }
+
+    /// Prints the error's line: code, message, and its sizes or the value
+    /// that it is about.
+    pub fn report(self, terminal: &mut dyn Terminal) {
+        print(terminal, "qboot: error %: ", &[self.code().into()]);
+        terminal.print(self.message().as_bytes());
         match self {
-            Self::NoFwCfg => "no fw_cfg device; run this firmware under QEMU on a pc, q35, microvm or isapc machine",
-            Self::FwCfgTransfer => "fw_cfg transfer failed; QEMU refused to read an item it announced",
-            Self::TooManyFiles => "too many fw_cfg files; drop some -fw_cfg options",
-            Self::BadE820 => "etc/e820 from fw_cfg is missing or malformed; use QEMU 2.8 or later, with at least 1 MiB of RAM",
-            Self::TooManyE820Entries => "too many memory map entries; the zero page holds 128",
-            Self::UnknownMachine => "unknown host bridge; use -machine pc, q35, microvm or isapc",
-            Self::BadOption => "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, scan or full, entry takes auto, 16 or 32, log takes off, steps or all",
-            Self::NoKernel => "no kernel; pass one with -kernel",
-            Self::KernelIsPe => "the kernel is a PE/EFI image (UKI?), which needs UEFI firmware; pass a bzImage or a PVH vmlinux",
-            Self::UnknownKernel => "unknown kernel format; pass a bzImage, an ELF with a PVH note or a multiboot kernel",
-            Self::ElfWithoutPvh => "the ELF kernel has no PVH entry note, or the machine type is older than 4.0; build it with CONFIG_PVH=y or pass its bzImage",
-            Self::BadSetupHeader => "the bzImage's setup header is malformed; is the file whole?",
-            Self::KernelTooBig => "the kernel does not fit into memory; give the guest more with -m",
-            Self::KernelOverlapsFirmware => "the kernel's segments overlap the firmware's memory below 1 MiB; link it at 1 MiB or higher",
-            Self::KernelTruncated => "the kernel image is shorter than its header says; is the file whole?",
-            Self::InitrdTooBig => "the initrd does not fit into memory; give the guest more with -m or make it smaller",
-            Self::CommandLineTooLong => "the command line is longer than the kernel takes; shorten -append",
-            Self::Needs16BitEntry => "the kernel can only be entered in 16-bit mode, and its setup code does not fit below 640 KiB",
-            Self::BadMultiboot => "the multiboot information is malformed; is the kernel file whole?",
-            Self::BadLoaderScript => "etc/table-loader is malformed; QEMU and its -fw_cfg options disagree with the ACPI linker-loader format",
-            Self::LoaderFileMissing => "etc/table-loader names a file that fw_cfg does not have",
-            Self::LoaderOutOfBounds => "etc/table-loader points outside its files",
-            Self::TablesTooBig => "the ACPI tables do not fit into memory; give the guest more with -m",
-            Self::TooManyTables => "etc/table-loader allocates too many files",
-            Self::BadSmbios => "the SMBIOS tables are malformed; check -smbios file=",
-            Self::SmbiosTooBig => "the SMBIOS tables do not fit into memory; give the guest more with -m or fewer -smbios strings",
-            Self::PciTooMany => "too many PCI functions; use fewer devices or opt/org.qboot/pci=none",
-            Self::NotOurMemory => "internal error: memory used that is not the firmware's; please report it",
-            Self::Exception => "processor exception in the firmware; please report it",
-            Self::StackOverflow => "internal error: stack overflow in the firmware; please report it",
+            Self::KernelTooBig(room)
+            | Self::InitrdTooBig(room)
+            | Self::TablesTooBig(room)
+            | Self::SmbiosTooBig(room) => room.print(terminal),
+            Self::CommandLineTooLong(length) => length.print(terminal),
+            Self::BadOption(value) => value.print(terminal),
+            _ => {}
         }
+        terminal.print(b"\r\n");
+    }
+}
+
+/// KiB below 4 GiB, in three bytes.
+type Kib = [u8; 3];
+
+/// How much room was needed and how much there was.
+///
+/// This and the other payloads are small, so that an error fits into two
+/// registers: every result that may fail has room for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    need: Kib,
+    have: Kib,
+}
+
+/// How long something is, and how long it may be, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    len: [u8; 4],
+    limit: [u8; 2],
+}
+
+/// An option and the start of the value that the user gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadValue {
+    option: OptionName,
+    value: [u8; 7],
+}
+
+/// The options that take one of a few values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names say it")]
+pub enum OptionName {
+    Pci,
+    Entry,
+    Log,
+    QbootPci,
+}
+
+const _: () = assert!(size_of::<Error>() == 8);
+
+impl Room {
+    /// Where no sizes are known.
+    pub const UNKNOWN: Self = Self {
+        need: [0; 3],
+        have: [0; 3],
+    };
+
+    /// Both in bytes; what is needed is rounded up, what is there down.
+    #[must_use]
+    pub fn new(need: u32, have: u32) -> Self {
+        let kib = |kib: u32| {
+            let [a, b, c, _] = kib.to_le_bytes();
+            [a, b, c]
+        };
+        Self {
+            need: kib(need.div_ceil(1024)),
+            have: kib(have >> 10),
+        }
+    }
+
+    fn print(self, terminal: &mut dyn Terminal) {
+        let kib = [self.need, self.have].map(|[a, b, c]| u32::from_le_bytes([a, b, c, 0]));
+        if self != Self::UNKNOWN {
+            print(terminal, " (needs # KiB, has # KiB)", &kib);
+        }
+    }
+}
+
+impl Length {
+    /// `limit` is below 64 Ki.
+    #[must_use]
+    pub const fn new(len: u32, limit: u32) -> Self {
+        let [a, b, _, _] = limit.to_le_bytes();
+        Self {
+            len: len.to_le_bytes(),
+            limit: [a, b],
+        }
+    }
+
+    fn print(self, terminal: &mut dyn Terminal) {
+        let (len, limit) = (u32::from_le_bytes(self.len), u16::from_le_bytes(self.limit));
+        let values = [len, limit.into()];
+        print(terminal, " (# characters, the kernel takes #)", &values);
+    }
+}
+
+impl BadValue {
+    /// Where nothing is known of the value.
+    pub const UNKNOWN: Self = Self {
+        option: OptionName::Pci,
+        value: [0; 7],
+    };
+
+    /// The first bytes of `value`.
+    #[must_use]
+    pub fn new(option: OptionName, value: &[u8]) -> Self {
+        let mut start = [0; 7];
+        for (slot, byte) in start.iter_mut().zip(value) {
+            *slot = *byte;
+        }
+        Self {
+            option,
+            value: start,
+        }
+    }
+
+    fn print(self, terminal: &mut dyn Terminal) {
+        terminal.print(match self.option {
+            OptionName::Pci => b" (pci=",
+            OptionName::Entry => b" (entry=",
+            OptionName::Log => b" (log=",
+            OptionName::QbootPci => b" (qboot.pci=",
+        });
+        print_foreign(terminal, &self.value);
+        terminal.print(b")");
     }
 }
 
@@ -157,21 +290,15 @@ impl Warning {
 /// The result of anything that can stop a boot.
 pub type Result<T> = core::result::Result<T, Error>;
 
-/// How much was asked for and how much there was, in KiB rounded up: printed
-/// after the message of an error that is about room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shortfall {
-    /// KiB needed; 0 when the error is not about room.
-    pub need_kib: u32,
-    /// KiB available.
-    pub have_kib: u32,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::format;
     use std::string::String;
+
+    const ROOM: Room = Room::UNKNOWN;
+    const VALUE: BadValue = BadValue::UNKNOWN;
+    const LENGTH: Length = Length::new(2048, 2047);
 
     /// In the order of their codes.
     const ALL: [Error; COUNT] = [
@@ -181,26 +308,26 @@ mod tests {
         Error::BadE820,
         Error::TooManyE820Entries,
         Error::UnknownMachine,
-        Error::BadOption,
+        Error::BadOption(VALUE),
         Error::NoKernel,
         Error::KernelIsPe,
         Error::UnknownKernel,
         Error::ElfWithoutPvh,
         Error::BadSetupHeader,
-        Error::KernelTooBig,
+        Error::KernelTooBig(ROOM),
         Error::KernelOverlapsFirmware,
         Error::KernelTruncated,
-        Error::InitrdTooBig,
-        Error::CommandLineTooLong,
+        Error::InitrdTooBig(ROOM),
+        Error::CommandLineTooLong(LENGTH),
         Error::Needs16BitEntry,
         Error::BadMultiboot,
         Error::BadLoaderScript,
         Error::LoaderFileMissing,
         Error::LoaderOutOfBounds,
-        Error::TablesTooBig,
+        Error::TablesTooBig(ROOM),
         Error::TooManyTables,
         Error::BadSmbios,
-        Error::SmbiosTooBig,
+        Error::SmbiosTooBig(ROOM),
         Error::PciTooMany,
         Error::NotOurMemory,
         Error::Exception,
@@ -216,9 +343,45 @@ mod tests {
         assert!(ALL.iter().all(|error| error.code() < 0x80));
         let warnings = WARNINGS.map(Warning::code);
         assert!(ALL.iter().all(|error| !warnings.contains(&error.code())));
-        let variants = include_str!("error.rs").lines();
-        let variants = variants.filter(|line| line.contains(" = 0x") && line.ends_with(','));
+        let source = include_str!("error.rs").split("mod tests").next().unwrap();
+        let variants = source.lines();
+        let variants = variants.filter(|line| line.contains("=> (0x") || line.contains(" = 0x"));
         assert_eq!(variants.count(), ALL.len() + WARNINGS.len());
+    }
+
+    #[test]
+    fn a_report_has_the_sizes_or_the_value() {
+        let shown = |error: Error| {
+            let mut text = String::new();
+            error.report(&mut text);
+            let (_, details) = text.split_once(error.message()).unwrap();
+            std::string::String::from(details)
+        };
+        assert_eq!(shown(Error::NoKernel), "\r\n");
+        assert_eq!(shown(Error::KernelTooBig(ROOM)), "\r\n");
+        let room = Room::new(1025, 4096 + 1023);
+        assert_eq!(
+            shown(Error::InitrdTooBig(room)),
+            " (needs 2 KiB, has 4 KiB)\r\n"
+        );
+        let most = Room::new(u32::MAX, u32::MAX);
+        assert_eq!(
+            shown(Error::TablesTooBig(most)),
+            " (needs 4194304 KiB, has 4194303 KiB)\r\n"
+        );
+        assert_eq!(
+            shown(Error::CommandLineTooLong(LENGTH)),
+            " (2048 characters, the kernel takes 2047)\r\n"
+        );
+        for (option, value, text) in [
+            (OptionName::Pci, &b"f\x1bll\0x"[..], "(pci=f.ll)"),
+            (OptionName::Entry, b"64", "(entry=64)"),
+            (OptionName::Log, b"", "(log=)"),
+            (OptionName::QbootPci, b"everything", "(qboot.pci=everyth)"),
+        ] {
+            let bad = Error::BadOption(BadValue::new(option, value));
+            assert_eq!(shown(bad), format!(" {text}\r\n"));
+        }
     }
 
     #[test]

@@ -1,34 +1,41 @@
 //! qboot: boot firmware for x86 QEMU, its logic.
 //!
-//! Everything here is free of `unsafe` and of hardware: ports, fw_cfg and
-//! guest memory are reached through [`io`], [`fw_cfg::FwCfg`] and
-//! [`phys::GuestMemory`], so the same code runs in the ROM and on the host.
+//! Everything here is free of `unsafe` and of hardware: it reaches the machine
+//! through [`platform::Platform`], so the same code runs in the ROM and on the
+//! host.
 //!
-//! # A boot
+//! [`boot::boot`] is the sequence; start there. What comes out is a
+//! [`kernel::Handoff`] or an [`error::Error`].
 //!
-//! [`boot::boot`] is the sequence: [`chipset`], the file directory of [`fw_cfg`],
-//! the memory map ([`e820`]), the kernel identified and its memory claimed
-//! ([`kernel`]; [`bzimage`], [`pvh`], [`multiboot`]), PCI ([`legacy`], [`pci`],
-//! [`pcibios`]) as [`policy`] decides by [`options`] and [`command_line`], tables
-//! ([`acpi`], [`mptable`], [`smbios`]),
-//! loading. What comes out is a [`kernel::Handoff`] or an [`error::Error`].
-//! [`layout`] has every fixed address, [`log`] what is told about the steps.
+//! | room | what is in it |
+//! |---|---|
+//! | [`boot`] | the sequence |
+//! | [`kernel`] | formats: each finds, claims, loads and hands over in its own file |
+//! | [`tables`] | ACPI, SMBIOS, MP table, PCI BIOS, and their one allocator |
+//! | [`pci`] | configuration access, bus numbers, resources, interrupts |
+//! | [`settings`] | options, command line, and the policy that decides from both |
+//! | [`log`] | what is told about the steps |
+//! | [`memory`] | what may be touched; the memory map with its claims |
+//! | [`fw_cfg`] | the file directory and the items |
+//! | [`chipset`] | i440FX, Q35 and none, as data |
+//! | [`platform`] | the seam to the machine |
+//! | [`phys`], [`layout`], [`error`], [`text`] | ranges, fixed addresses, errors, printing |
 //!
 //! # Specifications
 //!
 //! | of what | specification | here |
 //! |---|---|---|
 //! | fw_cfg | [QEMU, `docs/specs/fw_cfg.rst`](https://www.qemu.org/docs/master/specs/fw_cfg.html) | [`fw_cfg`] |
-//! | Linux | [boot protocol](https://docs.kernel.org/arch/x86/boot.html), [zero page](https://docs.kernel.org/arch/x86/zero-page.html) | [`bzimage`] |
-//! | PVH | [Xen, `docs/misc/pvh.pandoc`](https://xenbits.xen.org/docs/unstable/misc/pvh.html), [ELF](https://refspecs.linuxfoundation.org/elf/) | [`pvh`] |
-//! | multiboot | [GNU Multiboot Specification 0.6.96](https://www.gnu.org/software/grub/manual/multiboot/multiboot.html) | [`multiboot`] |
-//! | ACPI | [ACPI 6.5](https://uefi.org/specs/ACPI/6.5/), [QEMU, `hw/acpi/bios-linker-loader.c`](https://gitlab.com/qemu-project/qemu/-/blob/master/hw/acpi/bios-linker-loader.c) | [`acpi`], [`e820`] |
-//! | SMBIOS | [DMTF DSP0134](https://www.dmtf.org/dsp/DSP0134) | [`smbios`] |
-//! | MP table | Intel MultiProcessor Specification 1.4 | [`mptable`] |
-//! | PCI | [PCI Local Bus 3.0, PCI-to-PCI Bridge 1.2, PCI Express Base 4.0, PCI BIOS 2.1](https://pcisig.com/specifications) | [`pci`], [`pcibios`] |
-//! | processor | [Intel SDM](https://www.intel.com/sdm) | [`cpu`], [`chipset`] |
+//! | Linux | [boot protocol](https://docs.kernel.org/arch/x86/boot.html), [zero page](https://docs.kernel.org/arch/x86/zero-page.html) | [`kernel::bzimage`] |
+//! | PVH | [Xen, `docs/misc/pvh.pandoc`](https://xenbits.xen.org/docs/unstable/misc/pvh.html), [ELF](https://refspecs.linuxfoundation.org/elf/) | [`kernel::pvh`] |
+//! | multiboot | [GNU Multiboot Specification 0.6.96](https://www.gnu.org/software/grub/manual/multiboot/multiboot.html) | [`kernel::multiboot`] |
+//! | ACPI | [ACPI 6.5](https://uefi.org/specs/ACPI/6.5/), [QEMU, `hw/acpi/bios-linker-loader.c`](https://gitlab.com/qemu-project/qemu/-/blob/master/hw/acpi/bios-linker-loader.c) | [`tables::acpi`], [`memory::map`] |
+//! | SMBIOS | [DMTF DSP0134](https://www.dmtf.org/dsp/DSP0134) | [`tables::smbios`] |
+//! | MP table | Intel MultiProcessor Specification 1.4 | [`tables::mptable`] |
+//! | PCI | [PCI Local Bus 3.0, PCI-to-PCI Bridge 1.2, PCI Express Base 4.0, PCI BIOS 2.1](https://pcisig.com/specifications) | [`pci`], [`tables::pcibios`] |
+//! | processor | [Intel SDM](https://www.intel.com/sdm) | [`chipset`], [`tables::mptable`] |
 //! | chipsets | Intel 82371AB (PIIX4) and ICH9 datasheets | [`chipset`] |
-//! | BIOS services | [Ralf Brown's interrupt list](https://www.ctyme.com/rbrown.htm) | [`realmode`] |
+//! | BIOS services | [Ralf Brown's interrupt list](https://www.ctyme.com/rbrown.htm) | [`tables::low_memory`] |
 //!
 //! Sections are named where something is taken from them.
 #![cfg_attr(not(test), no_std)]
@@ -38,35 +45,23 @@
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 
-pub mod acpi;
 pub mod boot;
-pub mod bzimage;
 #[cfg(test)]
 mod capture;
 pub mod chipset;
-pub mod command_line;
-pub mod cpu;
-pub mod e820;
 pub mod error;
 pub mod fw_cfg;
-pub mod io;
 pub mod kernel;
 pub mod layout;
-pub mod legacy;
 pub mod log;
-pub mod machine;
 #[cfg(feature = "markers")]
 pub mod markers;
-pub mod mptable;
-pub mod multiboot;
-pub mod options;
+pub mod memory;
 pub mod pci;
-pub mod pcibios;
 pub mod phys;
-pub mod policy;
-pub mod pvh;
-pub mod realmode;
+pub mod platform;
+pub mod settings;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-pub mod smbios;
+pub mod tables;
 pub mod text;

@@ -2,8 +2,7 @@
 //!
 //! True at [`rust_main`], by `boot16.S`:
 //! 1. flat 32-bit segments, paging off, interrupts off;
-//! 2. `rust_main` and the jump into the kernel run at 0xf0000, all else in
-//!    the ROM;
+//! 2. all code runs in the ROM below 4 GiB;
 //! 3. `.bss` is zero, the stack is [`layout::STACK`];
 //! 4. one processor runs, and nothing else writes memory.
 #![no_std]
@@ -16,11 +15,12 @@
 mod rom;
 
 use core::arch::global_asm;
-use qboot::boot::{Found, boot};
+use qboot::boot::boot;
 use qboot::chipset;
-use qboot::error::{Error, Shortfall};
+use qboot::error::{Error, Result};
+use qboot::kernel::Handoff;
 use qboot::layout;
-use qboot::machine::Machine;
+use rom::hardware::{self, Hardware};
 use x86_64::registers::control::Cr0Flags;
 use x86_64::structures::gdt::DescriptorFlags;
 
@@ -39,8 +39,8 @@ global_asm!(
     boot_offset = const BOOT_OFFSET,
     cr0 = const CR0.bits(),
     cr0_at_reset = const CR0_AT_RESET.bits(),
-    i440fx_id = const chipset::I440FX_ID,
-    q35_id = const chipset::Q35_ID,
+    i440fx_id = const chipset::I440FX.host_bridge,
+    q35_id = const chipset::Q35.host_bridge,
     pciexbar = const layout::Q35_ECAM.start() | 1,
     stack_guard = const rom::stack::GUARD,
     stack_bottom = const layout::STACK.start(),
@@ -54,52 +54,33 @@ global_asm!(
 
 /// The first Rust code: `host_bridge` is the id at 00:00.0, `signature` what
 /// the processor left in EDX at reset.
-///
-/// This and the jump into the kernel are what is copied to 0xf0000; the
-/// sequence between them runs in the ROM.
 extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
-    run(host_bridge, signature)
-}
-
-/// From a set-up processor into the kernel.
-#[inline(never)]
-fn run(host_bridge: u32, signature: u32) -> ! {
-    let mut shortfall = Shortfall::default();
     // SAFETY: called once, from the entry code, which gives the firmware's
     // memory to this call chain alone.
-    let (io, fw_cfg, memory, scratch) = unsafe { rom::take(signature) };
-    let mut machine = Machine { io, fw_cfg, memory };
-    #[cfg(feature = "markers")]
-    qboot::markers::start(&mut machine.io);
-    let found = Found {
-        host_bridge,
-        cpuid: rom::cpu::cpuid,
-        enable_x2apic: rom::cpu::enable_x2apic,
+    let (mut hardware, scratch) = unsafe { hardware::take() };
+    let handoff = match run(&mut hardware, host_bridge, scratch) {
+        Ok(handoff) => handoff,
+        Err(error) => rom::report::fail(error),
     };
-    // Used where it lies: moving it out costs as much as many a step.
-    let mut result = boot(
-        &mut machine,
-        found,
-        rom::console::Console,
-        scratch,
-        &mut shortfall,
-    );
-    if result.is_ok() && rom::stack::overflowed() {
-        result = Err(Error::StackOverflow);
+    rom::cpu::enable_caching(signature);
+    #[cfg(feature = "markers")]
+    qboot::markers::entering(&mut hardware, handoff);
+    // SAFETY: `boot` has given it, and the stack's guard is whole.
+    unsafe { rom::handoff::enter(&handoff) }
+}
+
+/// The library's sequence on this hardware.
+fn run(hardware: &mut Hardware, host_bridge: u32, scratch: &mut [u8]) -> Result<Handoff> {
+    #[cfg(feature = "markers")]
+    qboot::markers::start(hardware);
+    let handoff = boot(hardware, host_bridge, scratch)?;
+    if rom::stack::overflowed() {
+        return Err(Error::StackOverflow);
     }
-    match &result {
-        Ok(handoff) => {
-            rom::cpu::enable_caching(signature);
-            #[cfg(feature = "markers")]
-            qboot::markers::entering(&mut machine.io, *handoff);
-            // SAFETY: `boot` has given it, and the stack's guard is whole.
-            unsafe { rom::handoff::enter(handoff) }
-        }
-        Err(error) => rom::report::fail(*error, shortfall),
-    }
+    Ok(handoff)
 }
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    rom::report::fail(Error::Exception, Shortfall::default())
+    rom::report::fail(Error::Exception)
 }

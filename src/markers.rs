@@ -3,8 +3,8 @@
 //!
 //! The numbers are those that this field's scripts look for.
 
-use crate::io::PortIo;
 use crate::kernel::Handoff;
+use crate::platform::Platform;
 
 /// How far the firmware is.
 const PROGRESS: u16 = 0xf5;
@@ -13,22 +13,22 @@ const PROGRESS: u16 = 0xf5;
 const KERNEL: u16 = 0xf4;
 
 /// The firmware starts.
-pub fn start<P: PortIo>(ports: &mut P) {
-    ports.out8(PROGRESS, 1);
+pub fn start<P: Platform>(platform: &mut P) {
+    platform.out8(PROGRESS, 1);
 }
 
 /// The kernel is about to be loaded.
-pub fn loading<P: PortIo>(ports: &mut P) {
-    ports.out8(PROGRESS, 5);
+pub fn loading<P: Platform>(platform: &mut P) {
+    platform.out8(PROGRESS, 5);
 }
 
 /// The kernel is about to be entered.
-pub fn entering<P: PortIo>(ports: &mut P, handoff: Handoff) {
+pub fn entering<P: Platform>(platform: &mut P, handoff: Handoff) {
     let kind = match handoff {
         Handoff::Multiboot { .. } => 2,
         Handoff::Pvh { .. } => 4,
         // A bzImage, however it is entered.
         _ => 3,
     };
-    ports.out8(KERNEL, kind);
+    platform.out8(KERNEL, kind);
 }

@@ -1,14 +1,12 @@
-//! Guest-physical addresses as data, and the seam through which memory is
-//! reached.
+//! Guest-physical ranges, and the little that is done to bytes everywhere.
 //!
-//! The library never makes a pointer from an address. It asks a
-//! [`GuestMemory`] for the bytes of a [`PhysRange`]; in the ROM that is a
-//! checked window on real memory, on the host a buffer.
+//! The library never makes a pointer from an address. It asks the platform for
+//! the bytes of a [`PhysRange`].
 
 use crate::error::{Error, Result};
 
-/// A range of guest-physical memory below 4 GiB, never empty of meaning:
-/// `start <= end`, both in bytes, `end` exclusive.
+/// A range of guest-physical memory below 4 GiB: `start <= end`, both in bytes,
+/// `end` exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PhysRange {
     start: u32,
@@ -16,6 +14,9 @@ pub struct PhysRange {
 }
 
 impl PhysRange {
+    /// No byte, at address 0.
+    pub const EMPTY: Self = Self { start: 0, end: 0 };
+
     /// `[start, start + len)`, or `None` when it would pass 4 GiB.
     #[must_use]
     pub const fn new(start: u32, len: u32) -> Option<Self> {
@@ -120,66 +121,26 @@ pub const fn kib(bytes: u32) -> u32 {
     bytes.div_ceil(1024)
 }
 
-/// The memory that the firmware may read and write.
+/// The sum of all bytes, modulo 256: the checksum of ACPI, SMBIOS and MP
+/// table.
 ///
-/// An implementation refuses every range that is not RAM or that belongs to
-/// the running firmware (stack, statics, image, scratch), so no address that
-/// came from the host can reach those.
-pub trait GuestMemory {
-    /// Makes RAM that the memory map has shown to exist reachable.
-    fn open(&mut self, ram: PhysRange);
-
-    /// The bytes of `range`.
-    ///
-    /// # Errors
-    /// [`Error::NotOurMemory`] outside what may be reached.
-    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]>;
-
-    /// As [`GuestMemory::bytes`], for what every boot does: compiled where it is
-    /// called, which takes more room and fewer instructions.
-    ///
-    /// # Errors
-    /// As [`GuestMemory::bytes`].
-    #[inline(always)]
-    fn bytes_inline(&mut self, range: PhysRange) -> Result<&mut [u8]> {
-        self.bytes(range)
-    }
-
-    /// The fastest way to sum bytes modulo 256 here.
-    fn byte_summer(&self) -> fn(&[u8]) -> u8 {
-        byte_sum
-    }
-
-    /// The code of the PCI BIOS, to be copied for kernels; empty where there
-    /// is none to offer.
-    fn pci_bios(&self) -> &'static [u8] {
-        &[]
-    }
-
-    /// Sets all bytes of `range` to zero.
-    ///
-    /// # Errors
-    /// As [`GuestMemory::bytes`].
-    fn clear(&mut self, range: PhysRange) -> Result<()> {
-        self.bytes(range)?.fill(0);
-        Ok(())
-    }
-}
-
-/// The sum of all bytes, modulo 256: the checksum of ACPI, SMBIOS, MP.
+/// Unrolled by hand, since the ROM is compiled for size: some hosts emulate
+/// firmware one instruction at a time, and ACPI tables are 10 KB on q35.
 #[must_use]
 pub fn byte_sum(bytes: &[u8]) -> u8 {
-    // Two bytes of a word at a time; carries end in the bytes between them.
-    const LANES: u32 = 0x00ff_00ff;
-    let (words, tail) = bytes.as_chunks::<4>();
-    let lanes = words.iter().fold(0, |lanes: u32, word| {
-        let word = u32::from_le_bytes(*word);
-        let pairs = (word & LANES).wrapping_add((word >> 8) & LANES);
-        lanes.wrapping_add(pairs) & LANES
-    });
-    let [low, _, high, _] = lanes.to_le_bytes();
-    tail.iter()
-        .fold(low.wrapping_add(high), |sum, b| sum.wrapping_add(*b))
+    let (blocks, tail) = bytes.as_chunks::<16>();
+    let mut sum = 0_u8;
+    for b in blocks {
+        sum = sum.wrapping_add(b[0]).wrapping_add(b[1]);
+        sum = sum.wrapping_add(b[2]).wrapping_add(b[3]);
+        sum = sum.wrapping_add(b[4]).wrapping_add(b[5]);
+        sum = sum.wrapping_add(b[6]).wrapping_add(b[7]);
+        sum = sum.wrapping_add(b[8]).wrapping_add(b[9]);
+        sum = sum.wrapping_add(b[10]).wrapping_add(b[11]);
+        sum = sum.wrapping_add(b[12]).wrapping_add(b[13]);
+        sum = sum.wrapping_add(b[14]).wrapping_add(b[15]);
+    }
+    tail.iter().fold(sum, |sum, byte| sum.wrapping_add(*byte))
 }
 
 /// Copies `src` to the start of `dest`.
@@ -220,56 +181,6 @@ pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     let (head, _) = bytes.get(offset..)?.split_first_chunk()?;
     Some(u64::from_le_bytes(*head))
-}
-
-/// A guest memory for tests: `len` bytes at `base`, of which only what was
-/// opened may be reached.
-#[cfg(any(test, feature = "sim"))]
-pub mod fake {
-    use super::{GuestMemory, PhysRange};
-    use crate::error::{Error, Result};
-    use std::vec;
-    use std::vec::Vec;
-
-    /// See the module.
-    #[derive(Debug)]
-    pub struct FakeMemory {
-        base: u32,
-        bytes: Vec<u8>,
-        open: Vec<PhysRange>,
-    }
-
-    impl FakeMemory {
-        /// Memory `range`, filled with 0xa5, of which `open` may be reached.
-        #[must_use]
-        pub fn new(range: PhysRange, open: &[PhysRange]) -> Self {
-            Self {
-                base: range.start(),
-                bytes: vec![0xa5; range.len() as usize],
-                open: open.to_vec(),
-            }
-        }
-    }
-
-    impl GuestMemory for FakeMemory {
-        fn open(&mut self, ram: PhysRange) {
-            self.open.push(ram);
-        }
-
-        fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
-            if !self.open.iter().any(|open| open.contains(range)) {
-                return Err(Error::NotOurMemory);
-            }
-            let start = range
-                .start()
-                .checked_sub(self.base)
-                .ok_or(Error::NotOurMemory)? as usize;
-            let end = start
-                .checked_add(range.len() as usize)
-                .ok_or(Error::NotOurMemory)?;
-            self.bytes.get_mut(start..end).ok_or(Error::NotOurMemory)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,14 @@
 //! The little formatting that the firmware needs: `core::fmt` would cost
 //! several KiB.
 
-use crate::io::Terminal;
+/// Where text for people goes, and the clock that its lines are dated by.
+pub trait Terminal {
+    /// Prints ASCII text; lines end in CR and LF.
+    fn print(&mut self, text: &[u8]);
+
+    /// The time stamp counter.
+    fn ticks(&mut self) -> u64;
+}
 
 /// Prints `format`, in which each of these takes one of `values`:
 ///
@@ -11,9 +18,7 @@ use crate::io::Terminal;
 /// | `$` | eight hexadecimal digits |
 /// | `~` | four hexadecimal digits |
 /// | `%` | two hexadecimal digits |
-#[cold]
-#[inline(never)]
-pub fn print<T: Terminal>(terminal: &mut T, format: &str, values: &[u32]) {
+pub fn print(terminal: &mut dyn Terminal, format: &str, values: &[u32]) {
     let mut values = values.iter().copied();
     for byte in format.bytes() {
         let digits: u8 = match byte {
@@ -36,9 +41,7 @@ pub fn print<T: Terminal>(terminal: &mut T, format: &str, values: &[u32]) {
 
 /// Prints what others have written, up to a NUL; what could confuse a
 /// terminal is a dot.
-#[cold]
-#[inline(never)]
-pub fn print_foreign<T: Terminal>(terminal: &mut T, text: &[u8]) {
+pub fn print_foreign(terminal: &mut dyn Terminal, text: &[u8]) {
     for byte in text.iter().take_while(|byte| **byte != 0) {
         let is_plain = matches!(byte, b' '..=b'~');
         terminal.print(&[if is_plain { *byte } else { b'.' }]);
@@ -46,7 +49,7 @@ pub fn print_foreign<T: Terminal>(terminal: &mut T, text: &[u8]) {
 }
 
 /// Ten digits deep at the most.
-fn decimal<T: Terminal>(terminal: &mut T, value: u32) {
+fn decimal(terminal: &mut dyn Terminal, value: u32) {
     if value >= 10 {
         decimal(terminal, value / 10);
     }
@@ -54,7 +57,7 @@ fn decimal<T: Terminal>(terminal: &mut T, value: u32) {
 }
 
 /// The last `count` of eight digits.
-fn hexadecimal<T: Terminal>(terminal: &mut T, value: u32, count: u8) {
+fn hexadecimal(terminal: &mut dyn Terminal, value: u32, count: u8) {
     for left in (0..count).rev() {
         let shift = u32::from(left).wrapping_mul(4);
         terminal.print(&[digit(value.wrapping_shr(shift) & 15)]);

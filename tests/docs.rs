@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
 use qboot::layout;
-use qboot::options::{EntryOption, LogOption, PciOption};
 use qboot::phys::PhysRange;
+use qboot::settings::options::{EntryOption, LogOption, PciOption};
 use xtask::measure::{self, Kit};
 use xtask::patience::Patience;
 use xtask::workspace;
@@ -360,7 +360,7 @@ fn options_are_those_of_the_source() -> Result<()> {
         LogOption::default() == LogOption::Off,
     );
     ensure!(defaults == (true, true, true));
-    let said = Error::BadOption.message();
+    let said = Error::BadOption(qboot_tests::VALUE).message();
     ensure!(said.ends_with(&says[2..]), "{said:?} and {says:?}");
     Ok(())
 }

@@ -5,7 +5,9 @@ use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
 use qboot_tests::loader::{add_checksum, add_pointer, allocate};
 use qboot_tests::machines::*;
-use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, error_line, noise};
+use qboot_tests::{
+    DEBUG_CONSOLE, Kind, LENGTH, Options, PROBE_TIMEOUT, Probe, ROOM, VALUE, error_line, noise,
+};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::patience::Patience;
@@ -99,7 +101,7 @@ fn a_kernel_too_big(machine: Machine) -> Result<()> {
     image.set_u32(hdr::INIT_SIZE, 80 << 20);
     let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
     let qemu = qemu.memory_mib(64);
-    fails_with(&qemu, Error::KernelTooBig, " KiB, has ")
+    fails_with(&qemu, Error::KernelTooBig(ROOM), " KiB, has ")
 }
 
 /// Setup code that is too long for its segment, in a kernel that has to start there.
@@ -155,7 +157,7 @@ fn an_initrd_too_big(
     let qemu = qemu.memory_mib(64).initrd(initrd);
     fails_with(
         &qemu,
-        Error::InitrdTooBig,
+        Error::InitrdTooBig(ROOM),
         &format!("(needs {} KiB", 30 << 10),
     )
 }
@@ -166,7 +168,7 @@ fn a_command_line_too_long(machine: Machine) -> Result<()> {
     image.set_u32(hdr::CMDLINE_SIZE, 255);
     let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
     let qemu = qemu.append(&"x".repeat(256));
-    fails_with(&qemu, Error::CommandLineTooLong, "-append")
+    fails_with(&qemu, Error::CommandLineTooLong(LENGTH), "-append")
 }
 
 const SCRIPT: &str = "etc/table-loader";
@@ -204,7 +206,7 @@ fn a_script_that_points_outside(#[case] bad: Vec<u8>) -> Result<()> {
 fn tables_too_big() -> Result<()> {
     let (script, tables) = (allocate(TABLES, 16, 1), noise(9 << 20, 1));
     let (qemu, _probe) = with_items(NO_ACPI, &[(SCRIPT, &script), (TABLES, &tables)])?;
-    fails_with(&qemu.memory_mib(8), Error::TablesTooBig, "(needs")
+    fails_with(&qemu.memory_mib(8), Error::TablesTooBig(ROOM), "(needs")
 }
 
 /// Asks until the answer has `wanted` in it: what follows the printed line takes a

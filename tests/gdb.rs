@@ -30,14 +30,6 @@ fn shape(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Where `text` is in a file of the source, so that a line of the page that is
-/// out of date by a few is none the worse.
-fn line_of(file: &str, text: &str) -> Result<usize> {
-    let source = fs::read_to_string(workspace::root().join(file))?;
-    let found = source.lines().position(|line| line.contains(text));
-    Ok(found.with_context(|| format!("no {text} in {file}"))? + 1)
-}
-
 /// What gdb answers to `commands`, each after a line with a plus before it.
 fn answers(commands: &str, options: &[(&str, &str)]) -> Result<String> {
     let root = workspace::root();
@@ -93,10 +85,6 @@ fn sessions_in_the_documentation_are_real(
 ) -> Result<()> {
     let page = fs::read_to_string(workspace::root().join("docs/debugging.md"))?;
     let session = block(&page, mark)?.trim();
-    let session = session.replace(
-        "277",
-        &line_of("src/kernel.rs", "pub fn load<")?.to_string(),
-    );
     let commands: String = session
         .lines()
         .filter_map(|line| line.strip_prefix("(gdb) "))

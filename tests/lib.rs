@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
+use qboot::error::{BadValue, Length, Room};
 use tempfile::TempDir;
 use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record};
 use xtask::qemu::{Qemu, Vm};
@@ -28,6 +29,13 @@ pub mod loader;
 pub mod pci;
 #[path = "oracle/smbios.rs"]
 pub mod smbios;
+
+/// For errors whose details a test does not compare.
+pub const ROOM: Room = Room::UNKNOWN;
+/// As [`ROOM`].
+pub const LENGTH: Length = Length::new(0, 0);
+/// As [`ROOM`].
+pub const VALUE: BadValue = BadValue::UNKNOWN;
 
 /// Longest that a probe may take to be entered: TCG on a loaded machine.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -16,37 +16,20 @@ use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::Mcfg;
 use acpi::{AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
-use qboot::acpi::{Allocator, Zone, load};
-use qboot::error::{Error, Result};
 use qboot::fw_cfg;
-use qboot::fw_cfg::{Directory, FwCfg};
-use qboot::phys::fake::FakeMemory;
-use qboot::phys::{GuestMemory, PhysRange, align_up};
+use qboot::fw_cfg::Directory;
+use qboot::memory::map::MemoryMap;
+use qboot::phys::PhysRange;
+use qboot::platform::GuestMemory as _;
+use qboot::sim::{Machine, Memory, e820};
+use qboot::tables::acpi::{Tables, load};
+use qboot::tables::space::TableSpace;
 
 #[path = "../src/capture.rs"]
 mod capture;
 
-const FSEG: PhysRange = PhysRange::fixed(0xf_8000, 0x10_0000);
-const HIGH: PhysRange = PhysRange::fixed(0x10_0000, 0x20_0000);
-const ALL: PhysRange = PhysRange::fixed(0xf_8000, 0x20_0000);
-
-/// Gives out both zones upwards.
-struct Arena(u32, u32);
-
-impl Allocator for Arena {
-    fn alloc(&mut self, zone: Zone, len: u32, align: u32) -> Result<PhysRange> {
-        let (next, within) = match zone {
-            Zone::High => (&mut self.1, HIGH),
-            Zone::Fseg => (&mut self.0, FSEG),
-        };
-        let range = align_up(*next, align)
-            .and_then(|start| PhysRange::new(start, len))
-            .filter(|range| within.contains(*range))
-            .ok_or(Error::TablesTooBig)?;
-        *next = range.end();
-        Ok(range)
-    }
-}
+const HIGH: PhysRange = PhysRange::fixed(0x10_0000, 0x40_0000);
+const ALL: PhysRange = PhysRange::fixed(0xf_0000, HIGH.end());
 
 /// Linked memory from [`ALL`]'s start, never changed again.
 #[derive(Clone, Debug)]
@@ -70,19 +53,25 @@ impl AcpiHandler for Linked {
 }
 
 fn link(name: &str) -> AcpiTables<Linked> {
-    let mut fw_cfg = capture::device(name);
+    let mut machine = Machine {
+        fw_cfg: capture::device(name),
+        memory: Memory::new(HIGH.end()),
+        ..Machine::default()
+    };
+    machine.open(HIGH);
+    let mut map = MemoryMap::new();
+    map.fill(&e820(HIGH.end().into()), PhysRange::EMPTY)
+        .unwrap();
     let mut scratch = vec![0; 65536];
-    let (dir, rest) = Directory::read(&mut fw_cfg, &mut scratch).unwrap();
-    let file = dir.find(&qboot::acpi::SCRIPT).unwrap();
-    let script = &mut rest[..file.size as usize];
-    fw_cfg.read(file.selector, script).unwrap();
-    let mut memory = FakeMemory::new(ALL, &[ALL]);
-    let mut arena = Arena(FSEG.start(), HIGH.start());
-    let rsdp = load(script, &dir, &mut fw_cfg, &mut memory, &mut arena);
-    let rsdp = rsdp.unwrap().unwrap() as usize;
-    let linked = Linked(memory.bytes(ALL).unwrap().into());
+    let (dir, scratch) = Directory::read(&mut machine, &mut scratch).unwrap();
+    let mut space = TableSpace::new(&mut map);
+    let script = dir.find(fw_cfg::file::TABLE_LOADER);
+    let mut tables = Tables::default();
+    let script = script.unwrap();
+    load(&mut machine, &dir, script, &mut space, scratch, &mut tables).unwrap();
+    let linked = Linked(machine.memory.peek(ALL).into());
     // SAFETY: `map_physical_region` panics outside the linked memory.
-    unsafe { AcpiTables::from_rsdp(linked, rsdp) }.unwrap()
+    unsafe { AcpiTables::from_rsdp(linked, tables.rsdp.unwrap() as usize) }.unwrap()
 }
 
 /// Signatures of all tables whose checksums the crate found right.

@@ -8,7 +8,7 @@ use qboot::error::Error;
 use qboot_tests::handover::Handover;
 use qboot_tests::machines::*;
 use qboot_tests::pci::{self, Function, UNMAPPED};
-use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, noise, skip};
+use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, ROOM, noise, skip};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::kernel::{self, Flavour};
@@ -173,7 +173,10 @@ fn a_failing_boot_shows_how_far_it_came(machine: Machine) -> Result<()> {
     let serial = fail(&with_log(qemu, "steps").initrd(initrd).memory_mib(64))?;
     let (log, error) = serial.split_at(serial.find("qboot: error").context("no error")?);
     ensure!(steps(log)? == STEPS[..6], "{serial}");
-    ensure!(error.contains(Error::InitrdTooBig.message()), "{serial}");
+    ensure!(
+        error.contains(Error::InitrdTooBig(ROOM).message()),
+        "{serial}"
+    );
     Ok(())
 }
 

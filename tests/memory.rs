@@ -10,7 +10,7 @@ use qboot::kernel::Handoff;
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::sim::{Board, Guest};
-use qboot::smbios::RELEASE_DATE;
+use qboot::tables::smbios::RELEASE_DATE;
 use qboot_tests::machines::*;
 use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;

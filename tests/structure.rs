@@ -13,8 +13,8 @@ use xtask::workspace;
 const LAYERS: [&[&str]; 4] = [
     &["boot"],
     &["kernel", "tables", "pci", "settings", "log"],
-    &["memory", "fw_cfg"],
-    &["platform", "layout", "error", "text"],
+    &["memory", "fw_cfg", "chipset"],
+    &["platform", "layout", "phys", "error", "text"],
 ];
 
 /// What the arrows are not looked at of: the ROM above the library, and what only

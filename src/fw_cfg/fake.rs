@@ -1,5 +1,5 @@
-use super::{FwCfg, Result};
-use crate::error::Error;
+use super::{FILE_NAME_LEN, FileName};
+use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
@@ -68,18 +68,26 @@ impl FakeFwCfg {
         dir.extend_from_slice(&size.to_be_bytes());
         dir.extend_from_slice(&selector.to_be_bytes());
         dir.extend_from_slice(&[0; 2]);
-        dir.extend_from_slice(&super::file_name(name));
+        dir.extend_from_slice(&file_name(name));
         selector
     }
 }
 
-impl FwCfg for FakeFwCfg {
-    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+impl FakeFwCfg {
+    /// Selects and reads, as `FwCfg::read`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
         self.cursor = (selector, 0);
         self.read_next(dest)
     }
 
-    fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
+    /// Reads on.
+    ///
+    /// # Errors
+    /// As [`FakeFwCfg::read`].
+    pub fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
         if self.fails_after.is_some_and(|n| self.transfers >= n) {
             return Err(Error::FwCfgTransfer);
         }
@@ -101,7 +109,11 @@ impl FwCfg for FakeFwCfg {
         Ok(())
     }
 
-    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
+    /// Writes to an item.
+    ///
+    /// # Errors
+    /// If there is no such place.
+    pub fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
         let item = self.items.get_mut(&selector).ok_or(Error::FwCfgTransfer)?;
         let end = (offset as usize).saturating_add(data.len());
         item.get_mut(offset as usize..end)
@@ -110,4 +122,15 @@ impl FwCfg for FakeFwCfg {
         self.written.push((selector, offset, data.to_vec()));
         Ok(())
     }
+}
+
+/// `name` padded with NULs, as directory and linker-loader hold it; cut if it
+/// is too long.
+#[must_use]
+pub fn file_name(name: &str) -> FileName {
+    let mut padded = [0; FILE_NAME_LEN];
+    for (slot, byte) in padded.iter_mut().zip(name.bytes()) {
+        *slot = byte;
+    }
+    padded
 }

@@ -1,125 +1,226 @@
-//! Kernels that are entered in real mode.
+//! Kernels that are entered in real mode: bzImages and zImages at their 16-bit
+//! setup code.
+//!
+//! Specification: Linux `Documentation/arch/x86/boot.rst`, "Memory Layout" and
+//! "Sample Boot Configuration".
 
-use super::{Claimed, Handoff, Loader};
-use crate::bzimage::{LoadFlags, RealModeHeader, SetupHeader, hdr};
-use crate::e820::Claim;
+use super::bzimage::{HEADER_OFFSET, LoadFlags, SetupHeader, TYPE_OF_LOADER, claim_code};
+use super::{Handoff, Loaded, Loader, payload};
+use crate::chipset;
 use crate::error::{Error, Result};
-use crate::fw_cfg::{FwCfg, item};
+use crate::fw_cfg::item;
 use crate::layout;
-use crate::phys::{GuestMemory, PhysRange, u32_at};
-use crate::realmode::{self, LOW_KERNEL, STACK_LEN, SetupLayout};
+use crate::memory::map::Claim;
+use crate::phys::PhysRange;
+use crate::platform::Platform;
+use crate::tables::low_memory;
+use zerocopy::byteorder::little_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Where a kernel's 16-bit code and what belongs to it go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetupLayout {
+    /// Boot sector and setup code; stack and heap behind them, up to the
+    /// command line.
+    pub base: u32,
+    /// Offset of the end of heap and stack, where the command line begins.
+    pub heap_end: u16,
+    /// Whether the rest of the kernel belongs at 64 KiB (zImage), not 1 MiB.
+    pub is_low: bool,
+}
+
+/// Bytes below [`SetupLayout::heap_end`] that are the stack's.
+pub const STACK_LEN: u16 = 0x200;
+/// Where a zImage's code belongs, up to its setup code.
+pub const LOW_KERNEL: PhysRange = PhysRange::fixed(0x1_0000, 0x9_0000);
+
+impl SetupLayout {
+    /// For a kernel of this boot protocol, loaded high or not.
+    #[must_use]
+    pub const fn new(protocol: u16, loaded_high: bool) -> Self {
+        if loaded_high && protocol >= 0x202 {
+            Self {
+                base: 0x1_0000,
+                heap_end: 0xe000,
+                is_low: false,
+            }
+        } else {
+            Self {
+                base: LOW_KERNEL.end(),
+                heap_end: 0x9800,
+                is_low: !loaded_high,
+            }
+        }
+    }
+}
 
 /// The longest command line for 16-bit code: what its segment has room for
 /// behind heap and stack.
-const MAX_REAL_MODE_LINE: u32 = 0x1fff;
+const MAX_LINE: u32 = 0x1fff;
 
-fn real_mode_layout(header: &SetupHeader<'_>) -> SetupLayout {
-    let loaded_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
-    SetupLayout::new(header.protocol(), loaded_high)
+/// Boot sector and setup code, as far as a boot loader writes to it.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct SetupCode {
+    _boot_sector: [u8; 0x20],
+    /// Before protocol 2.02: [`CL_MAGIC`] if there is a command line.
+    cl_magic: U16,
+    /// And its offset in the segment.
+    cl_offset: U16,
+    _more: [u8; HEADER_OFFSET - 0x24],
+    header: SetupHeader,
+}
+const CL_MAGIC: u16 = 0xa33f;
+
+/// A kernel that is entered at its 16-bit code.
+#[derive(Debug)]
+pub struct RealMode {
+    /// The image's header.
+    pub header: SetupHeader,
+    layout: SetupLayout,
+    /// Where the rest of the kernel goes, a zImage's until the handoff.
+    code: Claim,
+    pub(super) line: PhysRange,
 }
 
-impl<F: FwCfg, M: GuestMemory> Loader<'_, F, M> {
-    /// Claims the memory of a kernel that is entered at its 16-bit code, and
-    /// reads the command line to the end of that code's segment.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn claim_real_mode(&mut self, header: &SetupHeader<'_>) -> Result<Claimed> {
-        let setup = real_mode_layout(header);
-        let len = header.setup_len();
-        if len > u32::from(setup.heap_end.saturating_sub(STACK_LEN)) {
+impl RealMode {
+    /// Claims the memory of setup code and kernel, and reads the command line
+    /// to the end of the setup code's segment.
+    ///
+    /// # Errors
+    /// [`Error::Needs16BitEntry`], [`Error::CommandLineTooLong`],
+    /// [`Error::KernelTooBig`], [`Error::BadSetupHeader`].
+    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: SetupHeader) -> Result<Self> {
+        let is_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
+        let layout = SetupLayout::new(header.protocol(), is_high);
+        let heap_end = u32::from(layout.heap_end);
+        if header.setup_len() > heap_end.saturating_sub(STACK_LEN.into()) {
             return Err(Error::Needs16BitEntry);
         }
-        let limit = header.cmdline_size().min(MAX_REAL_MODE_LINE);
+        let limit = header.cmdline_size().min(MAX_LINE);
         let line_len = limit.saturating_add(1);
-        let whole = u32::from(setup.heap_end).saturating_add(line_len);
-        let segment = PhysRange::new(setup.base, whole).and_then(|range| self.map.claim(range));
-        let segment = segment.ok_or(Error::Needs16BitEntry)?.range();
-        let block = segment
-            .part(u32::from(setup.heap_end), line_len)
-            .ok_or(Error::NotOurMemory)?;
-        let line = self.memory.bytes(block)?;
-        self.fw_cfg.read(item::CMDLINE_DATA, line)?;
-        if line.last() != Some(&0) {
-            return Err(Error::CommandLineTooLong);
-        }
-        let image = if setup.is_low {
-            self.claim_low_kernel(header)?
+        let segment = PhysRange::new(layout.base, heap_end.saturating_add(line_len))
+            .and_then(|segment| loader.map.claim(segment))
+            .ok_or(Error::Needs16BitEntry)?
+            .range();
+        let line = segment.part(heap_end, line_len);
+        let line = line.ok_or(Error::NotOurMemory)?;
+        loader.platform.load(item::CMDLINE_DATA, line)?;
+        loader.check_command_line(line, limit)?;
+        let code = if layout.is_low {
+            claim_low_code(loader, &header)?
         } else {
-            self.claim_bzimage(header)?
+            claim_code(loader, &header)?
         };
-        Ok(Claimed {
-            image: Some(image),
-            block,
-            line_len,
+        Ok(Self {
+            header,
+            layout,
+            code,
+            line,
         })
     }
 
-    /// Claims high memory for a zImage, which can only move to its place when
-    /// the firmware is done with the memory there, and that place.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn claim_low_kernel(&mut self, header: &SetupHeader<'_>) -> Result<Claim> {
-        // Its setup code would jump to where nothing is loaded.
-        if header.code32_start() >= layout::HIGH_RAM {
-            return Err(Error::BadSetupHeader);
-        }
-        for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
-            let start = part.start().max(LOW_KERNEL.start());
-            let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
-            let part = part.and_then(|part| self.map.claim(part));
-            part.ok_or(Error::Needs16BitEntry)?;
-        }
-        let size = self.fw_cfg.read_u32(item::KERNEL_SIZE)?;
-        let high = self.map.high();
-        match self.map.place(size, 16, high) {
-            Some(claim) if size <= LOW_KERNEL.len() => Ok(claim),
-            _ => self.short(Error::KernelTooBig, size, LOW_KERNEL),
-        }
+    /// Where the rest of the kernel goes.
+    #[must_use]
+    pub const fn code(&self) -> PhysRange {
+        self.code.range()
     }
 
-    #[cold]
-    #[inline(never)]
-    pub(super) fn load_real_mode(
-        &mut self,
-        header: &SetupHeader<'_>,
-        claimed: &Claimed,
-    ) -> Result<Handoff> {
-        let setup = real_mode_layout(header);
-        let initrd = match header.ramdisk_size() {
-            0 => None,
-            _ => self.load_initrd(header.initrd_addr_max(), false)?,
+    /// Loads initrd, kernel and setup code, and sets up what the BIOS services
+    /// answer from.
+    ///
+    /// # Errors
+    /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`],
+    /// [`Error::BadSetupHeader`].
+    pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>) -> Result<Loaded> {
+        let header = &self.header;
+        let mut initrd = PhysRange::EMPTY;
+        if header.ramdisk_size.get() != 0 {
+            initrd = loader.load_initrd(header.initrd_addr_max(), false)?;
+        }
+        let code = self.code.range();
+        loader.load_item(item::KERNEL_DATA, &self.code)?;
+        payload::check(loader, header, code)?;
+        let setup_data = payload::setup_data(loader, header, code)?;
+
+        let setup = PhysRange::new(self.layout.base, header.setup_len());
+        let setup = setup.ok_or(Error::NotOurMemory)?;
+        loader.platform.load(item::SETUP_DATA, setup)?;
+        let setup = loader.platform.bytes(setup)?;
+        let (setup, _) = SetupCode::mut_from_prefix(setup).map_err(|_| Error::NotOurMemory)?;
+        self.fill_in(setup, initrd);
+        if header.protocol() >= 0x209 {
+            setup.header.setup_data = setup_data;
+        }
+        low_memory::write_ebda(loader.platform, loader.map.entries())?;
+        chipset::set_up_devices_for_bios(loader.platform);
+        let handoff = Handoff::RealMode {
+            segment: u16::try_from(self.layout.base >> 4).map_err(|_| Error::NotOurMemory)?,
+            stack: self.layout.heap_end,
+            low_kernel: self.layout.is_low.then_some(code),
         };
-        let image = claimed.image.as_ref().ok_or(Error::NotOurMemory)?;
-        let loaded = image.range();
-        let low_kernel = setup.is_low.then_some(loaded);
-        self.load_item(item::KERNEL_DATA, image)?;
-        self.check_whole(header, loaded)?;
-        let code_range = PhysRange::new(setup.base, header.setup_len());
-        let code_range = code_range.ok_or(Error::NotOurMemory)?;
-        let code = self.memory.bytes(code_range)?;
-        self.fw_cfg.read(item::SETUP_DATA, code)?;
-        RealModeHeader {
-            base: setup.base,
-            heap_end: setup.heap_end,
-            stack_len: STACK_LEN,
-            line_len: u16::try_from(claimed.line_len).map_err(|_| Error::CommandLineTooLong)?,
-            ramdisk: initrd.map_or((0, 0), |range| (range.start(), range.len())),
-        }
-        .write(header.protocol(), code)?;
-        let setup_data = u32_at(code, hdr::SETUP_DATA).unwrap_or(0);
-        if setup_data != 0 {
-            self.correct_setup_data(setup_data, header, loaded, code_range)?;
-        }
-        self.write_ebda()?;
-        Ok(Handoff::RealMode {
-            segment: u16::try_from(setup.base >> 4).map_err(|_| Error::NotOurMemory)?,
-            stack: setup.heap_end,
-            low_kernel,
-        })
+        Ok(Loaded { handoff, initrd })
     }
 
-    #[cold]
-    pub(super) fn write_ebda(&mut self) -> Result<()> {
-        realmode::write_ebda(self.memory, self.map.entries())
+    /// Fills in the fields that the kernel's protocol has.
+    fn fill_in(&self, setup: &mut SetupCode, initrd: PhysRange) {
+        let (protocol, heap_end) = (self.header.protocol(), self.layout.heap_end);
+        let header = &mut setup.header;
+        header.type_of_loader = TYPE_OF_LOADER;
+        header.ramdisk_image = initrd.start().into();
+        header.ramdisk_size = initrd.len().into();
+        if protocol >= 0x201 {
+            header.loadflags |= LoadFlags::CAN_USE_HEAP.bits();
+            header.heap_end_ptr = heap_end.saturating_sub(STACK_LEN).into();
+        }
+        if protocol >= 0x202 {
+            header.cmd_line_ptr = self.line.start().into();
+        } else {
+            // A newer boot sector has something else there. setup_move_size
+            // takes the line along.
+            setup.cl_magic = CL_MAGIC.into();
+            setup.cl_offset = heap_end.into();
+            let line_len = u16::try_from(self.line.len()).unwrap_or(u16::MAX);
+            header.setup_move_size = heap_end.saturating_add(line_len).into();
+        }
+    }
+}
+
+/// Claims high memory for a zImage, which can only move to its place when
+/// the firmware is done with the memory there, and that place.
+fn claim_low_code<P: Platform>(loader: &mut Loader<'_, P>, header: &SetupHeader) -> Result<Claim> {
+    // Its setup code would jump to where nothing is loaded.
+    if header.code32_start.get() >= layout::HIGH_RAM {
+        return Err(Error::BadSetupHeader);
+    }
+    for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
+        let start = part.start().max(LOW_KERNEL.start());
+        let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
+        let part = part.and_then(|part| loader.map.claim(part));
+        part.ok_or(Error::Needs16BitEntry)?;
+    }
+    let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
+    let high = loader.map.high();
+    let claim = loader.map.place(size, 16, high);
+    let no_room = Error::KernelTooBig(loader.room_in(size, LOW_KERNEL));
+    claim.filter(|_| size <= LOW_KERNEL.len()).ok_or(no_room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setup_code_goes_where_its_protocol_says() {
+        assert_eq!(SetupLayout::new(0x20c, true).base, 0x1_0000);
+        assert_eq!(SetupLayout::new(0x201, true).base, 0x9_0000);
+        assert_eq!(
+            SetupLayout::new(0x20c, false),
+            SetupLayout {
+                base: 0x9_0000,
+                heap_end: 0x9800,
+                is_low: true
+            }
+        );
     }
 }

@@ -22,7 +22,6 @@ const COMMAND_SERR: u8 = 1;
 ///
 /// # Errors
 /// [`Error::PciTooMany`](crate::error::Error::PciTooMany) when `scratch` does not hold the tree.
-#[cold]
 pub fn full<C: Config>(
     config: &mut C,
     extra_roots: u8,
@@ -42,7 +41,6 @@ pub fn full<C: Config>(
 
 /// Sizes a BAR that has no address once more: the tree keeps no size that
 /// can never be placed. It does not decode, and is left at 0.
-#[cold]
 fn measure<C: Config>(config: &mut C, demand: &Demand) -> Unplaced {
     let (bdf, bar) = (demand.bdf(), demand.slot());
     let sized = size_bar(config, bdf, bar, slot::ROM);
@@ -62,7 +60,6 @@ fn measure<C: Config>(config: &mut C, demand: &Demand) -> Unplaced {
 ///
 /// Ports and memory are switched on each for itself: many devices that have
 /// found no ports work by their memory.
-#[cold]
 fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
     let mut rest = tree.demands();
     while let [.., last] = rest {
@@ -103,7 +100,6 @@ fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
 }
 
 /// Writes one address; `size` is 0 for what has none.
-#[cold]
 fn write_place<C: Config>(config: &mut C, demand: &Demand, start: u64, size: u64) {
     let bdf = demand.bdf();
     let last = start.wrapping_add(size).wrapping_sub(1);

@@ -61,7 +61,6 @@ pub(super) mod reserve {
 }
 
 /// Follows a bridge's capability list, a dword each.
-#[cold]
 pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeCaps {
     let mut caps = BridgeCaps::default();
     let [mut at, ..] = config.read32(bdf, reg::CAPABILITIES).to_le_bytes();
@@ -91,7 +90,6 @@ pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeC
 }
 
 /// `bus-reserve` of a port, in buses besides its secondary one.
-#[cold]
 pub(super) fn reserved_buses<C: Config>(config: &mut C, bdf: Bdf, caps: &BridgeCaps) -> u8 {
     if caps.reserve == 0 {
         return 0;

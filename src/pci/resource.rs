@@ -109,7 +109,6 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// [`Error::PciTooMany`] when `scratch` is too small for any.
-    #[cold]
     pub fn new(scratch: &'a mut [u8], apertures: &Apertures) -> Result<Self> {
         let (buses, rest) = <[BusRecord]>::mut_from_prefix_with_elems(scratch, MAX_BUSES)
             .map_err(|_| Error::PciTooMany)?;
@@ -165,7 +164,6 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// [`Error::PciTooMany`].
-    #[cold]
     pub fn add_bridge(&mut self, parent: u8, bdf: Bdf, bridge: &Bridge, command: u8) -> Result<u8> {
         let windows = u16::try_from(self.len).map_err(|_| Error::PciTooMany)?;
         let mut flags = self.flags(parent);
@@ -210,7 +208,6 @@ impl<'a> Tree<'a> {
 
     /// Marks the prefetchable window of a bus, and those around it, to go
     /// above 4 GiB.
-    #[cold]
     fn push(&mut self, bus: u8) {
         let mut index = bus;
         while let Some(record) = self.buses.get(usize::from(index)).filter(|_| index != 0) {
@@ -227,7 +224,6 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// [`Error::PciTooMany`].
-    #[cold]
     pub fn add_bar(&mut self, bus: u8, bdf: Bdf, slot: u8, bar: Sized, command: u8) -> Result<()> {
         let flags = self.flags(bus);
         let (mut kind, mut order) = (bar.kind, bar.order);
@@ -258,8 +254,6 @@ impl<'a> Tree<'a> {
     }
 
     /// Adds a BAR of `1 << order` units, or a window, sized later.
-    #[cold]
-    #[inline(never)]
     fn add(&mut self, bus: u8, bdf: Bdf, tag: u8, order: u8, command: u8) -> Result<()> {
         let demand = self.demands.get_mut(self.len).ok_or(Error::PciTooMany)?;
         *demand = Demand {
@@ -276,7 +270,6 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    #[cold]
     fn add_bus(&mut self, reserve: [U32; 3], windows: u16, parent: u8, flags: u8) -> Result<u8> {
         let index = u8::try_from(self.bus_count).map_err(|_| Error::PciTooMany)?;
         let record = self

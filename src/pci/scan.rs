@@ -26,7 +26,6 @@ const BRIDGE_SERR: u32 = 2 << 16;
 ///
 /// # Errors
 /// [`Error::PciTooMany`], which no tree brings about.
-#[cold]
 pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Result<Summary> {
     walk(config, extra_roots, routing, None)
 }
@@ -57,8 +56,6 @@ type Levels = ArrayVec<Level, 256>;
 /// The walk of [`scan`], which collects in `tree` what wants an address.
 ///
 /// One instance serves both, as the ROM has room for one only.
-#[cold]
-#[inline(never)]
 pub(super) fn walk<C: Config>(
     config: &mut C,
     extra_roots: u8,
@@ -88,7 +85,6 @@ pub(super) fn walk<C: Config>(
 ///
 /// Device 0 is asked on every bus first: an expander's internal bridge or
 /// first root port usually is there, and 255 accesses are then the most.
-#[cold]
 fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
     let mut roots = Roots::default();
     roots.insert(0);
@@ -107,7 +103,6 @@ fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
     roots
 }
 
-#[cold]
 #[expect(
     clippy::too_many_lines,
     reason = "one loop, whose state is the walk: levels instead of recursion"
@@ -216,15 +211,12 @@ const fn next(at: u16, multi: bool) -> u16 {
     }
 }
 
-#[cold]
-#[inline(never)]
 fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate: u8) {
     let buses = u32::from_le_bytes([bridge.bus(), secondary, subordinate, 0]);
     config.write32(bridge, reg::BUSES, buses);
 }
 
 /// Interrupt line, bridge control and IDE ports; tells what it is.
-#[cold]
 fn set_up_function<C: Config>(
     config: &mut C,
     bdf: Bdf,

@@ -16,7 +16,7 @@ pub use function::{Bar, Bus, Function, Port, Reserve};
 pub use routing::{Mapping, Span, io_window, mem_window, pref_window};
 
 use super::{Bdf, Config};
-use crate::io::{Mmio, PortIo};
+use crate::platform::Io;
 use routing::{Forward, map_bus};
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -29,7 +29,7 @@ pub struct Sim {
     /// Where ECAM answers, if it does.
     pub ecam: Option<u32>,
     /// Accesses so far: one each through [`Config`] and ECAM, each port
-    /// access through [`PortIo`].
+    /// access through [`Io`].
     pub accesses: usize,
     address: u32,
 }
@@ -191,7 +191,7 @@ impl Config for Sim {
     }
 }
 
-impl PortIo for Sim {
+impl Io for Sim {
     fn in8(&mut self, port: u16) -> u8 {
         self.port_read(port, 1).to_le_bytes()[0]
     }
@@ -216,9 +216,7 @@ impl PortIo for Sim {
     fn out32(&mut self, port: u16, value: u32) {
         self.port_write(port, 4, value);
     }
-}
 
-impl Mmio for Sim {
     fn read8(&mut self, addr: u32) -> u8 {
         match self.ecam_address(addr) {
             Some((bdf, register)) => self.read(bdf, register, 1).to_le_bytes()[0],

@@ -22,8 +22,6 @@ pub(super) const CLOSED_MEM: u32 = 0x0000_fff0;
 
 /// Sizes the BARs of a function on the bus with this index; gives what its
 /// COMMAND is to hold besides ports and memory.
-#[cold]
-#[inline(never)]
 pub(super) fn add_function<C: Config>(
     config: &mut C,
     tree: &mut Tree<'_>,
@@ -84,8 +82,6 @@ pub(super) fn add_function<C: Config>(
 
 /// Adds a bridge that is on the bus with index `parent`; gives the index of
 /// the bus behind it.
-#[cold]
-#[inline(never)]
 pub(super) fn add_bridge<C: Config>(
     config: &mut C,
     tree: &mut Tree<'_>,
@@ -119,7 +115,6 @@ pub(super) fn add_bridge<C: Config>(
 
 /// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1). It is left with all bits
 /// set: whoever has an address gets it written later.
-#[cold]
 pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<Sized> {
     let register = bar_register(bar);
     config.write32(bdf, register, u32::MAX);
@@ -163,7 +158,6 @@ fn lowest_bit(value: u32) -> Option<u8> {
 }
 
 /// Adds what a port reserves; all ones is "nothing said".
-#[cold]
 fn read_reserve<C: Config>(config: &mut C, bdf: Bdf, cap: u16, bridge: &mut Bridge) {
     let mut read = |register: u16| config.read32(bdf, cap.wrapping_add(register));
     let [io, mem, pref] = &mut bridge.reserve;

@@ -3,8 +3,9 @@
 //!
 //! Untouched on success without a log: not a single access.
 
-use super::io::Io;
-use qboot::io::{PortIo, Terminal};
+use super::hardware::Hardware;
+use super::io::{in8, out8};
+use qboot::platform::Terminal;
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
@@ -44,14 +45,14 @@ impl Outputs {
         if !self.looked {
             self.looked = true;
             self.com1 = com1().is_some_and(|mut uart| uart.init(Config::default()).is_ok());
-            self.debug = DEBUG_CONSOLES.map(|port| Io.in8(port) == DEBUG_CONSOLE_ANSWER);
+            self.debug = DEBUG_CONSOLES.map(|port| in8(port) == DEBUG_CONSOLE_ANSWER);
         }
     }
 
     fn put(&mut self, byte: u8) {
         for (port, there) in DEBUG_CONSOLES.iter().zip(self.debug) {
             if there {
-                Io.out8(*port, byte);
+                out8(*port, byte);
             }
         }
         if self.com1
@@ -67,8 +68,6 @@ impl Outputs {
 pub struct Console;
 
 impl Terminal for Console {
-    #[cold]
-    #[inline(never)]
     fn print(&mut self, text: &[u8]) {
         // `try_lock`: an exception while printing must not wait for itself.
         if let Some(mut outputs) = OUTPUTS.try_lock() {
@@ -81,5 +80,15 @@ impl Terminal for Console {
         // SAFETY: RDTSC reads a counter and nothing else; every processor that
         // QEMU models runs it, the 486 too (seen).
         unsafe { core::arch::x86::_rdtsc() }
+    }
+}
+
+impl Terminal for Hardware {
+    fn print(&mut self, text: &[u8]) {
+        Console.print(text);
+    }
+
+    fn ticks(&mut self) -> u64 {
+        Console.ticks()
     }
 }

@@ -20,26 +20,18 @@ pub fn enable_caching(signature: u32) {
     }
 }
 
-/// CPUID, an exit.
-#[cold]
-#[inline(never)]
-pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
-    let r = core::arch::x86::__cpuid_count(leaf, subleaf);
-    [r.eax, r.ebx, r.ecx, r.edx]
-}
-
 /// `IA32_APIC_BASE` (Intel SDM 3A, 11.12.1).
 const APIC_BASE: u32 = 0x1b;
 /// x2APIC mode, beside the global enable that reset has set.
 const X2APIC: u32 = 1 << 10;
 
-/// Turns x2APIC mode on. The processor has it: CPUID was asked.
-#[cold]
-#[inline(never)]
-pub fn enable_x2apic() {
-    // SAFETY: `Boot::reach_processors`, which calls this as `Found::enable_x2apic`,
-    // has seen x2APIC in CPUID, so the MSR and its bit exist. The APIC's registers
-    // in memory are gone then; what writes them later writes to nothing.
+/// Turns x2APIC mode on.
+///
+/// # Safety
+/// CPUID says that the processor has it.
+pub unsafe fn enable_x2apic() {
+    // SAFETY: by the caller, the MSR and its bit exist. The APIC's registers in
+    // memory are gone then; what writes them later writes to nothing.
     unsafe {
         asm!(
             "rdmsr",

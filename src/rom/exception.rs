@@ -3,9 +3,9 @@
 use super::console::Console;
 use super::report;
 use core::arch::asm;
-use qboot::error::{Error, Shortfall};
-use qboot::io::Terminal as _;
+use qboot::error::Error;
 use qboot::layout;
+use qboot::platform::Terminal as _;
 use qboot::text::print;
 
 /// Where the image lies below 4 GiB; its code runs there or in the F segment.
@@ -27,7 +27,7 @@ pub extern "C" fn rust_exception(gate: u32, first: u32, second: u32) -> ! {
     };
     if eip >= ROM || (layout::F_SEGMENT.start()..layout::F_SEGMENT.end()).contains(&eip) {
         Console.print("\r\n".as_bytes());
-        report::fail(Error::Exception, Shortfall::default())
+        report::fail(Error::Exception)
     }
     // A kernel without an interrupt table of its own inherits this one. Where a
     // boot loader leaves none, the machine resets; so it does here.

@@ -8,7 +8,6 @@ use qboot::kernel::Handoff;
 ///
 /// # Safety
 /// The handoff is `boot`'s, which has loaded what it names.
-#[inline(never)]
 pub unsafe fn enter(handoff: &Handoff) -> ! {
     match *handoff {
         // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page,
@@ -65,8 +64,6 @@ pub unsafe fn enter(handoff: &Handoff) -> ! {
 ///
 /// # Safety
 /// As for [`enter`].
-#[cold]
-#[inline(never)]
 unsafe fn multiboot(entry: u32, info: u32) -> ! {
     realmode::install();
     // SAFETY: as for the others; the entry point was checked to lie in what

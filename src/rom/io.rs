@@ -1,27 +1,24 @@
 //! Port, ECAM and APIC access.
 
+use super::hardware::Hardware;
 use core::arch::asm;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
-use qboot::io::{Mmio, PortIo};
 use qboot::layout;
 use qboot::phys::PhysRange;
+use qboot::platform::Io;
 use volatile::VolatilePtr;
-
-/// The processor's I/O instructions.
-#[derive(Debug)]
-pub struct Io;
 
 macro_rules! port {
     ($in:ident, $out:ident, $ty:ty, $acc:tt) => {
-        #[inline(always)]
-        fn $in(&mut self, port: u16) -> $ty {
+        /// Reads from a port.
+        pub fn $in(port: u16) -> $ty {
             let value;
             // SAFETY: port reads do not touch memory the compiler knows of.
             unsafe { asm!(concat!("in ", $acc, ", dx"), out($acc) value, in("dx") port, options(nostack, preserves_flags)) };
             value
         }
-        #[inline(always)]
-        fn $out(&mut self, port: u16, value: $ty) {
+        /// Writes to a port.
+        pub fn $out(port: u16, value: $ty) {
             // SAFETY: the library writes device registers only; none of them
             // makes a device write memory (the DMA doorbell is `dma.rs`'s).
             unsafe { asm!(concat!("out dx, ", $acc), in("dx") port, in($acc) value, options(nostack, preserves_flags)) };
@@ -29,15 +26,12 @@ macro_rules! port {
     };
 }
 
-impl PortIo for Io {
-    port!(in8, out8, u8, "al");
-    port!(in16, out16, u16, "ax");
-    port!(in32, out32, u32, "eax");
-}
+port!(in8, out8, u8, "al");
+port!(in16, out16, u16, "ax");
+port!(in32, out32, u32, "eax");
 
 /// Whether `len` bytes at `addr` are configuration space, an I/O APIC or the
 /// local APIC, never RAM.
-#[inline]
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
     addr.is_multiple_of(len)
@@ -48,7 +42,6 @@ fn is_device(addr: u32, len: u32) -> bool {
 }
 
 /// The register at `addr`, if it is a device's.
-#[inline]
 fn register<T>(addr: u32) -> Option<VolatilePtr<'static, T>> {
     if !is_device(addr, size_of::<T>() as u32) {
         return None;
@@ -59,13 +52,17 @@ fn register<T>(addr: u32) -> Option<VolatilePtr<'static, T>> {
     Some(unsafe { VolatilePtr::new(ptr) })
 }
 
-macro_rules! mmio {
-    ($read:ident, $write:ident, $ty:ty) => {
-        #[inline]
+macro_rules! access {
+    ($in:ident, $out:ident, $read:ident, $write:ident, $ty:ty) => {
+        fn $in(&mut self, port: u16) -> $ty {
+            $in(port)
+        }
+        fn $out(&mut self, port: u16, value: $ty) {
+            $out(port, value);
+        }
         fn $read(&mut self, addr: u32) -> $ty {
             register(addr).map_or(!0, VolatilePtr::read)
         }
-        #[inline]
         fn $write(&mut self, addr: u32, value: $ty) {
             if let Some(register) = register(addr) {
                 register.write(value);
@@ -74,8 +71,8 @@ macro_rules! mmio {
     };
 }
 
-impl Mmio for Io {
-    mmio!(read8, write8, u8);
-    mmio!(read16, write16, u16);
-    mmio!(read32, write32, u32);
+impl Io for Hardware {
+    access!(in8, out8, read8, write8, u8);
+    access!(in16, out16, read16, write16, u16);
+    access!(in32, out32, read32, write32, u32);
 }

@@ -1,21 +1,21 @@
 //! What real-mode code, and kernels that go back there, find of a BIOS.
 
-use super::io::Io;
+use super::io::{in8, out8};
 use core::arch::{asm, global_asm};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
-use qboot::io::PortIo;
+use qboot::kernel::realmode::LOW_KERNEL;
 use qboot::layout;
 use qboot::phys::PhysRange;
-use qboot::realmode::{BDA, BDA_LEN, EBDA_SEGMENT, LOW_KERNEL, bda, ebda, ticks};
+use qboot::tables::low_memory::{BDA, BDA_LEN, EBDA_SEGMENT, bda, ebda, ticks};
 
 global_asm!(
-    include_str!("../../code16.S"),
-    include_str!("../../code16/video.S"),
-    include_str!("../../code16/memory.S"),
-    include_str!("../../code16/time.S"),
-    include_str!("../../code16/pci.S"),
-    include_str!("../../code16/tables.S"),
-    include_str!("../../bios32.S"),
+    include_str!("asm/code16.S"),
+    include_str!("asm/video.S"),
+    include_str!("asm/memory.S"),
+    include_str!("asm/time.S"),
+    include_str!("asm/pci.S"),
+    include_str!("asm/tables.S"),
+    include_str!("asm/bios32.S"),
     ebda_segment = const EBDA_SEGMENT,
     e801_low = const ebda::E801_LOW,
     e801_high = const ebda::E801_HIGH,
@@ -40,44 +40,7 @@ const VECTORS: usize = 24 + 8 + 1;
 /// The F segment, as real mode names it.
 const F_SEGMENT: u32 = layout::F_SEGMENT.start() >> 4;
 
-/// What a BIOS leaves of devices, as port and value.
-const DEVICES: [(u16, u8); 18] = [
-    // Interrupt controllers: vectors 0x08 and 0x70, the slave on input 2, and
-    // of all interrupts only the timer's.
-    (0x20, 0x11),
-    (0x21, 0x08),
-    (0x21, 0x04),
-    (0x21, 0x01),
-    (0xa0, 0x11),
-    (0xa1, 0x70),
-    (0xa1, 0x02),
-    (0xa1, 0x01),
-    (0x21, 0xfe),
-    (0xa1, 0xff),
-    // Timer 0: mode 2, 18.2 a second.
-    (0x43, 0x34),
-    (0x40, 0),
-    (0x40, 0),
-    // COM1: 115,200 bits a second, 8 bits, no parity.
-    (0x3fb, 0x83),
-    (0x3f8, 1),
-    (0x3f9, 0),
-    (0x3fb, 0x03),
-    (0x3fc, 0x03),
-];
-
-/// The local APIC's registers that let the interrupt controllers through
-/// (Intel SDM 3A, 11.5.1 and 11.9): spurious vector with the enable bit,
-/// LINT0 as ExtINT, LINT1 as NMI.
-const VIRTUAL_WIRE: [(u32, u32); 3] = [
-    (layout::LOCAL_APIC.start() | 0xf0, 0x1ff),
-    (layout::LOCAL_APIC.start() | 0x350, 0x8700),
-    (layout::LOCAL_APIC.start() | 0x360, 0x8400),
-];
-
 /// The 32-bit PCI BIOS, as `bios32.S` has it.
-#[cold]
-#[inline(never)]
 pub fn pci_bios() -> &'static [u8] {
     let (start, end) = (&raw const bios32_start, &raw const bios32_end);
     let len = end.addr().wrapping_sub(start.addr());
@@ -86,14 +49,13 @@ pub fn pci_bios() -> &'static [u8] {
 }
 
 fn cmos(register: u8) -> u8 {
-    Io.out8(0x70, register);
-    Io.in8(0x71)
+    out8(0x70, register);
+    in8(0x71)
 }
 
-/// Copies the services to the F segment, points the interrupt vectors there,
-/// fills in the BIOS data area and sets up the devices that go with it.
-#[cold]
-#[inline(never)]
+/// Copies the services to the F segment, points the interrupt vectors there and
+/// fills in the BIOS data area. The devices that go with it are set up already,
+/// by `chipset::set_up_devices_for_bios`.
 pub fn install() {
     let (start, end) = (&raw const code16_start, &raw const code16_end);
     let offset = start.addr() as u32 & 0xffff;
@@ -128,18 +90,6 @@ pub fn install() {
     // SAFETY: conventional RAM outside all that placement and the firmware
     // use, by `layout`; bytes have no alignment.
     unsafe { area.write(bda(ticks)) };
-    for (port, value) in DEVICES {
-        Io.out8(port, value);
-    }
-    // A20 is open; the port that closes it is to say so.
-    let fast_a20 = Io.in8(0x92);
-    Io.out8(0x92, fast_a20 & !1 | 2);
-    for (register, value) in VIRTUAL_WIRE {
-        let register = with_exposed_provenance_mut::<u32>(register as usize);
-        // SAFETY: the local APIC's place after reset; where there is none,
-        // nothing is there.
-        unsafe { register.write_volatile(value) };
-    }
     write_model();
 }
 
@@ -158,8 +108,6 @@ fn write_model() {
 ///
 /// # Safety
 /// As for [`super::handoff::enter`], whose handoff these are from.
-#[cold]
-#[inline(never)]
 pub unsafe fn enter(segment: u16, stack: u16, low_kernel: Option<PhysRange>) -> ! {
     install();
     let (from, len) = low_kernel.map_or((0, 0), |range| (range.start(), range.len()));

@@ -1,13 +1,13 @@
 //! Ports and registers: PCI configuration space, everything else counted.
 
-use crate::io::{Mmio, PortIo};
 use crate::layout::{IO_APIC_STEP, IO_APICS};
 use crate::pci::sim::Sim;
+use crate::platform::Io;
 use std::vec::Vec;
 
 /// Ports and memory-mapped registers: PCI, and everything else counted.
 #[derive(Clone, Debug, Default)]
-pub struct Io {
+pub struct Devices {
     /// Configuration space.
     pub pci: Sim,
     /// I/O APICs.
@@ -18,7 +18,7 @@ pub struct Io {
     pub writes: Vec<(u32, u32)>,
 }
 
-impl Io {
+impl Devices {
     fn port(&mut self, port: u16, value: u32) {
         self.accesses += 1;
         if !(0xcf8..=0xcff).contains(&port) {
@@ -35,7 +35,7 @@ impl Io {
     }
 }
 
-impl PortIo for Io {
+impl Io for Devices {
     fn in8(&mut self, port: u16) -> u8 {
         self.accesses += 1;
         self.pci.in8(port)
@@ -60,16 +60,13 @@ impl PortIo for Io {
         self.port(port, value);
         self.pci.out32(port, value);
     }
-}
-
-impl Mmio for Io {
     fn read8(&mut self, addr: u32) -> u8 {
         self.accesses += 1;
-        self.pci.read8(addr)
+        Io::read8(&mut self.pci, addr)
     }
     fn read16(&mut self, addr: u32) -> u16 {
         self.accesses += 1;
-        self.pci.read16(addr)
+        Io::read16(&mut self.pci, addr)
     }
     fn read32(&mut self, addr: u32) -> u32 {
         self.accesses += 1;
@@ -78,18 +75,18 @@ impl Mmio for Io {
         if (0..self.io_apics).any(|n| io_apic(&n)) {
             return 0x0017_0020;
         }
-        Mmio::read32(&mut self.pci, addr)
+        Io::read32(&mut self.pci, addr)
     }
     fn write8(&mut self, addr: u32, value: u8) {
         self.register(addr, value.into());
-        Mmio::write8(&mut self.pci, addr, value);
+        Io::write8(&mut self.pci, addr, value);
     }
     fn write16(&mut self, addr: u32, value: u16) {
         self.register(addr, value.into());
-        Mmio::write16(&mut self.pci, addr, value);
+        Io::write16(&mut self.pci, addr, value);
     }
     fn write32(&mut self, addr: u32, value: u32) {
         self.register(addr, value);
-        Mmio::write32(&mut self.pci, addr, value);
+        Io::write32(&mut self.pci, addr, value);
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::phys::{GuestMemory, PhysRange};
+use crate::phys::PhysRange;
+use crate::platform::GuestMemory;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -55,6 +56,12 @@ impl Memory {
         self.bytes
             .get(range.start() as usize..range.end() as usize)
             .unwrap_or(&[])
+    }
+
+    /// Fills `range` with what an earlier boot may have left.
+    pub fn fill(&mut self, range: PhysRange, byte: u8) {
+        self.touched.push(range);
+        self.bytes[range.start() as usize..range.end() as usize].fill(byte);
     }
 
     /// Puts `bytes` where QEMU would load them; gives whether there is RAM.
@@ -117,10 +124,6 @@ impl Drop for Memory {
 }
 
 impl GuestMemory for Memory {
-    fn pci_bios(&self) -> &'static [u8] {
-        self.pci_bios
-    }
-
     fn open(&mut self, ram: PhysRange) {
         if ram.start() >= layout::HIGH_RAM {
             self.high = ram;

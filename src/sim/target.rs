@@ -17,15 +17,14 @@ pub use memory_map::e820_map;
 pub use pci::pci_tree;
 pub use smbios::smbios_tables;
 
-use super::{Board, Guest, Memory};
+use super::{Board, Guest, Machine, Memory, e820};
 
-use crate::acpi::{Allocator, Zone};
-use crate::error::{Error, Result};
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::layout;
-use crate::phys::{GuestMemory as _, PhysRange, align_up};
+use crate::memory::map::MemoryMap;
+use crate::phys::PhysRange;
+use crate::platform::GuestMemory as _;
 use arbitrary::{Result as Arbitrary, Unstructured};
-use std::vec::Vec;
 
 /// A target: takes any bytes.
 pub type Target = fn(&[u8]);
@@ -56,38 +55,27 @@ const NAMES: [&str; 10] = [
     "opt/org.qboot/pci",
 ];
 
-/// Gives out two ranges, upwards.
-struct Arena {
-    high: PhysRange,
-    fseg: PhysRange,
-    given: Vec<PhysRange>,
+/// Where RAM ends for what only loads tables.
+const RAM_END: u32 = 0x40_0000;
+
+/// A machine with these items, and its map.
+fn machine(fw_cfg: FakeFwCfg) -> (Machine, MemoryMap) {
+    let mut machine = Machine {
+        fw_cfg,
+        memory: Memory::new(RAM_END),
+        ..Machine::default()
+    };
+    let mut map = MemoryMap::new();
+    let filled = map.fill(&e820(RAM_END.into()), PhysRange::EMPTY);
+    assert!(filled.is_ok(), "{filled:?}");
+    machine.open(map.high());
+    (machine, map)
 }
 
-impl Allocator for Arena {
-    fn alloc(&mut self, zone: Zone, len: u32, align: u32) -> Result<PhysRange> {
-        assert!(align.is_power_of_two());
-        let from = match zone {
-            Zone::High => &mut self.high,
-            Zone::Fseg => &mut self.fseg,
-        };
-        let range = align_up(from.start(), align)
-            .and_then(|start| PhysRange::new(start, len))
-            .filter(|range| from.contains(*range))
-            .ok_or(Error::TablesTooBig)?;
-        *from = PhysRange::between(range.end(), from.end()).ok_or(Error::TablesTooBig)?;
-        self.given.push(range);
-        Ok(range)
-    }
-}
-
-fn arena(memory: &mut Memory) -> Arena {
-    let high = PhysRange::fixed(layout::HIGH_RAM, 0x40_0000);
-    memory.open(high);
-    Arena {
-        high,
-        fseg: layout::F_TABLES,
-        given: Vec::new(),
-    }
+/// Whether tables may lie there: in the F segment, or in what was claimed.
+fn is_given(map: &MemoryMap, range: PhysRange) -> bool {
+    let inside = |claim: &PhysRange| claim.contains(range);
+    range.is_empty() || layout::F_TABLES.contains(range) || map.claims().iter().any(inside)
 }
 
 fn judge(guest: &mut Guest) {

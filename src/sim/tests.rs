@@ -8,7 +8,7 @@ mod setup_data;
 
 use super::*;
 use crate::capture;
-use crate::phys::GuestMemory as _;
+use crate::platform::GuestMemory as _;
 
 /// A bzImage of a few KiB with a likely header.
 fn small_bzimage() -> Vec<u8> {
@@ -68,16 +68,26 @@ fn captured_machines_boot_and_hand_over_a_consistent_kernel() {
     }
 }
 
-/// Whether x2APIC mode is turned on for processors below this APIC id.
-fn turns_x2apic_on(apic_id_limit: u16, line: &[u8], has_it: bool) -> bool {
-    use core::sync::atomic::{AtomicBool, Ordering};
-    static ON: AtomicBool = AtomicBool::new(false);
-    ON.store(false, Ordering::Relaxed);
-    let mut fw_cfg = capture::device("pc-80-bridges");
-    fw_cfg.item(0x0f, &apic_id_limit.to_le_bytes());
-    let mut guest = Guest::new(Board::Pc, fw_cfg, 512 << 20);
-    guest.found.enable_x2apic = || ON.store(true, Ordering::Relaxed);
-    guest.found.cpuid = match has_it {
+/// Whether x2APIC mode is turned on by a boot with this MADT entry.
+fn turns_x2apic_on(entry: &[u8], line: &[u8], has_it: bool) -> bool {
+    let mut madt = b"APIC".to_vec();
+    madt.extend((44 + 8 + entry.len() as u32).to_le_bytes());
+    madt.resize(44, 0);
+    // A local APIC comes first.
+    madt.extend([0, 8, 0, 0, 1, 0, 0, 0]);
+    madt.extend(entry);
+    let tables = "etc/acpi/tables";
+    let len = (madt.len() as u32).to_le_bytes();
+    let script = [
+        loader_command(1, &[tables], &[(60, &[16]), (64, &[1])]),
+        loader_command(3, &[tables], &[(60, &[9]), (68, &len)]),
+    ];
+    let mut fw_cfg = FakeFwCfg::new();
+    fw_cfg.file("etc/e820", &e820(64 << 20));
+    fw_cfg.file(tables, &madt);
+    fw_cfg.file("etc/table-loader", &script.concat());
+    let mut guest = Guest::new(Board::Pc, fw_cfg, 64 << 20);
+    guest.machine.cpuid = match has_it {
         true => |leaf, _| [0xd, 0, u32::from(leaf == 1) << 21, 0],
         false => |leaf, _| [0xd, 0, !(1 << 21), leaf],
     };
@@ -85,17 +95,29 @@ fn turns_x2apic_on(apic_id_limit: u16, line: &[u8], has_it: bool) -> bool {
     guest.kernel(&small_bzimage());
     let result = guest.run();
     assert!(result.is_ok(), "{result:?}");
-    ON.load(Ordering::Relaxed)
+    guest.machine.x2apic
 }
 
 #[test]
 fn x2apic_is_on_for_ids_that_need_it() {
-    assert!(turns_x2apic_on(256, b"", true), "id 255");
-    assert!(turns_x2apic_on(1024, b"", true));
-    assert!(!turns_x2apic_on(255, b"", true), "id 254");
-    assert!(!turns_x2apic_on(256, b"", false), "without x2APIC");
+    let x2apic: [u8; 16] = [9, 16, 0, 0, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    let io_apic = [1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0];
+    assert!(turns_x2apic_on(&x2apic, b"", true));
+    assert!(turns_x2apic_on(
+        &[&io_apic[..], &x2apic].concat(),
+        b"",
+        true
+    ));
+    assert!(!turns_x2apic_on(&io_apic, b"", true));
+    // An entry without a length ends the list.
+    assert!(!turns_x2apic_on(
+        &[&[4, 0][..], &x2apic].concat(),
+        b"",
+        true
+    ));
+    assert!(!turns_x2apic_on(&x2apic, b"", false), "without x2APIC");
     // The MP table has no room for such ids, and its users none for the mode.
-    assert!(!turns_x2apic_on(256, b"acpi=off", true));
+    assert!(!turns_x2apic_on(&x2apic, b"acpi=off", true));
 }
 
 /// An ELF with one segment at 1 MiB and Linux's notes in it.
@@ -289,6 +311,7 @@ fn the_log_lists_the_functions_of_every_board() {
         let result = guest.run();
         assert!(result.is_ok(), "{name}: {result:?}");
         let listed: Vec<_> = guest
+            .machine
             .printed
             .lines()
             .filter_map(|line| line.strip_prefix("qboot:   function "))

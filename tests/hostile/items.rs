@@ -117,7 +117,7 @@ fn values_of_options() -> Result<()> {
     const PCI: &str = "opt/org.qboot/pci";
     const ENTRY: &str = "opt/org.qboot/entry";
     let noise = &noise(4096, 3)[..];
-    let bad = Fails(Error::BadOption);
+    let bad = Fails(Error::BadOption(qboot_tests::VALUE));
     run_items(&[
         (PC, PCI, b"much", bad),
         (PC, PCI, noise, bad),

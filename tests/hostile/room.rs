@@ -12,7 +12,7 @@ fn little_memory() -> Result<()> {
             let kind = [Kind::BzImage, Kind::Pvh][cases.0.len() % 2];
             // 1 MiB for the kernel, and for the tables.
             let end = if mib == 1 {
-                End::Fails(Error::KernelTooBig)
+                End::Fails(Error::KernelTooBig(ROOM))
             } else if mib < 4 {
                 End::Either
             } else {
@@ -45,7 +45,7 @@ fn initrds_that_just_fit() -> Result<()> {
         };
         // QEMU itself refuses what leaves it no room for tables.
         let too_big = ((mib as usize) << 20) - 0x3_0000;
-        let too_big = with(too_big, End::Fails(Error::InitrdTooBig))?;
+        let too_big = with(too_big, End::Fails(Error::InitrdTooBig(ROOM)))?;
         let Outcome::Failed { line, .. } = too_big.run()? else {
             bail!("{machine}: an initrd as large as all memory fits");
         };
@@ -61,16 +61,16 @@ fn initrds_that_just_fit() -> Result<()> {
             (4097, End::Entered),
             ((room << 10) - 1, End::Entered),
             (room << 10, End::Entered),
-            ((room << 10) + 1, End::Fails(Error::InitrdTooBig)),
-            ((room << 10) + 4096, End::Fails(Error::InitrdTooBig)),
+            ((room << 10) + 1, End::Fails(Error::InitrdTooBig(ROOM))),
+            ((room << 10) + 4096, End::Fails(Error::InitrdTooBig(ROOM))),
         ] {
             cases.push(with(len, end)?);
         }
     }
     // A kernel that takes its initrd only so high.
     for (last, end) in [
-        (0x10_0000, End::Fails(Error::InitrdTooBig)),
-        (0x30_0ffe, End::Fails(Error::InitrdTooBig)),
+        (0x10_0000, End::Fails(Error::InitrdTooBig(ROOM))),
+        (0x30_0ffe, End::Fails(Error::InitrdTooBig(ROOM))),
         (0x30_0fff, End::Entered),
         (0x7fff_ffff, End::Entered),
         (0xffff_ffff, End::Entered),
@@ -87,7 +87,7 @@ fn initrds_that_just_fit() -> Result<()> {
 #[test]
 fn command_lines() -> Result<()> {
     let mut cases = Cases::default();
-    let too_long = End::Fails(Error::CommandLineTooLong);
+    let too_long = End::Fails(Error::CommandLineTooLong(LENGTH));
     // The kernel's limit, the line's length. The last is the firmware's own.
     for (limit, len) in [
         (0_u32, 0),

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, Result};
-use qboot::io::{Mmio, PortIo};
+use qboot::platform::Io;
 use xtask::patience::Patience;
 
 /// One access a line, answered with `OK` and the value.
@@ -51,7 +51,7 @@ impl Qtest {
     }
 }
 
-impl PortIo for Qtest {
+impl Io for Qtest {
     fn in8(&mut self, port: u16) -> u8 {
         self.ask(format_args!("inb {port:#x}")) as u8
     }
@@ -70,9 +70,6 @@ impl PortIo for Qtest {
     fn out32(&mut self, port: u16, value: u32) {
         self.ask(format_args!("outl {port:#x} {value:#x}"));
     }
-}
-
-impl Mmio for Qtest {
     fn read8(&mut self, addr: u32) -> u8 {
         self.ask(format_args!("readb {addr:#x}")) as u8
     }

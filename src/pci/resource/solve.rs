@@ -14,7 +14,6 @@ impl Tree<'_> {
     /// What does not fit with all reservations is tried with fewer, bridge by
     /// bridge from the last; if it does not fit with none, the largest BARs
     /// go without.
-    #[cold]
     pub fn solve(&mut self) -> u16 {
         self.solve_space(Space::Io);
         self.solve_space(Space::Mem);
@@ -30,8 +29,6 @@ impl Tree<'_> {
         })
     }
 
-    #[cold]
-    #[inline(never)]
     pub(super) fn solve_space(&mut self, space: Space) {
         // The largest number of buses that can have what they reserve: tried
         // with all, then halved down to it. Below `good` it fits, from `bad`
@@ -63,8 +60,6 @@ impl Tree<'_> {
 
     /// Tries to place everything in `space`, reservations only of the first
     /// `grants` buses, BARs only below `1 << cut`.
-    #[cold]
-    #[inline(never)]
     pub(super) fn fits(&mut self, space: Space, grants: usize, cut: u8) -> bool {
         self.collect(space, cut);
         let placed = self.size_windows(space, grants).is_some()
@@ -79,7 +74,6 @@ impl Tree<'_> {
     }
 
     /// Puts the BARs of `space` into their buses' lists.
-    #[cold]
     pub(super) fn collect(&mut self, space: Space, cut: u8) {
         for bus in self.buses.iter_mut().take(self.bus_count) {
             bus.heads = [U16::MAX_VALUE; 3];
@@ -100,8 +94,6 @@ impl Tree<'_> {
     }
 
     /// Inserts a demand into its list, by falling alignment, then size.
-    #[cold]
-    #[inline(never)]
     pub(super) fn insert(&mut self, index: usize) -> Option<()> {
         let key = |demand: &Demand| (demand.order, demand.size.get());
         let demand = self.demands.get(index)?;
@@ -134,7 +126,6 @@ impl Tree<'_> {
     /// Sizes the windows of all bridges, the last first: a bridge has a
     /// higher index than the one that it is behind. `None` when a size
     /// overflows.
-    #[cold]
     pub(super) fn size_windows(&mut self, space: Space, grants: usize) -> Option<()> {
         for index in (1..self.bus_count).rev() {
             for list in lists(space) {
@@ -165,8 +156,6 @@ impl Tree<'_> {
     /// Places one or two lists, of the second what is on `side`, from `base`
     /// on and by falling alignment; gives where they end, and the alignment
     /// that `base` needs for all of this to hold at a multiple of it.
-    #[cold]
-    #[inline(never)]
     pub(super) fn pack(&mut self, heads: [u16; 2], side: Side, base: u32) -> Option<(u32, u8)> {
         let [mut first, mut second] = heads;
         let mut cursor = base;
@@ -205,7 +194,6 @@ impl Tree<'_> {
     }
 
     /// Places the root buses' ports, each where there is room first.
-    #[cold]
     pub(super) fn place_io(&mut self) -> Option<()> {
         let mut free = self.apertures.io;
         let mut at = self.head(0, LIST_IO);
@@ -221,7 +209,6 @@ impl Tree<'_> {
     }
 
     /// Places the root buses' memory: as much of it below 4 GiB as possible.
-    #[cold]
     pub(super) fn place_mem(&mut self) -> bool {
         let (mem, any) = (self.head(0, LIST_MEM), self.head(0, LIST_HIGH));
         let Range { start, end } = self.apertures.mem32;
@@ -253,7 +240,6 @@ impl Tree<'_> {
     }
 
     /// Makes what is behind bridges absolute, parents first.
-    #[cold]
     pub(super) fn hand_down(&mut self, space: Space) -> Option<()> {
         for index in 1..self.bus_count {
             for list in lists(space) {

@@ -2,7 +2,7 @@
 
 use super::view::{Part, View, check_item};
 use super::*;
-use crate::realmode::LOW_KERNEL;
+use crate::kernel::realmode::LOW_KERNEL;
 
 /// E820: base, end, type.
 type Map = Vec<(u64, u64, u32)>;

@@ -2,7 +2,8 @@
 
 use super::FakeFwCfg;
 use crate::error::Error;
-use crate::fw_cfg::{Directory, file_name, item};
+use crate::fw_cfg::{Directory, item, up_to_nul};
+use crate::sim::Machine;
 use std::vec;
 
 /// The file directory.
@@ -11,9 +12,13 @@ pub fn directory(data: &[u8]) {
         return;
     };
     fw_cfg.item(item::FILE_DIR, data);
+    let mut machine = Machine {
+        fw_cfg,
+        ..Machine::default()
+    };
     let mut scratch = vec![0xa5; usize::from(*size) << 8 | 0xff];
     let len = scratch.len();
-    match Directory::read(&mut fw_cfg, &mut scratch) {
+    match Directory::read(&mut machine, &mut scratch) {
         Ok((dir, rest)) => {
             let mut count = [0; 4];
             let given = data.len().min(4);
@@ -22,11 +27,14 @@ pub fn directory(data: &[u8]) {
             assert_eq!(dir.entries().len(), count);
             assert!(count * 64 + 4 + rest.len() <= len);
             for entry in dir.entries() {
-                assert!(dir.find(entry.name()).is_some(), "an entry is not found");
+                assert!(
+                    dir.find(up_to_nul(entry.name())).is_some(),
+                    "an entry is not found"
+                );
             }
-            let _ = dir.find(&file_name("etc/e820"));
+            let _ = dir.find(b"etc/e820");
         }
         Err(error) => assert_eq!(error, Error::TooManyFiles),
     }
-    assert!(fw_cfg.transfers <= 2);
+    assert!(machine.fw_cfg.transfers <= 2);
 }

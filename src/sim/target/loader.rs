@@ -1,11 +1,12 @@
 //! The table loader, and its scripts.
 
-use super::{Arbitrary, FakeFwCfg, Memory, NAMES, Unstructured, arena};
-use crate::acpi;
+use super::{Arbitrary, FakeFwCfg, NAMES, Unstructured, is_given, machine};
 use crate::error::Error;
-use crate::fw_cfg::Directory;
+use crate::fw_cfg::{Directory, file};
 use crate::phys::PhysRange;
 use crate::sim::loader_command;
+use crate::tables::acpi::{self, Tables};
+use crate::tables::space::TableSpace;
 use std::vec;
 use std::vec::Vec;
 
@@ -64,38 +65,41 @@ fn loader_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
         2 => u.int_in_range(0xf000..=0x2_0000)?,
         _ => 256,
     };
+    let script = if raw {
+        u.bytes(u.len())?.to_vec()
+    } else {
+        script(u, size)?
+    };
     for (at, name) in NAMES.iter().enumerate() {
         // An even pattern: pointers in it are offsets, mostly inside.
         let len = if at == 1 { size } else { size.min(256) };
         let bytes: Vec<u8> = (0..len)
             .map(|i| if i % 4 == 0 { i as u8 } else { 0 })
             .collect();
-        fw_cfg.file(name, &bytes);
+        match *name {
+            "etc/table-loader" => fw_cfg.file(name, &script),
+            _ => fw_cfg.file(name, &bytes),
+        };
     }
-    let bytes = if raw {
-        let rest = u.bytes(u.len())?;
-        rest.to_vec()
-    } else {
-        script(u, size)?
-    };
-    let mut scratch = vec![0; 8192];
-    let Ok((dir, _)) = Directory::read(&mut fw_cfg, &mut scratch) else {
+    let (mut machine, mut map) = machine(fw_cfg);
+    let mut scratch = vec![0; 65536];
+    let Ok((dir, scratch)) = Directory::read(&mut machine, &mut scratch) else {
         return Ok(());
     };
-    let mut memory = Memory::new(0x40_0000);
-    let mut arena = arena(&mut memory);
-    let result = acpi::load(&bytes, &dir, &mut fw_cfg, &mut memory, &mut arena);
-    if let Ok(Some(rsdp)) = result {
-        assert!(arena.given.iter().any(|r| r.start() == rsdp));
+    let mut space = TableSpace::new(&mut map);
+    let Some(script) = dir.find(file::TABLE_LOADER) else {
+        return Ok(());
+    };
+    let mut tables = Tables::default();
+    let result = acpi::load(&mut machine, &dir, script, &mut space, scratch, &mut tables);
+    if let Some(rsdp) = tables.rsdp {
+        let start = PhysRange::fixed(rsdp, rsdp);
+        assert!(is_given(&map, start));
     }
     assert_ne!(result, Err(Error::NotOurMemory));
-    for range in &memory.touched {
-        let inside = |given: &PhysRange| given.contains(*range);
-        assert!(
-            range.is_empty() || arena.given.iter().any(inside),
-            "{range:x?} was not allocated"
-        );
+    for range in &machine.memory.touched {
+        assert!(is_given(&map, *range), "{range:x?} was not allocated");
     }
-    assert!(fw_cfg.transfers <= 16 + bytes.len() / 128 * 6 + 32 * 32);
+    assert!(machine.fw_cfg.transfers <= 16 + script.size as usize / 128 * 6 + 32 * 32);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The memory map, and placement in it.
 
 use super::{Arbitrary, Unstructured};
-use crate::e820::{Kind, MemoryMap};
 use crate::layout;
+use crate::memory::map::{Kind, MemoryMap};
 use crate::phys::PhysRange;
 use crate::sim::{e820, e820_entry};
 use std::vec::Vec;

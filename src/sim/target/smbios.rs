@@ -1,10 +1,11 @@
 //! SMBIOS entry points and structures.
 
-use super::{Arbitrary, FakeFwCfg, Memory, Unstructured, arena};
+use super::{Arbitrary, FakeFwCfg, Unstructured, is_given, machine};
 use crate::error::Error;
 use crate::fw_cfg::Directory;
 use crate::phys::{PhysRange, byte_sum, u16_at, u32_at};
-use crate::smbios;
+use crate::tables::smbios;
+use crate::tables::space::TableSpace;
 use std::vec;
 use std::vec::Vec;
 
@@ -66,23 +67,20 @@ fn smbios_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     };
     fw_cfg.file("etc/smbios/smbios-anchor", &entry);
     fw_cfg.file("etc/smbios/smbios-tables", &tables);
+    let (mut machine, mut map) = machine(fw_cfg);
     let mut scratch = vec![0; 8192];
-    let Ok((dir, _)) = Directory::read(&mut fw_cfg, &mut scratch) else {
+    let Ok((dir, _)) = Directory::read(&mut machine, &mut scratch) else {
         return Ok(());
     };
-    let mut memory = Memory::new(0x40_0000);
-    let mut arena = arena(&mut memory);
-    let Some(files) = dir.smbios() else {
-        return Ok(());
-    };
-    let result = smbios::load(files, &mut fw_cfg, &mut memory, &mut arena);
+    let mut space = TableSpace::new(&mut map);
+    let result = smbios::load(&mut machine, &dir, &mut space, false);
     assert_ne!(result, Err(Error::NotOurMemory));
-    for range in &memory.touched {
-        assert!(range.is_empty() || arena.given.iter().any(|given| given.contains(*range)));
+    for range in &machine.memory.touched {
+        assert!(is_given(&map, *range), "{range:x?} was not allocated");
     }
     if let Ok(at) = result {
         let range = PhysRange::fixed(at, at + entry.len() as u32);
-        let bytes = memory.peek(range);
+        let bytes = machine.memory.peek(range);
         assert_eq!(byte_sum(bytes), 0, "the entry point's checksum");
         let (start, len) = if entry.len() == 24 {
             (u32_at(bytes, 16), u32_at(bytes, 12))
@@ -93,7 +91,7 @@ fn smbios_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
         let range = start
             .zip(len)
             .and_then(|(start, len)| PhysRange::new(start, len));
-        let inside = range.is_some_and(|r| arena.given.iter().any(|given| given.contains(r)));
+        let inside = range.is_some_and(|range| is_given(&map, range));
         assert!(inside, "structures at {range:x?}");
     }
     Ok(())

@@ -1,0 +1,424 @@
+//! Linux's bzImage by the 32-bit boot protocol: setup header and zero page.
+//!
+//! Specification: Linux `Documentation/arch/x86/boot.rst` and
+//! `zero-page.rst`; fields have the names that they have there.
+
+use super::{Handoff, Loaded, Loader, payload};
+use crate::error::{Error, Result};
+use crate::fw_cfg::item;
+use crate::layout::HIGH_RAM;
+use crate::memory::map::{Claim, Entry as E820Entry, MAX_ENTRIES, high_ram_end};
+use crate::phys::{PhysRange, align_up};
+use crate::platform::Platform;
+use crate::settings::options::EntryOption;
+use crate::settings::policy::Guest;
+use bitflags::bitflags;
+use core::mem::offset_of;
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Where [`SetupHeader`] lies in an image, and in the zero page alike.
+pub const HEADER_OFFSET: usize = 0x1f1;
+/// Where the header's own length is counted from: its magic.
+const MAGIC_OFFSET: usize = 0x202;
+/// Bytes of a sector, which `setup_sects` counts in.
+pub const SECTOR: u32 = 512;
+/// QEMU's boot loader id (0xb) in the high half; version 0.
+pub const TYPE_OF_LOADER: u8 = 0xb0;
+/// `initrd_addr_max` of kernels whose header has no such field, or ends before
+/// it.
+const OLD_INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
+/// `cmdline_size` of kernels whose header has no such field, or ends before it.
+const OLD_CMDLINE_SIZE: u32 = 255;
+
+bitflags! {
+    /// `loadflags`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct LoadFlags: u8 {
+        /// The protected-mode code is loaded at 1 MiB.
+        const LOADED_HIGH = 1 << 0;
+        /// `heap_end_ptr` is valid.
+        const CAN_USE_HEAP = 1 << 7;
+        const _ = !0;
+    }
+
+    /// `xloadflags`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct XLoadFlags: u16 {
+        /// A 64-bit kernel.
+        const KERNEL_64 = 1 << 0;
+        /// Kernel, boot parameters, command line and initrd may lie anywhere.
+        const CAN_BE_LOADED_ABOVE_4G = 1 << 1;
+        const _ = !0;
+    }
+}
+
+/// `struct setup_header`, with the room that the zero page leaves for fields of
+/// later protocols.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the specification has them")]
+pub struct SetupHeader {
+    pub setup_sects: u8,
+    pub root_flags: U16,
+    pub syssize: U32,
+    pub ram_size: U16,
+    pub vid_mode: U16,
+    pub root_dev: U16,
+    pub boot_flag: U16,
+    /// A short jump over the header; its second byte is the header's length
+    /// from `header` on.
+    pub jump: [u8; 2],
+    /// `HdrS`.
+    pub header: [u8; 4],
+    /// Protocol, 0x020c for 2.12.
+    pub version: U16,
+    pub realmode_swtch: U32,
+    pub start_sys_seg: U16,
+    pub kernel_version: U16,
+    pub type_of_loader: u8,
+    pub loadflags: u8,
+    pub setup_move_size: U16,
+    pub code32_start: U32,
+    pub ramdisk_image: U32,
+    pub ramdisk_size: U32,
+    pub bootsect_kludge: U32,
+    pub heap_end_ptr: U16,
+    pub ext_loader_ver: u8,
+    pub ext_loader_type: u8,
+    pub cmd_line_ptr: U32,
+    pub initrd_addr_max: U32,
+    pub kernel_alignment: U32,
+    pub relocatable_kernel: u8,
+    pub min_alignment: u8,
+    pub xloadflags: U16,
+    pub cmdline_size: U32,
+    pub hardware_subarch: U32,
+    pub hardware_subarch_data: U64,
+    pub payload_offset: U32,
+    pub payload_length: U32,
+    pub setup_data: U64,
+    pub pref_address: U64,
+    pub init_size: U32,
+    pub handover_offset: U32,
+    pub kernel_info_offset: U32,
+    later: [u8; 0x24],
+}
+
+/// `struct boot_params`, the zero page, as far as it is filled in.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct BootParams {
+    screen_info_and_more: [u8; 0x70],
+    acpi_rsdp_addr: U64,
+    _tboot_to_edid: [u8; 0x168],
+    /// KiB above 1 MiB, what INT 15h E801 would say.
+    alt_mem_k: U32,
+    scratch: U32,
+    e820_entries: u8,
+    _buf_and_flags: [u8; 8],
+    hdr: SetupHeader,
+    _edd_mbr_sig_buffer: [u8; 0x40],
+    e820_table: [E820Entry; MAX_ENTRIES],
+    _rest: [u8; 0x330],
+}
+
+/// Bytes of a zero page.
+pub const BOOT_PARAMS_LEN: u32 = 4096;
+const _: () = {
+    assert!(size_of::<SetupHeader>() == 0x290 - HEADER_OFFSET);
+    assert!(offset_of!(SetupHeader, header) == MAGIC_OFFSET - HEADER_OFFSET);
+    assert!(offset_of!(SetupHeader, init_size) == 0x260 - HEADER_OFFSET);
+    assert!(offset_of!(BootParams, alt_mem_k) == 0x1e0);
+    assert!(offset_of!(BootParams, hdr) == HEADER_OFFSET);
+    assert!(offset_of!(BootParams, e820_table) == 0x2d0);
+    assert!(size_of::<BootParams>() == BOOT_PARAMS_LEN as usize);
+};
+
+/// Where the last field ends that a header of a protocol cannot lack.
+const LEAST_END: [(u16, usize); 3] = [
+    (0x20a, offset_of!(SetupHeader, handover_offset)), // behind init_size
+    (0x205, offset_of!(SetupHeader, min_alignment)),   // behind relocatable_kernel
+    (0, offset_of!(SetupHeader, bootsect_kludge)),     // behind ramdisk_size
+];
+
+/// At which code a bzImage is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// At `code32_start`, in 32-bit mode.
+    Bits32,
+    /// At its setup code, in real mode.
+    Bits16,
+}
+
+impl SetupHeader {
+    /// The header of `image`, or the start of one that is as long as any header
+    /// (0x202 + 255 bytes), read into a structure of zeroes and defaults; `None`
+    /// if there is no header.
+    ///
+    /// # Errors
+    /// [`Error::BadSetupHeader`] if it ends before fields that its protocol
+    /// has, or is longer than the zero page has room for.
+    pub fn find(image: &[u8]) -> Result<Option<Self>> {
+        let Some(bytes) = image.get(HEADER_OFFSET..) else {
+            return Ok(None);
+        };
+        let Ok((whole, _)) = Self::read_from_prefix(bytes) else {
+            return Ok(None);
+        };
+        if whole.header != *b"HdrS" {
+            return Ok(None);
+        }
+        let [_, len] = whole.jump;
+        let len = usize::from(len).saturating_add(MAGIC_OFFSET - HEADER_OFFSET);
+        let bytes = bytes.get(..len).ok_or(Error::BadSetupHeader)?;
+        let version = whole.version.get();
+        let end = LEAST_END.iter().find(|(since, _)| version >= *since);
+        let mut header = Self::new_zeroed();
+        header.initrd_addr_max = OLD_INITRD_ADDR_MAX.into();
+        header.cmdline_size = OLD_CMDLINE_SIZE.into();
+        let room = header.as_mut_bytes().get_mut(..len);
+        room.ok_or(Error::BadSetupHeader)?.copy_from_slice(bytes);
+        match end {
+            Some((_, end)) if len >= *end => Ok(Some(header)),
+            _ => Err(Error::BadSetupHeader),
+        }
+    }
+
+    /// Protocol version.
+    #[must_use]
+    pub const fn protocol(&self) -> u16 {
+        self.version.get()
+    }
+
+    const fn has(&self, protocol: u16) -> bool {
+        self.protocol() >= protocol
+    }
+
+    /// Where the kernel is to be entered: in 32-bit mode if it can be entered
+    /// there wherever it was loaded, unless `option` says otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Needs16BitEntry`] if the option cannot be met.
+    pub fn entry(&self, option: EntryOption) -> Result<Entry> {
+        let is_high = self.loadflags().contains(LoadFlags::LOADED_HIGH);
+        let is_relocatable = self.has(0x205) && self.relocatable_kernel != 0;
+        match option {
+            EntryOption::Bits16 => Ok(Entry::Bits16),
+            EntryOption::Bits32 if is_high => Ok(Entry::Bits32),
+            EntryOption::Bits32 => Err(Error::Needs16BitEntry),
+            EntryOption::Auto if is_high && is_relocatable => Ok(Entry::Bits32),
+            EntryOption::Auto => Ok(Entry::Bits16),
+        }
+    }
+
+    /// Who this is: a 32-bit Linux for sure could say that it is not, and is a
+    /// real one, which names its version.
+    #[must_use]
+    pub const fn guest(&self) -> Guest {
+        let is_64 = self.xloadflags().contains(XLoadFlags::KERNEL_64);
+        let is_32 = self.has(0x20c) && !is_64 && self.kernel_version.get() != 0;
+        match self.payload() {
+            Some(_) if is_32 => Guest::Linux32,
+            Some(_) => Guest::Linux,
+            None => Guest::Other,
+        }
+    }
+
+    /// Bytes of boot sector and setup code.
+    #[must_use]
+    pub fn setup_len(&self) -> u32 {
+        let sects = match self.setup_sects {
+            0 => 4,
+            sects => u32::from(sects),
+        };
+        sects.saturating_add(1).saturating_mul(SECTOR)
+    }
+
+    /// `loadflags`.
+    #[must_use]
+    pub const fn loadflags(&self) -> LoadFlags {
+        LoadFlags::from_bits_retain(self.loadflags)
+    }
+
+    /// `xloadflags`, empty before protocol 2.12.
+    #[must_use]
+    pub const fn xloadflags(&self) -> XLoadFlags {
+        if self.has(0x20c) {
+            XLoadFlags::from_bits_retain(self.xloadflags.get())
+        } else {
+            XLoadFlags::empty()
+        }
+    }
+
+    /// Bytes of the protected-mode code by the header, 0 if it is too old to
+    /// say.
+    #[must_use]
+    pub const fn code_len(&self) -> u32 {
+        if self.has(0x204) {
+            self.syssize.get().saturating_mul(16)
+        } else {
+            0
+        }
+    }
+
+    /// The highest byte that the initrd may occupy.
+    #[must_use]
+    pub const fn initrd_addr_max(&self) -> u32 {
+        if self.has(0x203) {
+            self.initrd_addr_max.get()
+        } else {
+            OLD_INITRD_ADDR_MAX
+        }
+    }
+
+    /// The longest command line, without its NUL.
+    #[must_use]
+    pub const fn cmdline_size(&self) -> u32 {
+        if self.has(0x206) {
+            self.cmdline_size.get()
+        } else {
+            OLD_CMDLINE_SIZE
+        }
+    }
+
+    /// `payload_offset` (from the protected-mode code's start) and
+    /// `payload_length`: the compressed kernel, which only Linux has.
+    #[must_use]
+    pub const fn payload(&self) -> Option<(u32, u32)> {
+        match (self.payload_offset.get(), self.payload_length.get()) {
+            (offset, len @ 1..) if self.has(0x208) => Some((offset, len)),
+            _ => None,
+        }
+    }
+
+    /// Bytes that the protected-mode code has at least: up to the end of the
+    /// payload, and nearly up to `syssize`, which is rounded up and may count
+    /// a checksum that is not there.
+    #[must_use]
+    pub fn least_len(&self) -> u32 {
+        let payload = self.payload();
+        let payload = payload.map_or(0, |(offset, len)| offset.saturating_add(len));
+        payload.max(self.code_len().saturating_sub(32))
+    }
+
+    /// From where the kernel runs until it has read the memory map, and how
+    /// many bytes it uses there: Linux moves itself to the higher of its
+    /// preferred address and its load address, aligned. `None` if the protocol
+    /// is too old to say.
+    fn runtime(&self, load: u32) -> Result<Option<(u32, u32)>> {
+        if !self.has(0x20a) {
+            return Ok(None);
+        }
+        let bad = Error::BadSetupHeader;
+        let pref_address = u32::try_from(self.pref_address.get()).map_err(|_| bad)?;
+        let align = self.kernel_alignment.get();
+        if !align.is_power_of_two() {
+            return Err(bad);
+        }
+        let start = align_up(load, align).ok_or(bad)?.max(pref_address);
+        Ok(Some((start, self.init_size.get())))
+    }
+}
+
+/// Claims the memory of a bzImage's protected-mode code: where it is loaded, and
+/// where it runs until it has read the memory map.
+pub(super) fn claim_code<P: Platform>(
+    loader: &mut Loader<'_, P>,
+    header: &SetupHeader,
+) -> Result<Claim> {
+    // The item, not the header's syssize: QEMU appends setup_data (`-dtb`, a
+    // random seed) behind the code, and a file may be short.
+    let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
+    let no_room = |loader: &Loader<'_, P>, need| Error::KernelTooBig(loader.room(need));
+    let load = PhysRange::new(HIGH_RAM, size).ok_or_else(|| no_room(loader, size))?;
+    let mut end = load.end();
+    if let Some((start, init_size)) = header.runtime(load.start())? {
+        let run = PhysRange::new(start, init_size).ok_or_else(|| no_room(loader, init_size))?;
+        end = end.max(run.end());
+    }
+    let whole = PhysRange::between(load.start(), end).ok_or(Error::NotOurMemory)?;
+    let claim = loader.map.claim(whole);
+    let claim = claim.ok_or_else(|| no_room(loader, whole.len()))?;
+    claim.narrow(load).ok_or(Error::NotOurMemory)
+}
+
+/// A bzImage that is entered at its 32-bit code.
+#[derive(Debug)]
+pub struct BzImage {
+    /// The image's header.
+    pub header: SetupHeader,
+    /// Where the protected-mode code goes.
+    code: Claim,
+    pub(super) line: PhysRange,
+    /// The zero page, which holds zeroes.
+    boot_params: PhysRange,
+}
+
+impl BzImage {
+    /// Claims the code's memory and reads the command line.
+    ///
+    /// # Errors
+    /// [`Error::KernelTooBig`], [`Error::CommandLineTooLong`],
+    /// [`Error::BadSetupHeader`].
+    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: SetupHeader) -> Result<Self> {
+        let code = claim_code(loader, &header)?;
+        let (line, boot_params) =
+            loader.read_command_line(header.cmdline_size(), BOOT_PARAMS_LEN)?;
+        Ok(Self {
+            header,
+            code,
+            line,
+            boot_params,
+        })
+    }
+
+    /// Where the code goes.
+    #[must_use]
+    pub const fn code(&self) -> PhysRange {
+        self.code.range()
+    }
+
+    /// Loads initrd and code, and fills in the zero page.
+    ///
+    /// # Errors
+    /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`],
+    /// [`Error::BadSetupHeader`].
+    pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>, rsdp: u32) -> Result<Loaded> {
+        let mut header = self.header;
+        // QEMU fills the field in: a boot without an initrd asks nothing.
+        let mut initrd = PhysRange::EMPTY;
+        if header.ramdisk_size.get() != 0 {
+            // Linux names 2 GiB only out of caution: a kernel that can be
+            // loaded above 4 GiB takes its initrd anywhere.
+            let flags = header.xloadflags();
+            let anywhere = flags.contains(XLoadFlags::CAN_BE_LOADED_ABOVE_4G);
+            initrd = loader.load_initrd(header.initrd_addr_max(), anywhere)?;
+        }
+        let code = self.code.range();
+        loader.load_item(item::KERNEL_DATA, &self.code)?;
+        payload::check(loader, &header, code)?;
+
+        header.type_of_loader = TYPE_OF_LOADER;
+        header.code32_start = code.start().into();
+        header.ramdisk_image = initrd.start().into();
+        header.ramdisk_size = initrd.len().into();
+        header.cmd_line_ptr = self.line.start().into();
+        header.setup_data = payload::setup_data(loader, &header, code)?;
+        let e820 = loader.map.entries();
+        let page = loader.platform.bytes(self.boot_params)?;
+        let page = BootParams::mut_from_bytes(page).map_err(|_| Error::NotOurMemory)?;
+        page.hdr = header;
+        page.acpi_rsdp_addr = u64::from(rsdp).into();
+        page.alt_mem_k = (high_ram_end(e820).saturating_sub(HIGH_RAM) >> 10).into();
+        page.e820_entries = u8::try_from(e820.len()).map_err(|_| Error::TooManyE820Entries)?;
+        for (slot, entry) in page.e820_table.iter_mut().zip(e820) {
+            *slot = *entry;
+        }
+        let handoff = Handoff::Linux {
+            entry: code.start(),
+            boot_params: self.boot_params.start(),
+        };
+        Ok(Loaded { handoff, initrd })
+    }
+}

@@ -1,0 +1,342 @@
+//! ELF kernels: program headers and Xen notes.
+//!
+//! Specifications: System V ABI (fields have the names that they have there);
+//! Xen `public/elfnote.h`.
+
+use crate::phys::{PhysRange, align_up};
+use crate::settings::policy::Guest;
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+const MAGIC: &[u8; 4] = b"\x7fELF";
+/// `e_ident[EI_CLASS]`: 32 or 64 bits.
+const CLASS_32: u8 = 1;
+const CLASS_64: u8 = 2;
+/// A loadable segment.
+const PT_LOAD: u32 = 1;
+/// Notes.
+const PT_NOTE: u32 = 4;
+/// `XEN_ELFNOTE_GUEST_OS`.
+const NOTE_GUEST_OS: u32 = 6;
+/// `XEN_ELFNOTE_PHYS32_ENTRY`.
+const NOTE_PHYS32_ENTRY: u32 = 18;
+/// Bytes of notes that are looked at; Linux has below 1 KiB.
+pub const MAX_NOTES: u32 = 64 << 10;
+
+/// `Elf32_Ehdr`, up to the number of program headers.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Elf32Ehdr {
+    e_ident: [u8; 16],
+    e_type: U16,
+    e_machine: U16,
+    e_version: U32,
+    e_entry: U32,
+    e_phoff: U32,
+    e_shoff: U32,
+    e_flags: U32,
+    e_ehsize: U16,
+    e_phentsize: U16,
+    e_phnum: U16,
+}
+
+/// `Elf64_Ehdr`, up to the number of program headers.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Elf64Ehdr {
+    e_ident: [u8; 16],
+    e_type: U16,
+    e_machine: U16,
+    e_version: U32,
+    e_entry: U64,
+    e_phoff: U64,
+    e_shoff: U64,
+    e_flags: U32,
+    e_ehsize: U16,
+    e_phentsize: U16,
+    e_phnum: U16,
+}
+
+/// `Elf32_Phdr`.
+#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Elf32Phdr {
+    p_type: U32,
+    p_offset: U32,
+    p_vaddr: U32,
+    p_paddr: U32,
+    p_filesz: U32,
+    p_memsz: U32,
+    p_flags: U32,
+    p_align: U32,
+}
+
+/// `Elf64_Phdr`.
+#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Elf64Phdr {
+    p_type: U32,
+    p_flags: U32,
+    p_offset: U64,
+    p_vaddr: U64,
+    p_paddr: U64,
+    p_filesz: U64,
+    p_memsz: U64,
+    p_align: U64,
+}
+
+/// What a program header of either class says.
+#[derive(Clone, Copy)]
+struct Segment {
+    p_type: u32,
+    p_paddr: u32,
+    p_filesz: u32,
+    p_memsz: u32,
+    /// Linked to the address that it is loaded to.
+    is_identity: bool,
+}
+
+impl Elf32Phdr {
+    fn segment(&self) -> Segment {
+        Segment {
+            p_type: self.p_type.get(),
+            p_paddr: self.p_paddr.get(),
+            p_filesz: self.p_filesz.get(),
+            p_memsz: self.p_memsz.get(),
+            is_identity: self.p_vaddr == self.p_paddr,
+        }
+    }
+}
+
+impl Elf64Phdr {
+    /// `None` if it names memory above 4 GiB.
+    fn segment(&self) -> Option<Segment> {
+        Some(Segment {
+            p_type: self.p_type.get(),
+            p_paddr: u32::try_from(self.p_paddr.get()).ok()?,
+            p_filesz: u32::try_from(self.p_filesz.get()).ok()?,
+            p_memsz: u32::try_from(self.p_memsz.get()).ok()?,
+            is_identity: self.p_vaddr == self.p_paddr,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Headers<'a> {
+    Elf32(&'a [Elf32Phdr]),
+    Elf64(&'a [Elf64Phdr]),
+}
+
+impl Headers<'_> {
+    /// Calls `each` with every program header, until it gives `None` or one
+    /// names memory above 4 GiB.
+    fn visit(&self, mut each: impl FnMut(Segment) -> Option<()>) -> Option<()> {
+        match self {
+            Self::Elf32(headers) => headers.iter().try_for_each(|h| each(h.segment())),
+            Self::Elf64(headers) => headers.iter().try_for_each(|h| each(h.segment()?)),
+        }
+    }
+}
+
+/// An ELF file's program headers, and what they say together.
+#[derive(Clone, Copy, Debug)]
+pub struct Elf<'a> {
+    headers: Headers<'a>,
+    /// From the first to the last byte of all loadable segments.
+    pub span: PhysRange,
+    /// Where the first notes are; empty if there are none.
+    pub notes: PhysRange,
+}
+
+impl<'a> Elf<'a> {
+    /// Whether `image` starts as an ELF file does.
+    #[must_use]
+    pub fn is_elf(image: &[u8]) -> bool {
+        image.starts_with(MAGIC)
+    }
+
+    /// Offset, size and number of the program headers.
+    fn table(image: &[u8]) -> Option<(usize, usize, usize)> {
+        let (offset, size, count) = match *image.get(4)? {
+            CLASS_32 => {
+                let (header, _) = Elf32Ehdr::ref_from_prefix(image).ok()?;
+                let offset = header.e_phoff.get();
+                (offset, header.e_phentsize, header.e_phnum)
+            }
+            CLASS_64 => {
+                let (header, _) = Elf64Ehdr::ref_from_prefix(image).ok()?;
+                let offset = u32::try_from(header.e_phoff.get()).ok()?;
+                (offset, header.e_phentsize, header.e_phnum)
+            }
+            _ => return None,
+        };
+        let [size, count] = [size, count].map(|value| usize::from(value.get()));
+        Some((offset as usize, size, count))
+    }
+
+    /// Whether all program headers of a longer file lie in `image`, its start.
+    #[must_use]
+    pub fn has_headers(image: &[u8]) -> bool {
+        let Some((offset, size, count)) = Self::table(image) else {
+            return false;
+        };
+        let end = size
+            .checked_mul(count)
+            .and_then(|len| len.checked_add(offset));
+        end.is_some_and(|end| end <= image.len())
+    }
+
+    /// The headers of `image`; `None` if they do not all lie in it, or say
+    /// nothing of memory below 4 GiB.
+    #[must_use]
+    pub fn parse(image: &'a [u8]) -> Option<Self> {
+        let (offset, size, count) = Self::table(image)?;
+        let bytes = image.get(offset..)?;
+        let headers = match size {
+            _ if image.get(4) == Some(&CLASS_32) && size == size_of::<Elf32Phdr>() => {
+                let (headers, _) = <[Elf32Phdr]>::ref_from_prefix_with_elems(bytes, count).ok()?;
+                Headers::Elf32(headers)
+            }
+            _ if image.get(4) == Some(&CLASS_64) && size == size_of::<Elf64Phdr>() => {
+                let (headers, _) = <[Elf64Phdr]>::ref_from_prefix_with_elems(bytes, count).ok()?;
+                Headers::Elf64(headers)
+            }
+            _ => return None,
+        };
+        let (mut start, mut end) = (u32::MAX, 0);
+        let mut notes = PhysRange::EMPTY;
+        headers.visit(|segment| {
+            if segment.p_type == PT_LOAD && segment.p_memsz != 0 {
+                start = segment.p_paddr.min(start);
+                end = segment.p_paddr.checked_add(segment.p_memsz)?.max(end);
+            } else if segment.p_type == PT_NOTE && notes.is_empty() {
+                let len = segment.p_filesz.min(MAX_NOTES);
+                notes = PhysRange::new(segment.p_paddr, len).unwrap_or(PhysRange::EMPTY);
+            }
+            Some(())
+        })?;
+        Some(Self {
+            headers,
+            span: PhysRange::between(start, end)?,
+            notes,
+        })
+    }
+
+    /// Calls `each` with the memory of every loadable segment, until it gives
+    /// `None`.
+    pub fn loaded(&self, mut each: impl FnMut(PhysRange) -> Option<()>) -> Option<()> {
+        self.headers.visit(|segment| {
+            if segment.p_type != PT_LOAD || segment.p_memsz == 0 {
+                return Some(());
+            }
+            each(PhysRange::new(segment.p_paddr, segment.p_memsz)?)
+        })
+    }
+
+    /// Who the kernel is, by its `notes`. A 32-bit Linux is an ELF of 32 bits
+    /// that is linked to virtual addresses above those it is loaded to.
+    #[must_use]
+    pub fn guest(&self, notes: Notes) -> Guest {
+        let is_32bit_linux = match self.headers {
+            Headers::Elf32([first, ..]) => !first.segment().is_identity,
+            _ => false,
+        };
+        notes.guest(is_32bit_linux)
+    }
+}
+
+/// `Elf32_Nhdr`, which is `Elf64_Nhdr` too; name and descriptor follow, each
+/// padded to four bytes.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Nhdr {
+    n_namesz: U32,
+    n_descsz: U32,
+    n_type: U32,
+}
+
+/// What the Xen notes say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// The 32-bit physical entry point.
+    pub entry: Option<u32>,
+    /// Whether the guest calls itself Linux.
+    pub is_linux: bool,
+}
+
+impl Notes {
+    /// Reads the Xen notes among `bytes`.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Self {
+        let mut found = Self::default();
+        let mut rest = bytes;
+        while let Ok((header, behind)) = Nhdr::ref_from_prefix(rest)
+            && let Some(desc) = behind.get(padded(header.n_namesz)..)
+        {
+            if header.n_namesz == 4 && behind.starts_with(b"Xen\0") {
+                match header.n_type.get() {
+                    NOTE_PHYS32_ENTRY => {
+                        let entry = desc.first_chunk().copied();
+                        found.entry = entry.map(u32::from_le_bytes);
+                    }
+                    NOTE_GUEST_OS => found.is_linux = desc.starts_with(b"linux"),
+                    _ => {}
+                }
+                if found.is_linux && found.entry.is_some() {
+                    break;
+                }
+            }
+            rest = desc.get(padded(header.n_descsz)..).unwrap_or(&[]);
+        }
+        found
+    }
+
+    const fn guest(self, is_32bit_linux: bool) -> Guest {
+        match (self.is_linux, is_32bit_linux) {
+            (true, true) => Guest::Linux32,
+            (true, false) => Guest::Linux,
+            (false, _) => Guest::Other,
+        }
+    }
+}
+
+/// The length with its padding to four bytes; what cannot be padded is behind
+/// every end.
+fn padded(len: U32) -> usize {
+    align_up(len.get(), 4).map_or(usize::MAX, |len| len as usize)
+}
+
+/// Who an ELF kernel is whose headers are partly overwritten.
+///
+/// Looks at `bytes`, what is left of the file's first ones, for a program
+/// header of notes, and believes it if its notes lie in `span`, what QEMU has
+/// loaded, and give the `entry` that QEMU has found. `read` gives the notes in a
+/// range of memory.
+pub fn guest_by_remains(
+    bytes: &[u8],
+    span: PhysRange,
+    entry: u32,
+    mut read: impl FnMut(PhysRange) -> Notes,
+) -> Guest {
+    for at in (0..bytes.len()).step_by(4) {
+        let rest = bytes.get(at..).unwrap_or(&[]);
+        let elf32 = Elf32Phdr::ref_from_prefix(rest).ok();
+        let elf64 = Elf64Phdr::ref_from_prefix(rest).ok();
+        let elf32 = elf32.map(|(header, _)| (header.segment(), true));
+        let elf64 = elf64.and_then(|(header, _)| Some((header.segment()?, false)));
+        for (segment, is_elf32) in elf32.into_iter().chain(elf64) {
+            let len = segment.p_filesz.min(MAX_NOTES);
+            let range = PhysRange::new(segment.p_paddr, len);
+            let range = range.filter(|range| span.contains(*range));
+            if segment.p_type == PT_NOTE
+                && let Some(range) = range
+            {
+                let notes = read(range);
+                if notes.entry == Some(entry) {
+                    return notes.guest(is_elf32 && !segment.is_identity);
+                }
+            }
+        }
+    }
+    Guest::Other
+}

@@ -1,0 +1,131 @@
+//! What the formats share: claiming memory, the command line, the initrd.
+
+use crate::error::{Error, Length, Result, Room};
+use crate::fw_cfg::item;
+use crate::layout;
+use crate::memory::map::{Claim, MemoryMap};
+use crate::phys::{PhysRange, align_up};
+use crate::platform::Platform;
+
+/// The longest command line that is taken from a kernel that names no limit.
+pub(super) const MAX_COMMAND_LINE: u32 = 0xffff;
+
+/// Slices have at most 2 GiB; longer loads go in pieces.
+const PIECE: u32 = 1 << 30;
+
+/// The platform and the memory map, borrowed for one kernel.
+#[derive(Debug)]
+pub struct Loader<'a, P> {
+    /// Where the kernel comes from and goes to.
+    pub(super) platform: &'a mut P,
+    /// Who has what.
+    pub(super) map: &'a mut MemoryMap,
+}
+
+impl<'a, P: Platform> Loader<'a, P> {
+    /// For one step.
+    #[must_use]
+    pub const fn new(platform: &'a mut P, map: &'a mut MemoryMap) -> Self {
+        Self { platform, map }
+    }
+
+    /// How much `need` bytes lack in the RAM above 1 MiB.
+    pub(super) fn room(&self, need: u32) -> Room {
+        self.room_in(need, self.map.high())
+    }
+
+    /// How much `need` bytes lack in `within`.
+    pub(super) fn room_in(&self, need: u32, within: PhysRange) -> Room {
+        Room::new(need, self.map.largest_free(within))
+    }
+
+    /// A place in low memory: what a kernel reads before it knows of more.
+    pub(super) fn place_low(&mut self, len: u32) -> Result<PhysRange> {
+        let claim = self.map.place_low(len, 16);
+        Ok(claim.ok_or(Error::KernelOverlapsFirmware)?.range())
+    }
+
+    /// Reads the command line of at most `limit` characters to a place of its
+    /// own in low memory, with `zeroes` zero bytes behind it. Gives the line
+    /// with its NUL and padding, and the zeroes.
+    ///
+    /// A transfer past an item's end gives zeroes: the one that reads the line
+    /// also clears what follows it.
+    pub(super) fn read_command_line(
+        &mut self,
+        limit: u32,
+        zeroes: u32,
+    ) -> Result<(PhysRange, PhysRange)> {
+        let limit = limit.min(MAX_COMMAND_LINE);
+        let line_len = align_up(limit.saturating_add(1), 16).ok_or(Error::NotOurMemory)?;
+        let block = self.place_low(line_len.saturating_add(zeroes))?;
+        self.platform.load(item::CMDLINE_DATA, block)?;
+        self.check_command_line(block, limit)?;
+        let line = block.part(0, line_len).ok_or(Error::NotOurMemory)?;
+        Ok((line, block.behind(line_len).ok_or(Error::NotOurMemory)?))
+    }
+
+    /// Checks that the line that was read to `block` fits: the byte that must
+    /// be its NUL, or lie behind the item's end, is zero.
+    pub(super) fn check_command_line(&mut self, block: PhysRange, limit: u32) -> Result<()> {
+        if self.platform.bytes(block)?.get(limit as usize) == Some(&0) {
+            return Ok(());
+        }
+        let size = self.platform.read_u32(item::CMDLINE_SIZE)?;
+        let len = size.saturating_sub(1);
+        Err(Error::CommandLineTooLong(Length::new(len, limit)))
+    }
+
+    /// Places and loads the initrd, if there is one: as high as it may go,
+    /// its last byte at most at `last`, or `anywhere` if it does not fit there.
+    pub(super) fn load_initrd(&mut self, last: u32, anywhere: bool) -> Result<PhysRange> {
+        let size = self.platform.read_u32(item::INITRD_SIZE)?;
+        if size == 0 {
+            return Ok(PhysRange::EMPTY);
+        }
+        let high = self.map.high();
+        let end = last.saturating_add(1).min(high.end()).max(high.start());
+        let below = PhysRange::between(high.start(), end).ok_or(Error::NotOurMemory)?;
+        let mut claim = self.map.place(size, 4096, below);
+        if claim.is_none() && anywhere {
+            claim = self.map.place(size, 4096, high);
+        }
+        let no_room = Error::InitrdTooBig(self.room_in(size, below));
+        let claim = claim.ok_or(no_room)?;
+        self.load_item(item::INITRD_DATA, &claim)?;
+        Ok(claim.range())
+    }
+
+    /// Loads an item to the memory that was claimed for it.
+    pub(super) fn load_item(&mut self, selector: u16, to: &Claim) -> Result<()> {
+        let whole = to.range();
+        let first = whole.part(0, whole.len().min(PIECE));
+        let first = first.ok_or(Error::NotOurMemory)?;
+        self.platform.load(selector, first)?;
+        let rest = whole.behind(first.len()).ok_or(Error::NotOurMemory)?;
+        self.load_next(rest)
+    }
+
+    /// Reads on in the selected item, to `rest`.
+    pub(super) fn load_next(&mut self, rest: PhysRange) -> Result<()> {
+        let mut rest = rest;
+        while !rest.is_empty() {
+            let piece = rest.part(0, rest.len().min(PIECE));
+            let piece = piece.ok_or(Error::NotOurMemory)?;
+            self.platform.load_next(piece)?;
+            rest = rest.behind(piece.len()).ok_or(Error::NotOurMemory)?;
+        }
+        Ok(())
+    }
+
+    /// Holds a segment that QEMU has loaded.
+    pub(super) fn hold_segment(&mut self, range: PhysRange) -> Result<()> {
+        if self.map.hold(range).is_some() {
+            Ok(())
+        } else if range.start() < layout::HIGH_RAM {
+            Err(Error::KernelOverlapsFirmware)
+        } else {
+            Err(Error::KernelTooBig(self.room(range.len())))
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The kernel: what it is, what memory it claims, how it is loaded and what it
+//! is handed.
+//!
+//! A format is one file with two functions, and one arm in each function here.
+//! `claim` takes the memory that the image dictates and reads the command line,
+//! which decides about PCI. `load` moves the bytes, after the tables have their
+//! place.
+
+pub mod bzimage;
+pub mod elf;
+mod load;
+pub mod multiboot;
+pub mod payload;
+pub mod pvh;
+pub mod realmode;
+
+pub use load::Loader;
+
+use crate::error::{Error, Result};
+use crate::fw_cfg::item;
+use crate::phys::PhysRange;
+use crate::platform::Platform;
+use crate::settings::options::EntryOption;
+use crate::settings::policy::Guest;
+use bzimage::{BzImage, Entry, SetupHeader};
+use elf::Elf;
+use multiboot::Multiboot;
+use pvh::Pvh;
+use realmode::RealMode;
+
+/// A kernel that has been identified and has its memory.
+#[derive(Debug)]
+pub enum Kernel {
+    /// A bzImage that is entered at its 32-bit code.
+    BzImage(BzImage),
+    /// A bzImage or zImage that is entered at its 16-bit code.
+    RealMode(RealMode),
+    /// An ELF image that QEMU has loaded for PVH.
+    Pvh(Pvh),
+    /// A multiboot kernel with its modules.
+    Multiboot(Multiboot),
+}
+
+/// How the kernel is entered: flat 32-bit segments, paging off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handoff {
+    /// Linux's 32-bit boot protocol.
+    Linux {
+        /// First instruction.
+        entry: u32,
+        /// Zero page, for ESI.
+        boot_params: u32,
+    },
+    /// PVH.
+    Pvh {
+        /// First instruction.
+        entry: u32,
+        /// `start_info`, for EBX.
+        start_info: u32,
+    },
+    /// Multiboot 1.
+    Multiboot {
+        /// First instruction.
+        entry: u32,
+        /// Information block, for EBX.
+        info: u32,
+    },
+    /// Linux's 16-bit boot protocol.
+    RealMode {
+        /// Segment of boot sector and setup code.
+        segment: u16,
+        /// Stack pointer in it.
+        stack: u16,
+        /// A zImage, to be moved to [`realmode::LOW_KERNEL`].
+        low_kernel: Option<PhysRange>,
+    },
+}
+
+/// A kernel that can be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// How it is entered.
+    pub handoff: Handoff,
+    /// Where the initrd lies; empty without one.
+    pub initrd: PhysRange,
+}
+
+/// Bytes of a kernel image that are read to see what it is: longer than any
+/// setup header, and enough for an ordinary ELF's program headers.
+const FIRST_READ: usize = 1024;
+
+impl Kernel {
+    /// Reads the kernel's first bytes, tells what it is, claims the memory that
+    /// the image dictates, and reads the command line. `option` may ask for
+    /// another entry of a bzImage.
+    ///
+    /// # Errors
+    /// Why the kernel cannot be booted.
+    pub fn claim<P: Platform>(
+        loader: &mut Loader<'_, P>,
+        option: EntryOption,
+        scratch: &mut [u8],
+    ) -> Result<Self> {
+        let first = scratch.get_mut(..FIRST_READ).ok_or(Error::TooManyFiles)?;
+        loader.platform.read(item::SETUP_DATA, first)?;
+        if !Elf::is_elf(first)
+            && let Some(header) = SetupHeader::find(first)?
+        {
+            return match header.entry(option)? {
+                Entry::Bits32 => BzImage::claim(loader, header).map(Self::BzImage),
+                Entry::Bits16 => RealMode::claim(loader, header).map(Self::RealMode),
+            };
+        }
+        if let Some(pvh) = Pvh::claim(loader, scratch)? {
+            return Ok(Self::Pvh(pvh));
+        }
+        if scratch.starts_with(b"MZ") {
+            return Err(Error::KernelIsPe);
+        }
+        if loader.platform.read_u32(item::KERNEL_SIZE)? == 0 {
+            return Err(Error::NoKernel);
+        }
+        let multiboot = Multiboot::claim(loader)?;
+        multiboot.map(Self::Multiboot).ok_or(Error::UnknownKernel)
+    }
+
+    /// Who this is. Linux is a bzImage with a compressed payload (others use
+    /// the format without one), or an ELF whose notes say so.
+    #[must_use]
+    pub const fn guest(&self) -> Guest {
+        match self {
+            Self::BzImage(BzImage { header, .. }) | Self::RealMode(RealMode { header, .. }) => {
+                header.guest()
+            }
+            Self::Pvh(pvh) => pvh.guest,
+            Self::Multiboot(_) => Guest::Other,
+        }
+    }
+
+    /// The command line with its NUL; empty if it comes with the image.
+    #[must_use]
+    pub const fn command_line(&self) -> PhysRange {
+        match self {
+            Self::BzImage(kernel) => kernel.line,
+            Self::RealMode(kernel) => kernel.line,
+            Self::Pvh(kernel) => kernel.line,
+            Self::Multiboot(_) => PhysRange::EMPTY,
+        }
+    }
+
+    /// Loads what is left to load and fills in what the kernel is handed.
+    /// `rsdp` is the RSDP's address, 0 without one.
+    ///
+    /// # Errors
+    /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`] and others by
+    /// format.
+    pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>, rsdp: u32) -> Result<Loaded> {
+        match self {
+            Self::BzImage(kernel) => kernel.load(loader, rsdp),
+            Self::RealMode(kernel) => kernel.load(loader),
+            Self::Pvh(kernel) => kernel.load(loader, rsdp),
+            Self::Multiboot(kernel) => kernel.load(loader),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The window: which memory the firmware may touch.
+//!
+//! It is the last defence. Claims keep what is loaded apart; the window keeps
+//! every access off the running firmware, off devices, and off what is no RAM.
+
+use crate::layout;
+use crate::phys::PhysRange;
+
+/// What may be touched below 1 MiB. The firmware's own stack, statics and
+/// scratch, and the copied image, lie in none of these.
+const LOW: [PhysRange; 3] = [
+    layout::LOW_FREE,
+    PhysRange::fixed(layout::LOW_FREE_TOP.start(), layout::EBDA.end()),
+    PhysRange::fixed(layout::F_TABLES.start(), layout::OWN_SMBIOS.end()),
+];
+const _: () = {
+    assert!(layout::LOW_FREE_TOP.end() == layout::EBDA.start());
+    assert!(layout::F_TABLES.end() == layout::OWN_SMBIOS.start());
+};
+
+/// The longest slice that Rust allows, `isize::MAX` on 32 bits.
+const LONGEST: u32 = i32::MAX.unsigned_abs();
+
+/// Whether `range` may be touched. `high` is the RAM from 1 MiB up that the
+/// memory map has shown to exist.
+#[must_use]
+pub fn contains(high: PhysRange, range: PhysRange) -> bool {
+    let is_open = if range.start() >= layout::HIGH_RAM {
+        high.contains(range)
+    } else {
+        LOW.iter().any(|part| part.contains(range))
+    };
+    is_open && range.len() <= LONGEST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HIGH: PhysRange = PhysRange::fixed(layout::HIGH_RAM, 0x2000_0000);
+
+    /// The same rule, by byte: what each address belongs to.
+    fn is_open(addr: u32) -> bool {
+        matches!(
+            addr,
+            0x6000..0x3_0000 | 0x8_0000..0xa_0000 | 0xf_e000..0xf_fd00 | 0x10_0000..0x2000_0000
+        )
+    }
+
+    /// Addresses around every border.
+    fn near_a_border() -> impl Strategy<Value = u32> {
+        const BORDERS: &[u32] = &[
+            0,
+            0x2000,
+            0x6000,
+            0x3_0000,
+            0x8_0000,
+            0x9_fc00,
+            0xa_0000,
+            0xf_0000,
+            0xf_e000,
+            0xf_fc60,
+            0xf_fd00,
+            0x10_0000,
+            0x2000_0000,
+            0xfee0_0000,
+            u32::MAX,
+        ];
+        (prop::sample::select(BORDERS), -3_i32..=3)
+            .prop_map(|(border, step)| border.saturating_add_signed(step))
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_is_open_if_every_byte_is(a in near_a_border(), b in near_a_border()) {
+            let range = PhysRange::fixed(a.min(b), a.max(b));
+            // Few borders lie between two addresses: bytes at the ends, and at
+            // every border in between, decide.
+            let bytes = [range.start(), range.end().saturating_sub(1)];
+            let borders = [0x3_0000, 0xa_0000, 0xf_0000, 0xf_fd00, 0x2000_0000, 0x2000, 0xfee0_0000];
+            let inside = borders.iter().filter(|at| range.start() <= **at && **at < range.end());
+            let all = bytes.iter().chain(inside).all(|at| is_open(*at));
+            if !range.is_empty() {
+                prop_assert_eq!(contains(HIGH, range), all, "{:x?}", range);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_firmware_is_open() {
+        let image = PhysRange::fixed(layout::F_SEGMENT.start(), layout::F_TABLES.start());
+        for closed in [
+            layout::IVT_BDA,
+            layout::STATICS,
+            layout::STACK,
+            layout::SCRATCH,
+            image,
+        ] {
+            for at in [closed.start(), closed.end() - 1] {
+                assert!(!contains(HIGH, PhysRange::fixed(at, at + 1)), "{at:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_range_has_to_lie_inside_too() {
+        assert!(!contains(HIGH, PhysRange::fixed(0, 0)));
+        assert!(contains(HIGH, PhysRange::fixed(0x6000, 0x6000)));
+    }
+
+    #[test]
+    fn ram_opens_only_up_to_its_end() {
+        let none = PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM);
+        let byte = PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM + 1);
+        assert!(!contains(none, byte));
+        assert!(contains(HIGH, HIGH));
+        assert!(!contains(
+            HIGH,
+            PhysRange::fixed(layout::HIGH_RAM, HIGH.end() + 1)
+        ));
+    }
+
+    #[test]
+    fn a_slice_has_at_most_2_gib() {
+        let high = PhysRange::fixed(layout::HIGH_RAM, 0xfec0_0000);
+        let whole = |len| PhysRange::new(layout::HIGH_RAM, len).unwrap();
+        assert!(contains(high, whole(0x7fff_ffff)));
+        assert!(!contains(high, whole(0x8000_0000)));
+    }
+}

@@ -1,0 +1,95 @@
+//! Configuration space through ports or memory.
+
+use super::{Bdf, Config};
+use crate::chipset::{CAM_ADDRESS, CAM_DATA};
+use crate::platform::Io;
+
+/// Configuration space through ports or memory.
+///
+/// One type for both, so that the ROM holds what uses it once.
+#[derive(Debug)]
+pub struct Access<'a, I> {
+    io: &'a mut I,
+    /// Where ECAM is, 0 for ports.
+    ecam: u32,
+    /// What port 0xcf8 holds; bit 31 clear while that is not known.
+    address: u32,
+}
+
+impl<'a, I: Io> Access<'a, I> {
+    /// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256
+    /// bytes a function, two exits an access; one when going on in the same
+    /// dword, because the address register keeps its value.
+    pub const fn cam(io: &'a mut I) -> Self {
+        Self {
+            io,
+            ecam: 0,
+            address: 0,
+        }
+    }
+
+    /// Enhanced configuration access: 4 KiB a function in the 256 MiB at
+    /// `base`, a multiple of that size and not 0; one exit an access.
+    pub const fn ecam(io: &'a mut I, base: u32) -> Self {
+        Self {
+            io,
+            ecam: base,
+            address: 0,
+        }
+    }
+
+    /// Selects a register for port access; gives its port.
+    fn select(&mut self, bdf: Bdf, register: u16) -> u16 {
+        let address = 1 << 31 | u32::from(bdf.bits()) << 8 | u32::from(register & 0xfc);
+        if address != self.address {
+            self.io.out32(CAM_ADDRESS, address);
+            self.address = address;
+        }
+        CAM_DATA | register & 3
+    }
+
+    /// Disjoint bits of an aligned base: this cannot leave the window.
+    const fn addr(&self, bdf: Bdf, register: u16) -> u32 {
+        self.ecam | (bdf.bits() as u32) << 12 | (register & 0xfff) as u32
+    }
+}
+
+impl<I: Io> Config for Access<'_, I> {
+    fn read32(&mut self, bdf: Bdf, register: u16) -> u32 {
+        if self.ecam != 0 {
+            self.io.read32(self.addr(bdf, register))
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.in32(port)
+        } else {
+            u32::MAX
+        }
+    }
+
+    fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
+        if self.ecam != 0 {
+            self.io.write8(self.addr(bdf, register), value);
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.out8(port, value);
+        }
+    }
+
+    fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
+        if self.ecam != 0 {
+            self.io.write16(self.addr(bdf, register), value);
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.out16(port, value);
+        }
+    }
+
+    fn write32(&mut self, bdf: Bdf, register: u16, value: u32) {
+        if self.ecam != 0 {
+            self.io.write32(self.addr(bdf, register), value);
+        } else if register < 0x100 {
+            let port = self.select(bdf, register);
+            self.io.out32(port, value);
+        }
+    }
+}

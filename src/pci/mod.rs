@@ -1,0 +1,260 @@
+//! PCI: configuration access, bus numbers, interrupt lines.
+//!
+//! Specifications: PCI Local Bus 3.0 (chapter 6), PCI-to-PCI Bridge 1.2
+//! (chapter 3), PCI Express Base 4.0 (section 7.2.2, ECAM). Every
+//! configuration access is an exit to the host, two through ports 0xcf8 and
+//! 0xcfc: the walk reads no register that decides nothing.
+
+mod access;
+mod full;
+mod function;
+mod interrupt;
+mod list;
+mod resource;
+mod scan;
+mod set_up;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod size;
+
+use crate::chipset::PIRQ_IRQS;
+pub use access::Access;
+pub use full::full;
+pub use interrupt::{Interrupt, interrupts};
+pub use list::list;
+pub use resource::Apertures;
+pub use scan::scan;
+pub use set_up::{access, set_up};
+
+/// Bus, device and function: bits 15:8, 7:3 and 2:0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bdf(u16);
+
+impl Bdf {
+    /// From its parts; `device` below 32 and `function` below 8, higher bits
+    /// are dropped.
+    #[must_use]
+    pub const fn new(bus: u8, device: u8, function: u8) -> Self {
+        Self::on_bus(bus, (device & 31) << 3 | (function & 7))
+    }
+
+    /// The function `devfn` (device and function in one byte) of a bus.
+    #[must_use]
+    pub const fn on_bus(bus: u8, devfn: u8) -> Self {
+        Self((bus as u16) << 8 | devfn as u16)
+    }
+
+    /// From the 16 bits that the hardware uses.
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// The 16 bits that the hardware uses.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Bus number.
+    #[must_use]
+    pub const fn bus(self) -> u8 {
+        self.0.to_be_bytes()[0]
+    }
+
+    /// Device and function in one byte.
+    #[must_use]
+    pub const fn devfn(self) -> u8 {
+        self.0.to_be_bytes()[1]
+    }
+
+    /// Device number, below 32.
+    #[must_use]
+    pub const fn device(self) -> u8 {
+        self.devfn() >> 3
+    }
+
+    /// Function number, below 8.
+    #[must_use]
+    pub const fn function(self) -> u8 {
+        self.devfn() & 7
+    }
+}
+
+/// Registers of the configuration header (PCI Local Bus 3.0, section 6.1;
+/// PCI-to-PCI Bridge 1.2, section 3.2), as offsets of dwords.
+pub mod reg {
+    /// Vendor (15:0) and device (31:16).
+    pub const ID: u16 = 0x00;
+    /// Command (15:0) and status (31:16, write one to clear).
+    pub const COMMAND: u16 = 0x04;
+    /// Revision (7:0), interface (15:8), class (31:16).
+    pub const CLASS: u16 = 0x08;
+    /// Header type in 23:16, its bit 7 for several functions.
+    pub const HEADER: u16 = 0x0c;
+    /// First base address register.
+    pub const BAR0: u16 = 0x10;
+    /// Bridge: primary (7:0), secondary (15:8), subordinate (23:16) bus.
+    pub const BUSES: u16 = 0x18;
+    /// Bridge: I/O base (7:0) and limit (15:8), secondary status (31:16).
+    pub const IO_WINDOW: u16 = 0x1c;
+    /// Bridge: memory base (15:0) and limit (31:16).
+    pub const MEM_WINDOW: u16 = 0x20;
+    /// Bridge: prefetchable memory base (15:0) and limit (31:16).
+    pub const PREF_WINDOW: u16 = 0x24;
+    /// Bridge: upper half of the prefetchable base.
+    pub const PREF_BASE_HIGH: u16 = 0x28;
+    /// Bridge: upper half of the prefetchable limit.
+    pub const PREF_LIMIT_HIGH: u16 = 0x2c;
+    /// Expansion ROM of a device.
+    pub const ROM: u16 = 0x30;
+    /// First capability in 7:0.
+    pub const CAPABILITIES: u16 = 0x34;
+    /// Expansion ROM of a bridge.
+    pub const BRIDGE_ROM: u16 = 0x38;
+    /// Interrupt line (7:0) and pin (15:8); bridge control (31:16).
+    pub const INTERRUPT: u16 = 0x3c;
+}
+
+/// Configuration space. `register` is a multiple of the access width; a
+/// function that is not there reads all ones and ignores writes.
+pub trait Config {
+    /// Reads a dword.
+    fn read32(&mut self, bdf: Bdf, register: u16) -> u32;
+    /// Writes a byte.
+    fn write8(&mut self, bdf: Bdf, register: u16, value: u8);
+    /// Writes two bytes.
+    fn write16(&mut self, bdf: Bdf, register: u16, value: u16);
+    /// Writes a dword.
+    fn write32(&mut self, bdf: Bdf, register: u16, value: u32);
+}
+
+/// How a machine connects interrupt pins of its root buses.
+///
+/// `intx` is 0 for INTA# to 3 for INTD#; `device` is the device number on a
+/// root bus, of the bridge for what is behind one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routing {
+    /// i440FX with PIIX3 or PIIX4: four PIRQs, offset so that the chipset's
+    /// own device 1 starts at PIRQA (QEMU `hw/isa/piix3.c`).
+    Piix,
+    /// Q35 with ICH9: devices 25 to 31 have PIRQA to PIRQD, device 30 and all
+    /// others PIRQE to PIRQH (QEMU `hw/isa/lpc_ich9.c`).
+    Ich9,
+    /// microvm's generic host: four interrupts from this one on (QEMU
+    /// `hw/i386/microvm.c`).
+    Gpex(u8),
+}
+
+impl Routing {
+    /// The PIRQ, 0 to 7 for A to H.
+    const fn pirq(self, root_bus: u8, device: u8, intx: u8) -> u8 {
+        let swizzled = device.wrapping_add(intx) & 3;
+        match self {
+            Self::Piix => swizzled.wrapping_sub(1) & 3,
+            // Expander buses do not have the fixed devices.
+            Self::Ich9 if root_bus == 0 && device == 30 => intx & 3 | 4,
+            Self::Ich9 if root_bus == 0 && device >= 25 => intx & 3,
+            Self::Ich9 => swizzled | 4,
+            Self::Gpex(_) => swizzled,
+        }
+    }
+
+    /// What a kernel without ACPI finds in the interrupt line register.
+    #[must_use]
+    pub const fn line(self, root_bus: u8, device: u8, intx: u8) -> u8 {
+        let pirq = self.pirq(root_bus, device, intx);
+        match self {
+            Self::Gpex(first) => first.wrapping_add(pirq),
+            Self::Piix | Self::Ich9 => {
+                let [a, b, c, d] = PIRQ_IRQS;
+                match pirq & 3 {
+                    0 => a,
+                    1 => b,
+                    2 => c,
+                    _ => d,
+                }
+            }
+        }
+    }
+
+    /// The I/O APIC input, counted over all I/O APICs: what the MP table
+    /// says.
+    #[must_use]
+    pub const fn gsi(self, root_bus: u8, device: u8, intx: u8) -> u8 {
+        match self {
+            // PIIX has no PIRQ inputs at the I/O APIC: ISA's are used.
+            Self::Piix | Self::Gpex(_) => self.line(root_bus, device, intx),
+            Self::Ich9 => self.pirq(root_bus, device, intx).wrapping_add(16),
+        }
+    }
+}
+
+/// What a walk over the tree found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The highest bus number in use.
+    pub last_bus: u8,
+    /// Functions found.
+    pub functions: u16,
+    /// Bridges that got no bus number because all were used up; what is
+    /// behind them stays out of reach.
+    pub unnumbered: u16,
+    /// The first of them.
+    pub first_unnumbered: Option<Bdf>,
+    /// BARs that found no room; their devices stay switched off.
+    pub unplaced: u16,
+    /// The first of them.
+    pub first_unplaced: Option<Unplaced>,
+    /// The root buses.
+    pub roots: Roots,
+}
+
+/// A BAR without an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unplaced {
+    /// Whose.
+    pub bdf: Bdf,
+    /// Which, 0 to 5.
+    pub bar: u8,
+    /// Its bytes, or ports, as a power of two.
+    pub order: u8,
+}
+
+/// A set of root buses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roots([u32; 8]);
+
+impl Roots {
+    /// Adds a bus.
+    pub fn insert(&mut self, bus: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(bus >> 5)) {
+            *word |= 1 << (bus & 31);
+        }
+    }
+
+    /// Whether it is in the set.
+    #[must_use]
+    pub fn contains(&self, bus: u8) -> bool {
+        self.0
+            .get(usize::from(bus >> 5))
+            .is_some_and(|word| word & 1 << (bus & 31) != 0)
+    }
+
+    /// The next higher bus in the set.
+    #[must_use]
+    pub fn after(&self, bus: u8) -> Option<u8> {
+        let mut next = bus;
+        loop {
+            next = next.checked_add(1)?;
+            if self.contains(next) {
+                return Some(next);
+            }
+        }
+    }
+
+    /// The buses in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = u8> + '_ {
+        (0..=u8::MAX).filter(|bus| self.contains(*bus))
+    }
+}

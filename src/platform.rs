@@ -1,0 +1,144 @@
+//! The one seam between the firmware's logic and what it runs on.
+//!
+//! Everything above takes a `P: Platform`. In the ROM that is the hardware
+//! (`src/rom/`); on the host it is a simulated machine. The method groups are
+//! traits of their own, so that each can be implemented where its device is;
+//! nothing above this file has to name them.
+//!
+//! Each access to a device is an exit to the host, some thousand instructions'
+//! worth of time: callers count them.
+
+use crate::error::{Error, Result};
+use crate::phys::PhysRange;
+pub use crate::text::Terminal;
+
+/// A machine, as the firmware reaches it.
+pub trait Platform: Io + FwCfg + GuestMemory + Terminal {
+    /// The CPUID instruction: leaf and subleaf to EAX, EBX, ECX, EDX. It is an
+    /// exit.
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4];
+
+    /// Turns the local APIC's x2APIC mode on. The caller has seen in CPUID
+    /// that the processor has it.
+    fn enable_x2apic(&mut self);
+
+    /// The PCI BIOS's code, to be copied for kernels; empty if there is none.
+    fn pci_bios(&self) -> &'static [u8];
+}
+
+/// Ports, and registers in memory.
+///
+/// An `addr` is guest-physical and naturally aligned. An implementation ignores
+/// writes to, and reads all ones from, whatever is not a device's window.
+pub trait Io {
+    /// Reads a byte from a port.
+    fn in8(&mut self, port: u16) -> u8;
+    /// Reads two bytes from a port.
+    fn in16(&mut self, port: u16) -> u16;
+    /// Reads four bytes from a port.
+    fn in32(&mut self, port: u16) -> u32;
+    /// Writes a byte to a port.
+    fn out8(&mut self, port: u16, value: u8);
+    /// Writes two bytes to a port.
+    fn out16(&mut self, port: u16, value: u16);
+    /// Writes four bytes to a port.
+    fn out32(&mut self, port: u16, value: u32);
+
+    /// Reads a byte from a register.
+    fn read8(&mut self, addr: u32) -> u8;
+    /// Reads two bytes from a register.
+    fn read16(&mut self, addr: u32) -> u16;
+    /// Reads four bytes from a register.
+    fn read32(&mut self, addr: u32) -> u32;
+    /// Writes a byte to a register.
+    fn write8(&mut self, addr: u32, value: u8);
+    /// Writes two bytes to a register.
+    fn write16(&mut self, addr: u32, value: u16);
+    /// Writes four bytes to a register.
+    fn write32(&mut self, addr: u32, value: u32);
+}
+
+/// Items of QEMU's firmware configuration device, each transfer one exit.
+///
+/// A read past the end of an item gives zeroes, so an item may be read
+/// without asking for its size (`docs/specs/fw_cfg.rst`, "Guest-side DMA
+/// Interface").
+pub trait FwCfg {
+    /// Selects `selector` and reads from its start.
+    ///
+    /// # Errors
+    /// [`Error::FwCfgTransfer`], [`Error::NoFwCfg`].
+    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()>;
+
+    /// Reads on in the selected item.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    fn read_next(&mut self, dest: &mut [u8]) -> Result<()>;
+
+    /// As [`FwCfg::read`], to guest memory.
+    ///
+    /// # Errors
+    /// [`Error::NotOurMemory`], and as [`FwCfg::read`].
+    fn load(&mut self, selector: u16, to: PhysRange) -> Result<()>;
+
+    /// As [`FwCfg::read_next`], to guest memory.
+    ///
+    /// # Errors
+    /// As [`FwCfg::load`].
+    fn load_next(&mut self, to: PhysRange) -> Result<()>;
+
+    /// Writes `data` at `offset` of item `selector`.
+    ///
+    /// # Errors
+    /// [`Error::FwCfgTransfer`] also if the item is read-only.
+    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()>;
+
+    /// A little-endian `u32` item; 0 if there is none.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    fn read_u32(&mut self, selector: u16) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.read(selector, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+}
+
+/// The memory that the firmware may read and write.
+///
+/// An implementation refuses whatever [`crate::memory::window`] does, so no
+/// address from the host can reach the running firmware or a device.
+pub trait GuestMemory {
+    /// Makes RAM from 1 MiB up reachable, after the memory map has shown that
+    /// it exists.
+    fn open(&mut self, ram: PhysRange);
+
+    /// The bytes of `range`.
+    ///
+    /// # Errors
+    /// [`Error::NotOurMemory`] outside what may be reached.
+    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]>;
+
+    /// Sets all bytes of `range` to zero.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::bytes`].
+    fn clear(&mut self, range: PhysRange) -> Result<()> {
+        self.bytes(range)?.fill(0);
+        Ok(())
+    }
+
+    /// Copies `src` to `range`, which is as long.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::bytes`], and if the lengths differ.
+    fn put(&mut self, range: PhysRange, src: &[u8]) -> Result<()> {
+        let bytes = self.bytes(range)?;
+        if bytes.len() != src.len() {
+            return Err(Error::NotOurMemory);
+        }
+        bytes.copy_from_slice(src);
+        Ok(())
+    }
+}

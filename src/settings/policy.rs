@@ -1,0 +1,180 @@
+//! What of PCI is set up, and for whom.
+//!
+//! Linux with ACPI numbers buses, assigns BARs and routes interrupts itself,
+//! so nothing of that is done twice. Any other kernel gets it done, and so does
+//! a 32-bit Linux, which assigns BARs badly.
+
+use crate::error::Result;
+use crate::settings::command_line::{AcpiUse, CommandLine};
+use crate::settings::options::PciOption;
+
+/// Who is booted, as far as it decides about PCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Linux, mostly of 64 bits.
+    Linux,
+    /// Linux of 32 bits. Left to itself it gives 64-bit BARs addresses above
+    /// 4 GiB, where its drivers then find nothing.
+    Linux32,
+    /// Another kernel.
+    Other,
+}
+
+/// What of PCI is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PciSetup {
+    /// Nothing.
+    None,
+    /// Bus numbers and interrupt lines.
+    Scan,
+    /// Addresses too.
+    Full,
+}
+
+/// Everything that the policy decides from.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The user's option.
+    pub option: PciOption,
+    /// Who is booted.
+    pub guest: Guest,
+    /// Whether QEMU has ACPI tables.
+    pub has_acpi: bool,
+    /// What the command line says.
+    pub line: CommandLine,
+    /// Whether there are expander buses: QEMU announces for them only what
+    /// has been programmed.
+    pub has_expanders: bool,
+}
+
+impl Facts {
+    /// Whether the kernel does without ACPI where PCI is concerned.
+    fn is_without_acpi(&self) -> bool {
+        !self.has_acpi || self.line.acpi != AcpiUse::Full
+    }
+
+    /// Whether the kernel may want the 8259A's interrupts. Linux with ACPI sees
+    /// to interrupt controllers itself.
+    #[must_use]
+    pub fn needs_8259a(&self) -> bool {
+        self.guest == Guest::Other || self.is_without_acpi()
+    }
+
+    /// Whether the kernel finds its processors in an MP table.
+    #[must_use]
+    pub fn needs_mp_table(&self) -> bool {
+        !self.has_acpi || self.line.acpi == AcpiUse::Off
+    }
+
+    /// Decides about PCI. The option in fw_cfg goes before the one on the
+    /// command line.
+    ///
+    /// # Errors
+    /// [`BadOption`](crate::error::Error::BadOption) if the command line has a
+    /// value that is not known.
+    pub fn pci_setup(&self) -> Result<PciSetup> {
+        let option = match self.option {
+            PciOption::Auto => self.line.pci?,
+            given => given,
+        };
+        Ok(match option {
+            PciOption::None => PciSetup::None,
+            PciOption::Scan => PciSetup::Scan,
+            PciOption::Full => PciSetup::Full,
+            PciOption::Auto if self.guest != Guest::Linux => PciSetup::Full,
+            // Linux assigns addresses itself, with ACPI or without.
+            PciOption::Auto if self.is_without_acpi() => PciSetup::Scan,
+            PciOption::Auto if self.has_expanders => PciSetup::Full,
+            PciOption::Auto => PciSetup::None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    const LINUX: Facts = Facts {
+        option: PciOption::Auto,
+        guest: Guest::Linux,
+        has_acpi: true,
+        line: CommandLine {
+            acpi: AcpiUse::Full,
+            pci: Ok(PciOption::Auto),
+        },
+        has_expanders: false,
+    };
+
+    fn with(acpi: AcpiUse) -> Facts {
+        let line = CommandLine { acpi, ..LINUX.line };
+        Facts { line, ..LINUX }
+    }
+
+    #[test]
+    fn linux_with_acpi_sets_pci_up_itself() {
+        assert_eq!(LINUX.pci_setup(), Ok(PciSetup::None));
+        assert!(!LINUX.needs_8259a() && !LINUX.needs_mp_table());
+    }
+
+    #[test]
+    fn linux_without_acpi_gets_bus_numbers_and_interrupts() {
+        let none = Facts {
+            has_acpi: false,
+            has_expanders: true,
+            ..LINUX
+        };
+        for facts in [none, with(AcpiUse::Off), with(AcpiUse::NotForPci)] {
+            assert_eq!(facts.pci_setup(), Ok(PciSetup::Scan), "{facts:?}");
+            assert!(facts.needs_8259a(), "{facts:?}");
+        }
+        assert!(none.needs_mp_table() && with(AcpiUse::Off).needs_mp_table());
+        assert!(!with(AcpiUse::NotForPci).needs_mp_table());
+    }
+
+    #[test]
+    fn other_kernels_and_expander_buses_get_everything() {
+        for guest in [Guest::Other, Guest::Linux32] {
+            for acpi in [AcpiUse::Full, AcpiUse::Off] {
+                let facts = Facts {
+                    guest,
+                    ..with(acpi)
+                };
+                assert_eq!(facts.pci_setup(), Ok(PciSetup::Full), "{facts:?}");
+                assert_eq!(
+                    facts.needs_8259a(),
+                    guest == Guest::Other || acpi == AcpiUse::Off
+                );
+            }
+        }
+        let facts = Facts {
+            has_expanders: true,
+            ..LINUX
+        };
+        assert_eq!(facts.pci_setup(), Ok(PciSetup::Full));
+    }
+
+    #[test]
+    fn the_option_goes_before_the_line() {
+        let decide = |option, pci| {
+            let line = CommandLine { pci, ..LINUX.line };
+            Facts {
+                option,
+                line,
+                ..LINUX
+            }
+            .pci_setup()
+        };
+        for (asked, setup) in [
+            (PciOption::None, PciSetup::None),
+            (PciOption::Scan, PciSetup::Scan),
+            (PciOption::Full, PciSetup::Full),
+        ] {
+            assert_eq!(decide(PciOption::Auto, Ok(asked)), Ok(setup));
+            assert_eq!(decide(asked, Ok(PciOption::Full)), Ok(setup));
+            assert_eq!(decide(asked, Err(Error::NoKernel)), Ok(setup));
+        }
+        let bad = Err(Error::NoKernel);
+        assert_eq!(decide(PciOption::Auto, bad), Err(Error::NoKernel));
+    }
+}

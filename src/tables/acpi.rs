@@ -1,0 +1,500 @@
+//! ACPI tables: the linker-loader script that QEMU hands over in
+//! `etc/table-loader`.
+//!
+//! The script names files of fw_cfg that are to be loaded, and how their
+//! pointers and checksums are completed once their addresses are known.
+//! Specification: the structures at the head of QEMU's
+//! `hw/acpi/bios-linker-loader.c`; table formats: ACPI 6.5, chapter 5.
+//!
+//! What the specification leaves open is decided as follows.
+//!
+//! - A command number that is not known is skipped, as other firmware does:
+//!   QEMU adds commands only where ignoring them is safe. Number 0 ends the
+//!   script: QEMU pads it with zeroes to a multiple of 4 KiB.
+//! - A pointer's initial value is an offset into the file that it will point
+//!   to, and has to lie inside that file.
+//! - There is no way out of the F segment for a file that asks for it: an
+//!   RSDP elsewhere is not found by a search (ACPI 6.5, 5.2.5.1).
+//! - `etc/acpi/tables` is padded with zeroes to a multiple of 128 KiB. Of a
+//!   file that large, only the part up to the end of its last checksum is
+//!   transferred. What lies behind that end is left as it was, zero after
+//!   power-on and stale after a reset; a command that refers to a byte there
+//!   has the whole file transferred first, so no table ever contains it.
+
+mod command;
+
+use self::command::{
+    ADD_CHECKSUM, ADD_POINTER, ALLOCATE, AddChecksum, AddPointer, Allocate, COMMAND_LEN, END,
+    WRITE_POINTER, WritePointer, ZONE_FSEG, ZONE_HIGH,
+};
+use super::space::{TableSpace, Zone};
+use crate::error::{Error, Result};
+use crate::fw_cfg::{Directory, File, FileEntry, FileName, file, is_called, item, up_to_nul};
+use crate::phys::{PhysRange, byte_sum, u32_at};
+use crate::platform::Platform;
+use arrayvec::ArrayVec;
+use zerocopy::byteorder::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
+
+/// QEMU pads scripts to multiples of this many bytes on machines where they
+/// may grow.
+const SCRIPT_PADDING: usize = 0x1000;
+
+/// Files that a script may allocate; QEMU's largest machines have six.
+const MAX_FILES: usize = 32;
+
+/// Tables that are kept a note of; QEMU's largest machines have some 20.
+const MAX_TABLES: usize = 64;
+
+/// QEMU fills its page-sized files; only larger ones can be mostly padding.
+const PADDED_FILE_MIN: u32 = 0x1_0000;
+
+/// What a transfer has to save, so that it is made in part only.
+const WORTH_SAVING: u32 = 0x1000;
+
+/// Alignment of every file, which the RSDP needs (ACPI 6.5, 5.2.5.1).
+const MIN_ALIGN: u32 = 16;
+
+/// What is common to all tables but RSDP and FACS (ACPI 6.5, 5.2.6).
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    signature: [u8; 4],
+    length: U32,
+    revision: u8,
+    checksum: u8,
+    oem: [u8; 26],
+}
+
+const CHECKSUM_OFFSET: u32 = 9;
+const FACS_HEAD_LEN: u32 = 8;
+const _: () = {
+    assert!(core::mem::offset_of!(Header, checksum) == CHECKSUM_OFFSET as usize);
+    assert!(size_of::<Facs>() == FACS_HEAD_LEN as usize);
+};
+
+/// The fixed description table, up to the pointer to the FACS (ACPI 6.5,
+/// 5.2.9).
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Fadt {
+    header: Header,
+    firmware_ctrl: U32,
+}
+
+/// The FACS's start (ACPI 6.5, 5.2.10): it has no checksum.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Facs {
+    signature: [u8; 4],
+    length: U32,
+}
+
+/// A table that the script has completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Four letters.
+    pub signature: [u8; 4],
+    /// Where it lies.
+    pub range: PhysRange,
+}
+
+/// What a script has loaded.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// The RSDP's address, if there is one.
+    pub rsdp: Option<u32>,
+    /// Every table that has a checksum in its header, and the FACS.
+    pub all: ArrayVec<Table, MAX_TABLES>,
+}
+
+impl Tables {
+    /// The first table with this signature.
+    fn find(&self, signature: &[u8; 4]) -> Option<PhysRange> {
+        let mut all = self.all.iter();
+        let table = all.find(|table| table.signature == *signature)?;
+        Some(table.range)
+    }
+
+    /// Whether a processor has an APIC id of 255 or more: only for those QEMU
+    /// lists a local x2APIC (ACPI 6.5, 5.2.12.12).
+    #[must_use]
+    pub fn has_x2apic_ids<P: Platform>(&self, platform: &mut P) -> bool {
+        /// Bytes of the MADT before its first entry.
+        const MADT_HEADER: usize = 44;
+        const LOCAL_X2APIC: u8 = 9;
+        let madt = self
+            .find(b"APIC")
+            .and_then(|madt| platform.bytes(madt).ok());
+        let mut rest = madt.and_then(|madt| madt.get(MADT_HEADER..)).unwrap_or(&[]);
+        while let [kind, len, ..] = rest
+            && *len != 0
+        {
+            if *kind == LOCAL_X2APIC {
+                return true;
+            }
+            rest = rest.get(usize::from(*len)..).unwrap_or(&[]);
+        }
+        false
+    }
+}
+
+/// Loads the tables as `script` says, QEMU's linker-loader script, and notes
+/// them in `tables`.
+///
+/// Memory is written inside the ranges that `space` gave and nowhere else.
+///
+/// # Errors
+/// [`Error::BadLoaderScript`] for fields that the format does not know,
+/// [`Error::LoaderFileMissing`] for files that fw_cfg does not have or that
+/// were not allocated before they are used, [`Error::LoaderOutOfBounds`] for
+/// offsets outside their file and addresses that do not fit their field,
+/// [`Error::TooManyTables`] for more than 32 files, and what `platform` and
+/// `space` give.
+pub fn load<P: Platform>(
+    platform: &mut P,
+    dir: &Directory<'_>,
+    script: File,
+    space: &mut TableSpace<'_>,
+    scratch: &mut [u8],
+    tables: &mut Tables,
+) -> Result<()> {
+    let script = read_script(platform, script, scratch)?;
+    run_script(platform, dir, space, script, tables)
+}
+
+/// Runs the commands of a script.
+fn run_script<P: Platform>(
+    platform: &mut P,
+    dir: &Directory<'_>,
+    space: &mut TableSpace<'_>,
+    script: &[u8],
+    tables: &mut Tables,
+) -> Result<()> {
+    let mut loader = Loader {
+        platform,
+        dir,
+        space,
+        files: ArrayVec::new(),
+        tables,
+    };
+    loader.run(script)?;
+    loader.note_facs();
+    Ok(())
+}
+
+/// Reads the script `file` into the start of `scratch`.
+fn read_script<'b, P: Platform>(
+    platform: &mut P,
+    file: File,
+    scratch: &'b mut [u8],
+) -> Result<&'b [u8]> {
+    let mut len = file.size as usize;
+    let script = scratch.get_mut(..len).ok_or(Error::BadLoaderScript)?;
+    platform.read(file.selector, script)?;
+    // A padded script without padding may have grown since the directory was
+    // read, like the tables: what is not there reads as zeroes.
+    while len != 0 && len.is_multiple_of(SCRIPT_PADDING) && !is_padded(scratch, len) {
+        let end = len.saturating_add(SCRIPT_PADDING);
+        let more = scratch.get_mut(len..end).ok_or(Error::BadLoaderScript)?;
+        platform.read_next(more)?;
+        len = end;
+    }
+    scratch.get(..len).ok_or(Error::BadLoaderScript)
+}
+
+/// Whether the last command of the `len` bytes is [`END`].
+fn is_padded(script: &[u8], len: usize) -> bool {
+    let last = len.checked_sub(COMMAND_LEN);
+    last.and_then(|last| u32_at(script, last)) == Some(END)
+}
+
+/// A file in guest memory.
+struct Loaded<'s> {
+    name: &'s [u8],
+    /// From its start, what has been transferred.
+    filled: PhysRange,
+    /// Bytes of the whole file, all of them allocated.
+    len: u32,
+    selector: u16,
+}
+
+impl Loaded<'_> {
+    /// Transfers what is missing.
+    ///
+    /// Reading starts anew, and what is there may have been patched already:
+    /// the bytes to be passed over go where the missing ones will be.
+    fn fill<P: Platform>(&mut self, platform: &mut P) -> Result<()> {
+        let whole =
+            PhysRange::new(self.filled.start(), self.len).ok_or(Error::LoaderOutOfBounds)?;
+        let missing =
+            PhysRange::between(self.filled.end(), whole.end()).ok_or(Error::LoaderOutOfBounds)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut selector = Some(self.selector);
+        let mut skip = self.filled.len();
+        while skip != 0 {
+            let len = skip.min(missing.len());
+            let sink = missing.part(0, len).ok_or(Error::LoaderOutOfBounds)?;
+            match selector.take() {
+                Some(selector) => platform.load(selector, sink)?,
+                None => platform.load_next(sink)?,
+            }
+            skip = skip.saturating_sub(len);
+        }
+        platform.load_next(missing)?;
+        self.filled = whole;
+        Ok(())
+    }
+}
+
+/// A script while it runs.
+struct Loader<'r, 's, 'm, P> {
+    platform: &'r mut P,
+    dir: &'r Directory<'r>,
+    space: &'r mut TableSpace<'m>,
+    files: ArrayVec<Loaded<'s>, MAX_FILES>,
+    tables: &'r mut Tables,
+}
+
+impl<'s, P: Platform> Loader<'_, 's, '_, P> {
+    fn run(&mut self, script: &'s [u8]) -> Result<()> {
+        let (mut rest, tail) = script.as_chunks::<COMMAND_LEN>();
+        if !tail.is_empty() {
+            return Err(Error::BadLoaderScript);
+        }
+        while let [command, more @ ..] = rest {
+            match number(command) {
+                END => break,
+                ALLOCATE => self.allocate(transmute_ref!(command), more)?,
+                ADD_POINTER => self.add_pointer(transmute_ref!(command))?,
+                ADD_CHECKSUM => self.add_checksum(transmute_ref!(command))?,
+                WRITE_POINTER => self.write_pointer(transmute_ref!(command))?,
+                _ => {}
+            }
+            rest = more;
+        }
+        Ok(())
+    }
+
+    /// Gives a file its place and transfers as much of it as is in use, which
+    /// the commands that follow tell.
+    fn allocate(&mut self, command: &'s Allocate, rest: &[[u8; COMMAND_LEN]]) -> Result<()> {
+        let zone = match command.zone {
+            ZONE_HIGH => Zone::High,
+            ZONE_FSEG => Zone::FSegment,
+            _ => return Err(Error::BadLoaderScript),
+        };
+        // QEMU may ask for none at all: 0 is as good as 1.
+        let align = command.align.get().max(1);
+        if !align.is_power_of_two() {
+            return Err(Error::BadLoaderScript);
+        }
+        let name = up_to_nul(&command.file);
+        let mut file = self.dir.find(name).ok_or(Error::LoaderFileMissing)?;
+        let mut files = self.files.iter();
+        if files.any(|loaded| loaded.selector == file.selector) {
+            return Err(Error::BadLoaderScript);
+        }
+        let mut filled = file.size;
+        if file.size >= PADDED_FILE_MIN {
+            let used = checksummed_end(name, rest);
+            if used > file.size {
+                file.size = current_size(self.platform, self.dir, file)?;
+                filled = file.size;
+            }
+            // Without a checksum nothing is known of the file.
+            if used != 0 && used <= file.size.saturating_sub(WORTH_SAVING) {
+                filled = used;
+            }
+        }
+        // An empty file gets an address too.
+        let len = file.size.max(1);
+        let range = self.space.alloc(zone, len, align.max(MIN_ALIGN))?;
+        let filled = range.part(0, filled).ok_or(Error::LoaderOutOfBounds)?;
+        self.platform.load(file.selector, filled)?;
+        if name == file::RSDP {
+            self.tables.rsdp = Some(range.start());
+        }
+        let loaded = Loaded {
+            name,
+            filled,
+            len: file.size,
+            selector: file.selector,
+        };
+        self.files
+            .try_push(loaded)
+            .map_err(|_| Error::TooManyTables)
+    }
+
+    /// Where a file lies, at least its first `end` bytes transferred if it has
+    /// so many.
+    fn file(&mut self, name: &FileName, end: u32) -> Result<PhysRange> {
+        // From the back: QEMU's last file has the tables, which nearly all
+        // commands name.
+        let mut files = self.files.iter_mut().rev();
+        let file = files
+            .find(|file| is_called(name, file.name))
+            .ok_or(Error::LoaderFileMissing)?;
+        if file.filled.len() < end {
+            file.fill(self.platform)?;
+        }
+        Ok(file.filled)
+    }
+
+    /// The address of the byte at `offset` of a file.
+    fn address(&mut self, name: &FileName, offset: u32) -> Result<u32> {
+        let file = self.file(name, offset.saturating_add(1))?;
+        if offset >= file.len() {
+            return Err(Error::LoaderOutOfBounds);
+        }
+        Ok(file.start().wrapping_add(offset))
+    }
+
+    /// Adds the address of `src` to a pointer in `dest`.
+    fn add_pointer(&mut self, command: &AddPointer) -> Result<()> {
+        let (offset, size) = (command.offset.get(), command.size.into());
+        let dest = self.file(&command.dest, offset.saturating_add(size))?;
+        let pointer = dest.part(offset, size).ok_or(Error::LoaderOutOfBounds)?;
+        let offset = read_offset(self.platform.bytes(pointer)?)?;
+        // Its table has a checksum behind it or none at all, so its first byte
+        // decides for the whole of it.
+        let target = self.address(&command.src, offset)?;
+        put_address(self.platform.bytes(pointer)?, target)
+    }
+
+    /// Completes a checksum, and with it a table.
+    fn add_checksum(&mut self, command: &AddChecksum) -> Result<()> {
+        let (offset, start, len) = (command.offset.get(), command.start.get(), command.len.get());
+        let end = start.saturating_add(len).max(offset.saturating_add(1));
+        let file = self.file(&command.file, end)?;
+        let range = file.part(start, len).ok_or(Error::LoaderOutOfBounds)?;
+        let content = self.platform.bytes(file)?;
+        let summed = content
+            .get(start as usize..)
+            .and_then(|rest| rest.get(..len as usize));
+        let summed = summed.ok_or(Error::LoaderOutOfBounds)?;
+        let sum = byte_sum(summed);
+        // The RSDP has its checksums elsewhere.
+        if start.checked_add(CHECKSUM_OFFSET) == Some(offset)
+            && let Some(signature) = summed.first_chunk()
+        {
+            let signature = *signature;
+            // Of more tables than that no note is kept.
+            let _ = self.tables.all.try_push(Table { signature, range });
+        }
+        let checksum = content.get_mut(offset as usize);
+        let checksum = checksum.ok_or(Error::LoaderOutOfBounds)?;
+        *checksum = checksum.wrapping_sub(sum);
+        Ok(())
+    }
+
+    /// Notes the FACS, which the FADT points to, as the last table.
+    fn note_facs(&mut self) {
+        let fadt = self.tables.find(b"FACP");
+        let fadt = fadt.and_then(|fadt| self.platform.bytes(fadt).ok());
+        let fadt = fadt.and_then(|fadt| Fadt::ref_from_prefix(fadt).ok());
+        let Some((fadt, _)) = fadt else { return };
+        let range = PhysRange::new(fadt.firmware_ctrl.get(), FACS_HEAD_LEN);
+        let facs = range.and_then(|range| self.platform.bytes(range).ok());
+        if let Some(range) = range
+            && let Some(Ok(facs)) = facs.map(|bytes| Facs::ref_from_bytes(bytes))
+            && let Some(range) = PhysRange::new(range.start(), facs.length.get())
+        {
+            let signature = facs.signature;
+            let _ = self.tables.all.try_push(Table { signature, range });
+        }
+    }
+
+    /// Tells QEMU, in a file of its own, the address of a byte.
+    fn write_pointer(&mut self, command: &WritePointer) -> Result<()> {
+        let target = self.address(&command.src, command.src_offset.get())?;
+        let dest = self.dir.find(up_to_nul(&command.dest));
+        let dest = dest.ok_or(Error::LoaderFileMissing)?;
+        let offset = command.dest_offset.get();
+        offset
+            .checked_add(command.size.into())
+            .filter(|end| *end <= dest.size)
+            .ok_or(Error::LoaderOutOfBounds)?;
+        let mut address = [0; 8];
+        let address = address
+            .get_mut(..usize::from(command.size))
+            .ok_or(Error::BadLoaderScript)?;
+        put_address(address, target)?;
+        self.platform.write(dest.selector, offset, address)
+    }
+}
+
+/// The command's number.
+fn number(bytes: &[u8; COMMAND_LEN]) -> u32 {
+    let command: &AddPointer = transmute_ref!(bytes);
+    command.command.get()
+}
+
+/// The size of `file` as the directory has it now.
+///
+/// QEMU builds the tables anew when the first of their files is read, and
+/// they may have grown since the directory was: 80 PCI bridges make them twice
+/// as large once a reset has set the bridges up. Only a file that is too small
+/// for its own script is worth the transfers.
+fn current_size<P: Platform>(platform: &mut P, dir: &Directory<'_>, file: File) -> Result<u32> {
+    let mut count = [0; 4];
+    platform.read(item::FILE_DIR, &mut count)?;
+    for _ in dir.entries() {
+        let mut entry = [0; size_of::<FileEntry>()];
+        platform.read_next(&mut entry)?;
+        let entry: &FileEntry = transmute_ref!(&entry);
+        let now = entry.file();
+        if now.selector == file.selector {
+            return Ok(now.size);
+        }
+    }
+    Ok(file.size)
+}
+
+/// The end of what the last checksum in file `name` covers; 0 without one.
+///
+/// QEMU's tables follow each other, so this is the end of them all. Where it
+/// were not, the command for a later one would have the file filled.
+fn checksummed_end(name: &[u8], commands: &[[u8; COMMAND_LEN]]) -> u32 {
+    for bytes in commands.iter().rev() {
+        if number(bytes) == ADD_CHECKSUM {
+            let command: &AddChecksum = transmute_ref!(bytes);
+            if is_called(&command.file, name) {
+                return command.start.get().saturating_add(command.len.get());
+            }
+        }
+    }
+    0
+}
+
+/// The offset that a pointer holds at first.
+fn read_offset(field: &[u8]) -> Result<u32> {
+    match field {
+        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => Ok(u32::from_le_bytes([*a, *b, *c, *d])),
+        [a, b] => Ok(u16::from_le_bytes([*a, *b]).into()),
+        [a] => Ok((*a).into()),
+        // The upper half is not zero.
+        [_, _, _, _, _, _, _, _] => Err(Error::LoaderOutOfBounds),
+        _ => Err(Error::BadLoaderScript),
+    }
+}
+
+/// Writes an address into a pointer of 1, 2, 4 or 8 bytes, of 8 the upper half
+/// being zero already.
+fn put_address(field: &mut [u8], address: u32) -> Result<()> {
+    match field {
+        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => [*a, *b, *c, *d] = address.to_le_bytes(),
+        [a, b] => {
+            let address = u16::try_from(address).map_err(|_| Error::LoaderOutOfBounds)?;
+            [*a, *b] = address.to_le_bytes();
+        }
+        [a] => *a = u8::try_from(address).map_err(|_| Error::LoaderOutOfBounds)?,
+        _ => return Err(Error::BadLoaderScript),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,513 @@
+//! The MP table: processors and interrupt wiring for kernels without ACPI.
+//!
+//! Specification: Intel MultiProcessor Specification 1.4, chapter 4. The
+//! wiring is QEMU's: an I/O APIC whose first 16 inputs are the ISA
+//! interrupts, those that PCI shares being level-triggered and active high,
+//! and both local interrupts wired to every processor alike. microvm may have
+//! a second I/O APIC, for its virtio devices, whose inputs count on from the
+//! first one's.
+
+mod topology;
+
+use super::space::{TableSpace, Zone};
+use crate::chipset::{Chipset, has_io_apic};
+use crate::error::{Error, Result, Room};
+use crate::fw_cfg::item;
+use crate::layout;
+use crate::pci::{self, Roots};
+use crate::phys::{byte_sum, copy_into};
+use crate::platform::Platform;
+use arrayvec::ArrayVec;
+use topology::Topology;
+use zerocopy::byteorder::little_endian::{U16, U32};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// What the machine looks like, besides its processors.
+#[derive(Clone, Copy, Debug)]
+pub struct Wiring<'a> {
+    /// Processor signature: CPUID leaf 1, EAX.
+    pub cpu_signature: u32,
+    /// Feature flags: CPUID leaf 1, EDX.
+    pub cpu_features: u32,
+    /// Whether the timer, ISA interrupt 0, is wired to input 2, as fw_cfg's
+    /// IRQ0 override says.
+    pub irq0_override: bool,
+    /// I/O APICs, 1 or 2.
+    pub io_apics: u8,
+    /// Interrupt pins of PCI devices, each once: functions share them.
+    pub pci: &'a [PciInterrupt],
+}
+
+impl Default for Wiring<'_> {
+    fn default() -> Self {
+        Self {
+            cpu_signature: 0,
+            cpu_features: 0,
+            irq0_override: false,
+            io_apics: 1,
+            pci: &[],
+        }
+    }
+}
+
+/// An interrupt pin of a PCI device and where it arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciInterrupt {
+    /// Bus number.
+    pub bus: u8,
+    /// Device number, 0 to 31.
+    pub device: u8,
+    /// 1 for INTA to 4 for INTD, as the interrupt pin register has it.
+    pub pin: u8,
+    /// Input of the I/O APIC: the interrupt line, 1 to 23.
+    pub line: u8,
+}
+
+impl PciInterrupt {
+    /// Whether there is such a pin and such an input; both are registers that
+    /// hold anything while nothing is connected.
+    fn is_connected(&self) -> bool {
+        matches!((self.device, self.pin, self.line), (0..32, 1..=4, 1..24))
+    }
+}
+
+/// Physical address of the processors' local APICs.
+const LOCAL_APIC: u32 = layout::LOCAL_APIC.start();
+/// Physical address of the first I/O APIC.
+const IO_APIC: u32 = layout::IO_APICS.start();
+/// Inputs of an I/O APIC.
+const IO_APIC_INPUTS: u8 = 24;
+/// Version of an integrated local APIC (4.3.1).
+const LOCAL_APIC_VERSION: u8 = 0x14;
+/// Version that QEMU's I/O APIC reports.
+const IO_APIC_VERSION: u8 = 0x20;
+/// Specification revision 1.4 (4.1).
+const REVISION: u8 = 4;
+
+/// ISA interrupts; QEMU wires them to inputs of the same numbers.
+const ISA_INTERRUPTS: u8 = 16;
+/// The input that the timer takes.
+const IRQ0_INPUT: u8 = 2;
+
+/// Types of entries (4.3).
+mod kind {
+    pub const PROCESSOR: u8 = 0;
+    pub const BUS: u8 = 1;
+    pub const IO_APIC: u8 = 2;
+    pub const IO_INTERRUPT: u8 = 3;
+    pub const LOCAL_INTERRUPT: u8 = 4;
+}
+
+/// Types of interrupts (4.3.4).
+mod interrupt {
+    pub const INT: u8 = 0;
+    pub const NMI: u8 = 1;
+    pub const EXT_INT: u8 = 3;
+}
+
+/// Polarity and trigger mode as the bus has them (4.3.4).
+const CONFORMING: u16 = 0;
+/// Active high, level-triggered.
+const HIGH_LEVEL: u16 = 0b11_01;
+
+/// Destination "all local APICs" (4.3.5).
+const ALL: u8 = 0xff;
+
+const FLOATING_LEN: usize = size_of::<FloatingPointer>();
+const HEADER_LEN: usize = size_of::<Header>();
+
+/// MP floating pointer structure (4.1).
+#[derive(IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct FloatingPointer {
+    signature: [u8; 4],
+    table: U32,
+    /// In units of 16 bytes.
+    length: u8,
+    revision: u8,
+    checksum: u8,
+    /// All zero: there is a table, and no IMCR.
+    features: [u8; 5],
+}
+
+/// MP configuration table header (4.2).
+#[derive(IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    signature: [u8; 4],
+    length: U16,
+    revision: u8,
+    checksum: u8,
+    oem: [u8; 8],
+    product: [u8; 12],
+    oem_table: U32,
+    oem_table_len: U16,
+    entries: U16,
+    local_apic: U32,
+    extended_len: U16,
+    extended_checksum: u8,
+    reserved: u8,
+}
+
+/// Processor entry (4.3.1).
+#[derive(IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Processor {
+    kind: u8,
+    local_apic_id: u8,
+    local_apic_version: u8,
+    flags: u8,
+    signature: U32,
+    features: U32,
+    reserved: [u8; 8],
+}
+
+const ENABLED: u8 = 1;
+const BOOT_PROCESSOR: u8 = 2;
+
+/// Bus entry (4.3.2).
+#[derive(IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Bus {
+    kind: u8,
+    id: u8,
+    name: [u8; 6],
+}
+
+/// I/O APIC entry (4.3.3).
+#[derive(IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct IoApic {
+    kind: u8,
+    id: u8,
+    version: u8,
+    flags: u8,
+    address: U32,
+}
+
+/// I/O or local interrupt assignment entry (4.3.4, 4.3.5).
+#[derive(IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Interrupt {
+    kind: u8,
+    interrupt: u8,
+    flags: U16,
+    source_bus: u8,
+    source_irq: u8,
+    apic: u8,
+    input: u8,
+}
+
+/// The bytes that are free, and how many entries have been written.
+struct Table<'b> {
+    free: &'b mut [u8],
+    entries: u16,
+}
+
+impl Table<'_> {
+    /// Appends an entry, or gives `None` when there is no room.
+    fn push<E: IntoBytes + Immutable>(&mut self, entry: &E) -> Option<()> {
+        self.append(entry.as_bytes())
+    }
+
+    /// Appends an interrupt of an I/O APIC: source bus, source interrupt,
+    /// APIC, input.
+    fn push_io(&mut self, flags: u16, wire: [u8; 4]) -> Option<()> {
+        let [source_bus, source_irq, apic, input] = wire;
+        self.push(&Interrupt {
+            kind: kind::IO_INTERRUPT,
+            interrupt: interrupt::INT,
+            flags: flags.into(),
+            source_bus,
+            source_irq,
+            apic,
+            input,
+        })
+    }
+
+    // Once in the image, for all kinds of entries.
+    fn append(&mut self, bytes: &[u8]) -> Option<()> {
+        let (slot, free) = core::mem::take(&mut self.free).split_at_mut_checked(bytes.len())?;
+        copy_into(slot, bytes).ok()?;
+        self.free = free;
+        self.entries = self.entries.checked_add(1)?;
+        Some(())
+    }
+}
+
+/// 256 numbers, each in or out.
+#[derive(Default)]
+struct Numbers([u32; 8]);
+
+impl Numbers {
+    fn slot(&mut self, number: u8) -> (Option<&mut u32>, u32) {
+        let bit = 1_u32.wrapping_shl(u32::from(number));
+        (self.0.get_mut(usize::from(number >> 5)), bit)
+    }
+
+    /// Puts `number` in; whether it was out.
+    fn insert(&mut self, number: u8) -> bool {
+        let (word, bit) = self.slot(number);
+        word.is_some_and(|word| {
+            let out = *word & bit == 0;
+            *word |= bit;
+            out
+        })
+    }
+
+    fn contains(&mut self, number: u8) -> bool {
+        let (word, bit) = self.slot(number);
+        word.is_some_and(|word| *word & bit != 0)
+    }
+}
+
+/// Interrupt pins that the table lists.
+const MAX_PINS: usize = 128;
+
+/// Builds the MP table in the F segment. Without an I/O APIC there is none:
+/// kernels take every entry of the table for true, and Linux stops at an I/O
+/// APIC that is not there. Gives whether it was built.
+///
+/// # Errors
+/// [`Error::TablesTooBig`] if it does not fit.
+pub fn offer<P: Platform>(
+    platform: &mut P,
+    chipset: &Chipset,
+    roots: &Roots,
+    space: &mut TableSpace<'_>,
+) -> Result<bool> {
+    if !has_io_apic(platform, 0) {
+        return Ok(false);
+    }
+    let io_apics = if has_io_apic(platform, 1) { 2 } else { 1 };
+    let mut count = [0; 2];
+    platform.read(item::NB_CPUS, &mut count)?;
+    let count = u16::from_le_bytes(count).max(1);
+    let irq0_override = platform.read_u32(item::IRQ0_OVERRIDE)? & 0xff != 0;
+
+    let mut pins = ArrayVec::<PciInterrupt, MAX_PINS>::new();
+    // microvm has no PCI that a kernel without ACPI finds.
+    if chipset.pci.is_some()
+        && let Some((mut config, routing)) = pci::access(platform, chipset)
+    {
+        pci::interrupts(&mut config, roots, routing, |pin| {
+            let _ = pins.try_push(PciInterrupt {
+                bus: pin.bus,
+                device: pin.device,
+                pin: pin.intx.saturating_add(1),
+                line: pin.gsi,
+            });
+        });
+    }
+    let [cpu_signature, _, _, cpu_features] = platform.cpuid(1, 0);
+    let wiring = Wiring {
+        cpu_signature,
+        cpu_features,
+        irq0_override,
+        io_apics,
+        pci: &pins,
+    };
+    let no_room = Error::TablesTooBig(Room::UNKNOWN);
+    let len = u32::try_from(pins.len()).ok();
+    let len = len
+        .and_then(|pins| room(count.into(), pins))
+        .ok_or(no_room)?;
+    let place = space.alloc(Zone::FSegment, len, 16)?;
+    let ids = Topology::read(platform).apic_ids(count);
+    let bytes = platform.bytes(place)?;
+    build(bytes, place.start(), ids, &wiring).ok_or(no_room)?;
+    Ok(true)
+}
+
+/// Writes floating pointer and table to the start of `buffer`, which lies at
+/// physical address `address`, a multiple of 16; gives their length in bytes.
+///
+/// `apic_ids` are the processors' local APIC ids, the boot processor's first.
+/// Ids above 254 are left out, as the table has no room for them (4.3.1): a
+/// kernel needs ACPI to start those processors. `None` means that there is no
+/// processor or that the buffer is too short.
+#[must_use]
+pub fn build(
+    buffer: &mut [u8],
+    address: u32,
+    apic_ids: impl IntoIterator<Item = u32>,
+    wiring: &Wiring<'_>,
+) -> Option<usize> {
+    let whole = buffer.len();
+    let (floating, rest) = buffer.split_at_mut_checked(FLOATING_LEN)?;
+    let (header, free) = rest.split_at_mut_checked(HEADER_LEN)?;
+    let mut table = Table { free, entries: 0 };
+    push_entries(&mut table, apic_ids, wiring)?;
+    let (free, entries) = (table.free.len(), table.entries);
+    let len = whole.checked_sub(free)?;
+    let table_len = len.checked_sub(FLOATING_LEN)?;
+
+    let table_header = Header {
+        signature: *b"PCMP",
+        length: u16::try_from(table_len).ok()?.into(),
+        revision: REVISION,
+        checksum: 0,
+        oem: *b"QBOOT   ",
+        product: *b"QEMU        ",
+        oem_table: 0.into(),
+        oem_table_len: 0.into(),
+        entries: entries.into(),
+        local_apic: LOCAL_APIC.into(),
+        extended_len: 0.into(),
+        extended_checksum: 0,
+        reserved: 0,
+    };
+    copy_into(header, table_header.as_bytes()).ok()?;
+    let pointer = FloatingPointer {
+        signature: *b"_MP_",
+        table: address.checked_add(16)?.into(),
+        length: 1,
+        revision: REVISION,
+        checksum: 0,
+        features: [0; 5],
+    };
+    copy_into(floating, pointer.as_bytes()).ok()?;
+    subtract_sum(floating, core::mem::offset_of!(FloatingPointer, checksum))?;
+    let table = buffer.get_mut(FLOATING_LEN..len)?;
+    subtract_sum(table, core::mem::offset_of!(Header, checksum))?;
+    Some(len)
+}
+
+/// Makes the sum of all bytes zero by the one at `offset`.
+fn subtract_sum(bytes: &mut [u8], offset: usize) -> Option<()> {
+    let sum = byte_sum(bytes);
+    let checksum = bytes.get_mut(offset)?;
+    *checksum = checksum.wrapping_sub(sum);
+    Some(())
+}
+
+/// Writes all entries, in the order of their types (4.3).
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of entries, in the specification's order"
+)]
+fn push_entries(
+    table: &mut Table<'_>,
+    apic_ids: impl IntoIterator<Item = u32>,
+    wiring: &Wiring<'_>,
+) -> Option<()> {
+    let mut apics = Numbers::default();
+    let mut boot = None;
+    let ids = apic_ids.into_iter().filter_map(|id| u8::try_from(id).ok());
+    for id in ids.filter(|id| *id != ALL) {
+        if !apics.insert(id) {
+            continue;
+        }
+        let flags = if boot.is_none() {
+            ENABLED | BOOT_PROCESSOR
+        } else {
+            ENABLED
+        };
+        boot.get_or_insert(id);
+        table.push(&Processor {
+            kind: kind::PROCESSOR,
+            local_apic_id: id,
+            local_apic_version: LOCAL_APIC_VERSION,
+            flags,
+            signature: wiring.cpu_signature.into(),
+            features: wiring.cpu_features.into(),
+            reserved: [0; 8],
+        })?;
+    }
+    let boot = boot?;
+
+    // A PCI bus goes by its number; ISA takes the first that is free.
+    let mut buses = Numbers::default();
+    let mut shared = Numbers::default();
+    for pci in wiring.pci.iter().filter(|pci| pci.is_connected()) {
+        shared.insert(pci.line);
+        if buses.insert(pci.bus) {
+            table.push(&Bus {
+                kind: kind::BUS,
+                id: pci.bus,
+                name: *b"PCI   ",
+            })?;
+        }
+    }
+    let isa = (0..=u8::MAX).find(|id| !buses.contains(*id))?;
+    table.push(&Bus {
+        kind: kind::BUS,
+        id: isa,
+        name: *b"ISA   ",
+    })?;
+
+    // Ids of APICs are unique (4.3.3), and QEMU's I/O APICs have four bits for
+    // theirs. Kernels take any when all of them are processors'.
+    let mut io_apics = [0, 1];
+    let mut free = (0..16).filter(|id| !apics.contains(*id));
+    let mut address = IO_APIC;
+    for id in io_apics.get_mut(..wiring.io_apics.into())? {
+        *id = free.next().unwrap_or(*id);
+        table.push(&IoApic {
+            kind: kind::IO_APIC,
+            id: *id,
+            version: IO_APIC_VERSION,
+            flags: ENABLED,
+            address: address.into(),
+        })?;
+        address = address.wrapping_add(layout::IO_APIC_STEP);
+    }
+    let [io_apic, second] = io_apics;
+    for pin in wiring.pci.iter().filter(|pci| pci.is_connected()) {
+        // Appendix D.3: device in bits 2 to 6, pin in bits 0 and 1.
+        let irq = (pin.device << 2) | pin.pin.wrapping_sub(1);
+        table.push_io(HIGH_LEVEL, [pin.bus, irq, io_apic, pin.line])?;
+    }
+    for irq in 0..IO_APIC_INPUTS.saturating_mul(wiring.io_apics) {
+        let (flags, apic, input) = match irq {
+            // No bus of the specification's has these. They go by their numbers,
+            // as ISA's do, and are what QEMU's ACPI tables say of them.
+            IO_APIC_INPUTS.. => (HIGH_LEVEL, second, irq.wrapping_sub(IO_APIC_INPUTS)),
+            ISA_INTERRUPTS.. => continue,
+            // An input has one source of each bus type, and PCI's keep it.
+            0 if wiring.irq0_override => (CONFORMING, io_apic, IRQ0_INPUT),
+            // The cascade has no input there.
+            IRQ0_INPUT if wiring.irq0_override => continue,
+            _ if shared.contains(irq) => continue,
+            _ => (CONFORMING, io_apic, irq),
+        };
+        table.push_io(flags, [isa, irq, apic, input])?;
+    }
+    // The interrupt controller's output reaches the boot processor (3.6.2.2),
+    // the NMI every one.
+    for &(kind, apic, input) in &[(interrupt::EXT_INT, boot, 0), (interrupt::NMI, ALL, 1)] {
+        table.push(&Interrupt {
+            kind: kind::LOCAL_INTERRUPT,
+            interrupt: kind,
+            flags: CONFORMING.into(),
+            source_bus: isa,
+            source_irq: 0,
+            apic,
+            input,
+        })?;
+    }
+    Some(())
+}
+
+/// Bytes that [`build`] needs at most, for this many processors and entries
+/// of [`Wiring::pci`].
+#[must_use]
+pub const fn room(processors: u32, pci: u32) -> Option<u32> {
+    // Floating pointer, header, ISA bus, 16 ISA interrupts, 2 local; two I/O
+    // APICs, and the second one's inputs.
+    const FIXED: u32 = 16 + 44 + 8 + 16 * 8 + 2 * 8 + 2 * 8 + 24 * 8;
+    let Some(processors) = processors.checked_mul(20) else {
+        return None;
+    };
+    // An interrupt, and its bus if each has one of its own.
+    let Some(pci) = pci.checked_mul(16) else {
+        return None;
+    };
+    match processors.checked_add(pci) {
+        Some(entries) => entries.checked_add(FIXED),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
