@@ -1,5 +1,6 @@
 //! What can go wrong, each with a stable code, one message and what to do.
 
+use crate::phys::{halves, join};
 use crate::text::{Terminal, print, print_foreign};
 
 /// Everything that stops a boot.
@@ -65,6 +66,19 @@ pub enum Error {
     Exception,
     /// The firmware's stack ran over.
     StackOverflow,
+}
+
+/// Memory that is outside what the firmware may touch: [`Error::NotOurMemory`].
+///
+/// A type of its own without a value in it, so that a slice that may be refused
+/// is returned in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+impl From<Refused> for Error {
+    fn from(_: Refused) -> Self {
+        Self::NotOurMemory
+    }
 }
 
 impl Error {
@@ -140,32 +154,23 @@ impl Error {
     }
 }
 
-/// KiB below 4 GiB, in three bytes.
-type Kib = [u8; 3];
-
-/// How much room was needed and how much there was.
+/// How much room was needed and how much there was, in KiB: the upper and the
+/// lower half.
 ///
-/// This and the other payloads are small, so that an error fits into two
-/// registers: every result that may fail has room for one.
+/// This and the other payloads are one number each: an error, and with it the
+/// result of a step that gives nothing else, is then returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    need: Kib,
-    have: Kib,
-}
+pub struct Room(u64);
 
-/// How long something is, and how long it may be, in characters.
+/// How long something is, and how long it may be, in characters: the upper and
+/// the lower half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Length {
-    len: [u8; 4],
-    limit: [u8; 2],
-}
+pub struct Length(u64);
 
-/// An option and the start of the value that the user gave it.
+/// An option, in the first byte, and the start of the value that the user gave
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadValue {
-    option: OptionName,
-    value: [u8; 7],
-}
+pub struct BadValue(u64);
 
 /// The options that take one of a few values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,82 +182,60 @@ pub enum OptionName {
     QbootPci,
 }
 
-const _: () = assert!(size_of::<Error>() == 8);
+impl OptionName {
+    /// Each with its text, in the order of their numbers.
+    const TEXTS: [&[u8]; 4] = [b" (pci=", b" (entry=", b" (log=", b" (qboot.pci="];
+}
 
 impl Room {
     /// Where no sizes are known.
-    pub const UNKNOWN: Self = Self {
-        need: [0; 3],
-        have: [0; 3],
-    };
+    pub const UNKNOWN: Self = Self(0);
 
     /// Both in bytes; what is needed is rounded up, what is there down.
     #[must_use]
-    pub fn new(need: u32, have: u32) -> Self {
-        let kib = |kib: u32| {
-            let [a, b, c, _] = kib.to_le_bytes();
-            [a, b, c]
-        };
-        Self {
-            need: kib(need.div_ceil(1024)),
-            have: kib(have >> 10),
-        }
+    pub const fn new(need: u32, have: u32) -> Self {
+        Self(join(need.div_ceil(1024), have >> 10))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
-        let kib = [self.need, self.have].map(|[a, b, c]| u32::from_le_bytes([a, b, c, 0]));
         if self != Self::UNKNOWN {
-            print(terminal, " (needs # KiB, has # KiB)", &kib);
+            print(terminal, " (needs # KiB, has # KiB)", &halves(self.0));
         }
     }
 }
 
 impl Length {
-    /// `limit` is below 64 Ki.
+    /// Both in characters.
     #[must_use]
     pub const fn new(len: u32, limit: u32) -> Self {
-        let [a, b, _, _] = limit.to_le_bytes();
-        Self {
-            len: len.to_le_bytes(),
-            limit: [a, b],
-        }
+        Self(join(len, limit))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
-        let (len, limit) = (u32::from_le_bytes(self.len), u16::from_le_bytes(self.limit));
-        let values = [len, limit.into()];
-        print(terminal, " (# characters, the kernel takes #)", &values);
+        let text = " (# characters, the kernel takes #)";
+        print(terminal, text, &halves(self.0));
     }
 }
 
 impl BadValue {
     /// Where nothing is known of the value.
-    pub const UNKNOWN: Self = Self {
-        option: OptionName::Pci,
-        value: [0; 7],
-    };
+    pub const UNKNOWN: Self = Self(0);
 
     /// The first bytes of `value`.
     #[must_use]
     pub fn new(option: OptionName, value: &[u8]) -> Self {
-        let mut start = [0; 7];
-        for (slot, byte) in start.iter_mut().zip(value) {
+        let mut bytes = [option as u8, 0, 0, 0, 0, 0, 0, 0];
+        for (slot, byte) in bytes.iter_mut().skip(1).zip(value) {
             *slot = *byte;
         }
-        Self {
-            option,
-            value: start,
-        }
+        Self(u64::from_le_bytes(bytes))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
-        terminal.print(match self.option {
-            OptionName::Pci => b" (pci=",
-            OptionName::Entry => b" (entry=",
-            OptionName::Log => b" (log=",
-            OptionName::QbootPci => b" (qboot.pci=",
-        });
-        print_foreign(terminal, &self.value);
+        let [option, value @ ..] = self.0.to_le_bytes();
+        let text = OptionName::TEXTS.get(usize::from(option));
+        terminal.print(text.copied().unwrap_or_default());
+        print_foreign(terminal, &value);
         terminal.print(b")");
     }
 }
@@ -288,7 +271,7 @@ impl Warning {
 }
 
 /// The result of anything that can stop a boot.
-pub type Result<T> = core::result::Result<T, Error>;
+pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 #[cfg(test)]
 mod tests {

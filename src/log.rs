@@ -7,6 +7,7 @@ use crate::fw_cfg::Directory;
 use crate::kernel::{Handoff, Kernel, Loaded};
 use crate::memory::map::{Kind, MemoryMap};
 use crate::pci::{self, Bdf, Summary};
+use crate::phys::halves;
 use crate::platform::{Platform, Terminal};
 use crate::settings::command_line::AcpiUse;
 use crate::settings::options::LogOption;
@@ -225,13 +226,6 @@ fn ranges(terminal: &mut dyn Terminal, map: &MemoryMap) {
         let values = [base[0], base[1], end[0], end[1], entry.kind().number()];
         print(terminal, "qboot:   range 0x$$-0x$$, type #\r\n", &values);
     }
-}
-
-/// The upper and the lower half.
-fn halves(value: u64) -> [u32; 2] {
-    let upper = u32::try_from(value >> 32).unwrap_or(u32::MAX);
-    let lower = u32::try_from(value & 0xffff_ffff).unwrap_or(u32::MAX);
-    [upper, lower]
 }
 
 /// Prints what the guest will miss of PCI, with a log and without.

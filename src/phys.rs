@@ -115,6 +115,22 @@ pub const fn align_down(value: u32, align: u32) -> u32 {
     value & !align.wrapping_sub(1)
 }
 
+/// A number from its upper and its lower half.
+#[must_use]
+pub const fn join(upper: u32, lower: u32) -> u64 {
+    (upper as u64) << 32 | lower as u64
+}
+
+/// The upper and the lower half of a number.
+#[must_use]
+pub const fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
+    [
+        u32::from_be_bytes([a, b, c, d]),
+        u32::from_be_bytes([e, f, g, h]),
+    ]
+}
+
 /// Bytes as KiB, rounded up, for messages.
 #[must_use]
 pub const fn kib(bytes: u32) -> u32 {

@@ -8,7 +8,7 @@
 //! Each access to a device is an exit to the host, some thousand instructions'
 //! worth of time: callers count them.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Refused, Result};
 use crate::phys::PhysRange;
 pub use crate::text::Terminal;
 
@@ -117,8 +117,8 @@ pub trait GuestMemory {
     /// The bytes of `range`.
     ///
     /// # Errors
-    /// [`Error::NotOurMemory`] outside what may be reached.
-    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]>;
+    /// [`Refused`] outside what may be reached.
+    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused>;
 
     /// Sets all bytes of `range` to zero.
     ///

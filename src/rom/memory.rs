@@ -1,7 +1,7 @@
 //! The window on guest memory: turns the library's rule into slices.
 
 use super::hardware::Hardware;
-use qboot::error::{Error, Result};
+use qboot::error::{Refused, Result};
 use qboot::layout;
 use qboot::memory::window;
 use qboot::phys::PhysRange;
@@ -29,12 +29,12 @@ impl Window {
     /// The bytes of `range`.
     ///
     /// # Errors
-    /// [`Error::NotOurMemory`] if the rule refuses it.
+    /// [`Refused`] if the rule refuses it.
     // 31 copies of it would take 1.8 KB.
     #[inline(never)]
-    pub fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+    pub fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused> {
         if !window::contains(self.high, range) {
-            return Err(Error::NotOurMemory);
+            return Err(Refused);
         }
         let start = core::ptr::with_exposed_provenance_mut(range.start() as usize);
         // SAFETY: `window::contains` has found the range in RAM (the layout's
@@ -54,7 +54,7 @@ impl GuestMemory for Hardware {
         }
     }
 
-    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused> {
         self.window.bytes(range)
     }
 }

@@ -1,7 +1,7 @@
 //! The simulated machine as a platform.
 
 use super::{Devices, Memory};
-use crate::error::Result;
+use crate::error::{Refused, Result};
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::phys::PhysRange;
 use crate::platform::{FwCfg, GuestMemory, Io, Platform, Terminal};
@@ -127,7 +127,7 @@ impl GuestMemory for Machine {
     fn open(&mut self, ram: PhysRange) {
         self.memory.open(ram);
     }
-    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused> {
         self.memory.bytes(range)
     }
 }

@@ -1,6 +1,6 @@
 //! Guest memory: hands out what the firmware may touch, and keeps a record.
 
-use crate::error::{Error, Result};
+use crate::error::{Refused, Result};
 use crate::layout;
 use crate::phys::PhysRange;
 use crate::platform::GuestMemory;
@@ -130,7 +130,7 @@ impl GuestMemory for Memory {
         }
     }
 
-    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8]> {
+    fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused> {
         let ours = self.high.contains(range)
             || layout::LOW_FREE_TOP.contains(range)
             || layout::LOW_FREE.contains(range)
@@ -140,12 +140,12 @@ impl GuestMemory for Memory {
         let whole = range.start() as usize..range.end() as usize;
         if !ours || whole.end > self.bytes.len() {
             self.refused.push(range);
-            return Err(Error::NotOurMemory);
+            return Err(Refused);
         }
         // Sums and patches come back to what was handed out already.
         if !self.touched.iter().rev().take(8).any(|t| t.contains(range)) {
             self.touched.push(range);
         }
-        self.bytes.get_mut(whole).ok_or(Error::NotOurMemory)
+        self.bytes.get_mut(whole).ok_or(Refused)
     }
 }
