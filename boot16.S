@@ -32,7 +32,7 @@ boot16:
         ljmpl   $0x10, $boot32
 
         /* No interrupt table (the null descriptor says 0 bytes at 0), so an
-         * interrupt resets the machine, any machine. */
+         * interrupt resets the machine, any machine. A handoff does the same. */
 restart:
         lidtl   %cs:(gdt - boot16 + {boot_offset})
         int3
@@ -130,6 +130,13 @@ gdt:
         .quad   {code_segment}
         .quad   {data_segment}
 gdt_end:
+        /* By the selector of data: 0x10 is multiboot's, 0x18 all others'. A
+         * table's first entry is never used. */
+        .globl  gdt, gdt_pointers
+gdt_pointers:
+        .word   gdt_end - gdt - 9
+        .long   gdt + 8
+        .word   0
 gdt_pointer:
         .word   gdt_end - gdt - 1
         .long   gdt

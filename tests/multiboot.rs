@@ -6,7 +6,6 @@ use qboot_tests::machines::*;
 use qboot_tests::{Field, Kind, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::Record;
 use xtask::qemu::Vm;
 
 fn text(vm: &mut Vm, addr: u32) -> Result<String> {
@@ -61,16 +60,8 @@ fn multiboot(machine: Machine, #[values(0, 3)] modules: usize) -> Result<()> {
         qemu = qemu.initrd(list.join(","));
     }
     let (handover, mut vm) = probe.boot(&qemu)?;
-    let Record {
-        eax,
-        ebx,
-        cr0,
-        eflags,
-        ..
-    } = handover.record;
-    ensure!(eax == 0x2bad_b002, "EAX {eax:#x}");
-    ensure!(cr0 & 1 == 1 && cr0 >> 31 == 0, "CR0 {cr0:#x}");
-    ensure!(eflags & (1 << 9 | 1 << 17) == 0, "EFLAGS {eflags:#x}");
+    handover.check_registers()?;
+    let ebx = handover.record.ebx;
 
     // The words by their offsets: Multiboot specification 0.6.96, section 3.3.
     let info = vm.memory(ebx.into(), 88)?;

@@ -9,78 +9,77 @@ use qboot::kernel::Handoff;
 /// # Safety
 /// The handoff is `boot`'s, which has loaded what it names.
 pub unsafe fn enter(handoff: &Handoff) -> ! {
-    match *handoff {
-        // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page,
-        // EBP, EDI and EBX are zero, selectors 0x10 and 0x18.
-        Handoff::Linux { entry, boot_params } => {
-            // SAFETY: the handoff is `boot`'s, by the caller: the kernel lies
-            // in memory that was claimed for it. The firmware's state is dead
-            // from here on.
-            unsafe {
-                asm!(
-                    "mov esi, ecx",
-                    "xor ebx, ebx",
-                    "xor ebp, ebp",
-                    "xor edi, edi",
-                    "jmp eax",
-                    in("eax") entry,
-                    in("ecx") boot_params,
-                    options(noreturn, nostack),
-                )
-            }
-        }
+    let (entry, eax, ebx, esi, data) = match *handoff {
+        // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page, EBP,
+        // EDI and EBX are zero, selectors 0x10 and 0x18.
+        Handoff::Linux { entry, boot_params } => (entry, 0, 0, boot_params, 0x18),
         // Xen PVH, "x86/HVM direct boot ABI": EBX is start_info.
-        Handoff::Pvh { entry, start_info } => {
-            // SAFETY: as above; QEMU has loaded the kernel, whose segments
-            // the map has held since.
-            unsafe {
-                asm!(
-                    "mov ebx, ecx",
-                    "xor ebp, ebp",
-                    "jmp eax",
-                    in("eax") entry,
-                    in("ecx") start_info,
-                    options(noreturn, nostack),
-                )
-            }
-        }
+        Handoff::Pvh { entry, start_info } => (entry, 0, start_info, 0, 0x18),
+        // Multiboot 0.6.96, section 3.2: EAX is the magic number, EBX the
+        // information block. It leaves selectors open; some kernels rely on
+        // those of QEMU's own loader.
         Handoff::Multiboot { entry, info } => {
-            // SAFETY: as above.
-            unsafe { multiboot(entry, info) }
+            realmode::install();
+            (entry, 0x2bad_b002, info, 0, 0x10)
         }
         Handoff::RealMode {
             segment,
             stack,
             low_kernel,
         } => {
-            // SAFETY: as above.
+            // SAFETY: the handoff is `boot`'s, by the caller.
             unsafe { realmode::enter(segment, stack, low_kernel) }
         }
-    }
+    };
+    // SAFETY: as above: the kernel lies in memory that was claimed for it, and its
+    // entry point in what has been loaded. The firmware's state is dead from here
+    // on.
+    unsafe { enter32(entry, eax, ebx, esi, data) }
 }
 
-/// Multiboot 0.6.96, section 3.2: EAX is the magic number, EBX the
-/// information block, and FS and GS are flat too.
+/// Enters 32-bit code as all protocols want it: flat segments, of code 8 below
+/// `data`, the direction flag clear, a task register with base 0 and limit 0x67
+/// (PVH), and no interrupt table, so that a fault resets the machine instead of
+/// running firmware whose memory is the kernel's.
 ///
 /// # Safety
-/// As for [`enter`].
-unsafe fn multiboot(entry: u32, info: u32) -> ! {
-    realmode::install();
-    // SAFETY: as for the others; the entry point was checked to lie in what
-    // has been loaded.
+/// As for [`enter`]; `data` is 0x10 or 0x18.
+unsafe fn enter32(entry: u32, eax: u32, ebx: u32, esi: u32, data: u32) -> ! {
+    // SAFETY: by the caller. LTR marks a descriptor as busy, so it takes one on
+    // the stack, which is RAM. The tables that stay are in the ROM.
     unsafe {
         asm!(
-            "mov edx, ds",
+            "mov esi, edi",
+            "push {tss}",
+            "push 0x67",
+            "lea edi, [esp - 8]",
+            "push edi",
+            "push 0xf0000",
+            "lgdt [esp + 2]",
+            "mov edi, 8",
+            "ltr di",
+            "lgdt [gdt_pointers + edx - 0x10]",
+            "lidt [gdt]",
+            "mov ds, edx",
+            "mov es, edx",
             "mov fs, edx",
             "mov gs, edx",
-            "mov ebx, ecx",
+            "mov ss, edx",
+            "sub edx, 8",
+            "push edx",
+            "push ecx",
             "xor ebp, ebp",
-            "mov ecx, eax",
-            "mov eax, 0x2badb002",
-            "jmp ecx",
-            in("eax") entry,
-            in("ecx") info,
-            options(noreturn, nostack),
+            "xor edi, edi",
+            "cld",
+            "retf",
+            // Present, an available 32-bit TSS.
+            tss = const 0x8900,
+            in("eax") eax,
+            in("ebx") ebx,
+            in("ecx") entry,
+            in("edx") data,
+            in("edi") esi,
+            options(noreturn),
         )
     }
 }

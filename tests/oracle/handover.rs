@@ -35,6 +35,8 @@ impl Entry {
 pub struct Handover {
     /// Registers at entry.
     pub record: Record,
+    /// Base and limit in the task register, which no instruction tells.
+    pub task: (u32, u32),
     /// How it was entered.
     pub kind: Kind,
     /// The zero page; empty for other kinds than a bzImage.
@@ -64,6 +66,7 @@ impl Handover {
     pub fn read(vm: &mut Vm, kind: Kind, record: Record) -> Result<Self> {
         let mut this = Self {
             record,
+            task: task_register(&vm.monitor("info registers")?)?,
             kind,
             zero_page: Vec::new(),
             e820: Vec::new(),
@@ -148,22 +151,28 @@ impl Handover {
         Ok(())
     }
 
-    /// The processor's state at entry, as the protocols demand it: 32-bit flat
-    /// segments, no paging, interrupts off; for a bzImage the selectors 0x10 and
-    /// 0x18 and zeroes in EBX, EBP and EDI (Linux boot protocol, "32-bit boot
-    /// protocol"; Xen `docs/misc/pvh.pandoc`).
+    /// The processor's state at entry, as the protocols demand it and we add to it:
+    /// flat 32-bit segments, FS and GS too; in the control registers and EFLAGS
+    /// nothing but protected mode and what an addition leaves; a task register as
+    /// PVH wants it; no interrupt table. For a bzImage the selectors 0x10 and 0x18
+    /// and zeroes in EBX, EBP and EDI (Linux boot protocol, "32-bit boot protocol";
+    /// Xen `docs/misc/pvh.pandoc`), for multiboot 0x08 and 0x10 as in QEMU's loader.
     ///
     /// # Errors
     /// Says which register is wrong.
     pub fn check_registers(&self) -> Result<()> {
+        /// Carry, parity, adjust, zero, sign, overflow.
+        const ARITHMETIC: u32 = 0x8d5;
         let r = &self.record;
         let all = || format!("{r:#x?}");
-        ensure!(r.cr0 & 0x8000_0001 == 1, "CR0 {}", all());
-        ensure!(r.eflags & (1 << 9) == 0, "interrupts are on: {}", all());
-        ensure!(r.eflags & (1 << 8 | 1 << 17) == 0, "TF or VM: {}", all());
+        ensure!(r.cr0 == 0x11 && r.cr4 == 0, "CR0, CR4: {}", all());
+        ensure!(r.eflags & !ARITHMETIC == 2, "EFLAGS: {}", all());
+        ensure!(self.task == (0, 0x67), "TR {:x?}", self.task);
+        ensure!(r.idtr_limit == 0, "an interrupt table: {}", all());
         flat(r.code_descriptor, 0x9a).with_context(|| format!("CS: {}", all()))?;
         flat(r.data_descriptor, 0x92).with_context(|| format!("DS: {}", all()))?;
-        ensure!(r.ds == r.es && r.es == r.ss, "DS, ES, SS: {}", all());
+        let data = [r.es, r.ss, r.fs, r.gs];
+        ensure!(data == [r.ds; 4], "ES, SS, FS, GS: {}", all());
         match self.kind {
             Kind::BzImage => {
                 ensure!(r.cs == 0x10 && r.ds == 0x18, "selectors: {}", all());
@@ -173,8 +182,11 @@ impl Handover {
                     all()
                 );
             }
-            Kind::Pvh => ensure!(r.cr4 == 0, "CR4: {}", all()),
-            Kind::Multiboot => ensure!(r.eax == 0x2bad_b002, "EAX: {}", all()),
+            Kind::Pvh => {}
+            Kind::Multiboot => {
+                ensure!(r.cs == 0x08 && r.ds == 0x10, "selectors: {}", all());
+                ensure!(r.eax == 0x2bad_b002, "EAX: {}", all());
+            }
         }
         Ok(())
     }
@@ -257,6 +269,17 @@ fn read<T: ByteValued + Default>(vm: &mut Vm, addr: u64) -> Result<T> {
     let bytes = vm.memory(addr, size_of::<T>())?;
     value.as_mut_slice().copy_from_slice(&bytes);
     Ok(value)
+}
+
+/// Base and limit of the task register, as QEMU's monitor shows it.
+fn task_register(registers: &str) -> Result<(u32, u32)> {
+    let (_, task) = registers.split_once("\nTR =").context("no TR")?;
+    let mut words = task.split_whitespace().skip(1);
+    let mut next = || -> Result<u32> {
+        let word = words.next().context("a short line of TR")?;
+        Ok(u32::from_str_radix(word, 16)?)
+    };
+    Ok((next()?, next()?))
 }
 
 /// A flat 4 GiB segment, present, of this access byte but for the accessed bit.

@@ -23,8 +23,8 @@ const FIRMWARE_ERROR: &str = "qboot: error ";
 /// Lines of a guest that has not said why it ended.
 const FEW: usize = 3;
 /// What makes it say more.
-const LISTEN: &str =
-    "to see more: --log steps, and of the kernel --append 'loglevel=7 earlyprintk=serial'";
+const LISTEN: &str = "to see more: --log steps, of the kernel --append 'loglevel=7 earlyprintk=serial', \
+     of a fault before its output -- -d int,cpu_reset -D qemu.log";
 /// How often QEMU is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -194,7 +194,7 @@ fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
         }
         // As a guest that resets ends it: -no-reboot.
         Ended::Itself(status) if status.success() => {
-            "the guest restarted or powered off".to_owned()
+            "the guest restarted, on purpose or by a fault, or powered off".to_owned()
         }
         Ended::Itself(status) => format!("QEMU ended with {status}"),
         Ended::TimedOut => format!("QEMU was ended after {} s", options.timeout),
