@@ -62,21 +62,27 @@ fn read_bytes(dest: &mut [u8]) {
 
 /// Reads into `dest` by DMA, or byte by byte if the device has none.
 ///
-/// `byte_wise` is set when the first transfer was ignored. Where DMA is off,
-/// the doorbell is nobody's port: ringing it again costs less than asking before
-/// each transfer.
+/// The first transfer may go elsewhere: an upper half of the address that a guest
+/// has left survives a reset, and is zero after any transfer. So the doorbell
+/// rings once more before `byte_wise` is set. Where DMA is off, the doorbell is
+/// nobody's port: ringing it again costs less than asking before each transfer.
 fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<()> {
     let control = DmaControl::READ.select(selector);
     // SAFETY: the bytes are the slice's, borrowed until the transfer is over.
-    let status = unsafe { transfer(control, dest.as_mut_ptr(), dest.len()) };
+    let mut ring = || unsafe { transfer(control, dest.as_mut_ptr(), dest.len()) };
+    let ignored = control.bits().to_be();
+    let mut status = ring();
+    if status == ignored && !*byte_wise {
+        status = ring();
+    }
     if status == 0 {
         return Ok(());
     }
     if !*byte_wise {
-        if status != control.bits().to_be() {
+        if status != ignored {
             return Err(Error::FwCfgTransfer);
         }
-        // Untouched: there is no DMA, or no device at all.
+        // There is no DMA, or no device at all.
         let mut signature = [0; 4];
         out16(PORT_SELECTOR, item::SIGNATURE);
         read_bytes(&mut signature);

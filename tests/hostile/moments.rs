@@ -281,3 +281,25 @@ fn the_generation_follows_a_migration() -> Result<()> {
     }
     Ok(())
 }
+
+/// QEMU keeps the upper half of the DMA address over a reset. A generation identifier
+/// needs DMA: its address is written back.
+#[test]
+fn a_dma_address_that_a_guest_has_left() -> Result<()> {
+    for machine in ALL {
+        let probe = Probe::new(Kind::BzImage)?;
+        let mut qemu = probe.machine(machine)?.memory_mib(64).reboot();
+        if !machine.is(MICROVM) {
+            qemu = qemu.devices(["vmgenid,guid=auto"]);
+        }
+        let mut vm = qemu.spawn()?;
+        entered(&mut vm, 0)?;
+        for upper in ["1", "0x01000000"] {
+            vm.monitor(&format!("o /w 0x514 {upper}"))?;
+            let seen = vm.debugcon(REPORT_PORT).len();
+            vm.reset()?;
+            entered(&mut vm, seen).with_context(|| machine)?;
+        }
+    }
+    Ok(())
+}
