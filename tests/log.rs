@@ -1,6 +1,9 @@
 //! The log: nothing without the option, and with it what a boot really did.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -42,6 +45,37 @@ fn lines(text: &str) -> Result<String> {
         "a line without its carriage return"
     );
     Ok(plain)
+}
+
+/// A serial port whose other end is full and nobody reads stops no boot, and no
+/// boot after a reset.
+#[apply(each_machine)]
+fn nobody_reads_the_serial_port(machine: Machine) -> Result<()> {
+    const NONBLOCK: i32 = 0o4000;
+    let probe = Probe::new(Kind::BzImage)?;
+    let base = probe.file("serial", b"")?;
+    for end in ["in", "out"] {
+        let made = Command::new("mkfifo")
+            .arg(base.with_extension(end))
+            .status()?;
+        ensure!(made.success(), "mkfifo: {made}");
+    }
+    let mut pipe = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(NONBLOCK)
+        .open(base.with_extension("out"))?;
+    while pipe.write(&[0; 1024]).is_ok() {}
+    let qemu = probe.machine(machine)?.option("log", "all").reboot();
+    let pipe = format!("pipe,id=full,path={}", base.display());
+    let qemu = qemu.no_serial();
+    let mut vm = qemu
+        .args(["-chardev", &pipe, "-serial", "chardev:full"])
+        .spawn()?;
+    probe::wait(&mut vm, 1, PROBE_TIMEOUT)?;
+    vm.reset()?;
+    probe::wait(&mut vm, 2, PROBE_TIMEOUT)?;
+    Ok(())
 }
 
 /// Runs a machine that must fail; what was printed until it ended.
