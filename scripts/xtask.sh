@@ -25,6 +25,13 @@ if ! [ -x "$qboot" ]; then
         exit 1
     }
     echo "compiling the program qboot, once ..." >&2
+    case ${1:-} in run | build | dist)
+        # Compiled meanwhile, when cargo knows its packages: the program finds it
+        # done, or says what is wrong with it.
+        (sleep 1 && exec "$root/scripts/rom.sh") >/dev/null 2>&1 &
+        trap "kill $! 2>/dev/null; exit 130" INT TERM
+        ;;
+    esac
 fi
 # rustup takes the toolchain from the directory that cargo starts in. Where there is
 # little to compile, only what cargo waits for and compiles is told.

@@ -98,42 +98,8 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
 
 /// Compiles the firmware for this source tree, in `target_dir`.
 fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
-    let mut all_features = vec!["rom"];
-    all_features.extend_from_slice(features);
-    // Adds to the flags in .cargo/config.toml.
-    let flags = format!("target.{TARGET}.rustflags={:?}", remapped_paths());
-    let mut cargo = Command::new(workspace::cargo());
-    run_telling(
-        cargo
-            .current_dir(workspace::root())
-            .args(["build", "--package", "qboot", "--bin", "qboot"])
-            .args(["--config", &flags])
-            .args(["--profile", PROFILE, "--target", TARGET])
-            .args(["--features", &all_features.join(",")])
-            .arg("--target-dir")
-            .arg(target_dir)
-            // Would replace the ROM's own flags, and the image would differ from
-            // one person's machine to the next.
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
-        // Another cargo is at work in this directory.
-        |line| line.trim_start().starts_with("Blocking"),
-    )
-}
-
-/// Flags that keep the names of this machine's directories out of the debug
-/// information: whoever has the source finds it below its own.
-fn remapped_paths() -> Vec<String> {
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| Some(home?.join(".cargo")));
-    let named = [
-        (cargo_home, "/cargo"),
-        (Some(workspace::root().to_path_buf()), "/qboot-rs"),
-    ];
-    named
-        .into_iter()
-        .filter_map(|(path, name)| Some((path?, name)))
-        .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()))
-        .collect()
+    let mut script = Command::new(workspace::root().join("scripts/rom.sh"));
+    script.arg(features.join(",")).arg(target_dir);
+    // Another cargo is at work in this directory.
+    run_telling(&mut script, |line| line.trim_start().starts_with("Blocking"))
 }
