@@ -30,7 +30,7 @@ Runs to the first 32-bit instruction.
 end
 
 define torust
-  thbreak qboot::rust_main
+  thbreak firmware::rust_main
   continue
 end
 document torust
@@ -57,7 +57,7 @@ Runs to the next function whose name matches, such as `tofunction Kernel::load<`
 end
 
 define tokernel
-  thbreak qboot::rom::handoff::enter
+  thbreak firmware::rom::handoff::enter
   continue
 end
 document tokernel

@@ -17,5 +17,5 @@ flags="'--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo','--remap-path-pr
 # These would replace the ROM's flags, and the image would differ from one
 # person's machine to the next.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
-exec "${CARGO:-cargo}" build --package qboot --bin qboot --profile rom --target $target \
+exec "${CARGO:-cargo}" build --package qboot --bin firmware --profile rom --target $target \
     --features "rom${1:+,$1}" --target-dir "${2:-target}" --config "target.$target.rustflags=[$flags]"

@@ -57,14 +57,14 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
     });
     compile(features, &target_dir)?;
 
-    let built = target_dir.join(TARGET).join(PROFILE).join("qboot");
+    let built = target_dir.join(TARGET).join(PROFILE).join("firmware");
     let rom = Rom {
         image: target.join(format!("qboot{suffix}.rom")),
         elf: target.join(format!("qboot{suffix}.elf")),
         used: 0,
         sha256: String::new(),
     };
-    let flat = target_dir.join(TARGET).join(PROFILE).join("qboot.bin");
+    let flat = target_dir.join(TARGET).join(PROFILE).join("firmware.bin");
     let mut objcopy = Command::new("objcopy");
     run(objcopy.args(["-O", "binary"]).arg(&built).arg(&flat))?;
 
@@ -101,5 +101,7 @@ fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
     let mut script = Command::new(workspace::root().join("scripts/rom.sh"));
     script.arg(features.join(",")).arg(target_dir);
     // Another cargo is at work in this directory.
-    run_telling(&mut script, |line| line.trim_start().starts_with("Blocking"))
+    run_telling(&mut script, |line| {
+        line.trim_start().starts_with("Blocking")
+    })
 }

@@ -145,13 +145,14 @@ fn no_chain_of_calls_fills_the_stack() -> Result<()> {
         let mut callers = functions.values();
         callers.any(|function| function.calls.iter().any(|(to, _)| to == at))
     };
-    let entries = ["qboot::rust_main", "qboot::rom::exception::rust_exception"];
+    let entries = [
+        "firmware::rust_main",
+        "firmware::rom::exception::rust_exception",
+    ];
     let mut indirect = 0;
     for (at, function) in &functions {
-        if function.name.starts_with("qboot::")
-            && !entries.contains(&&*function.name)
-            && !called(at)
-        {
+        let ours = ["qboot::", "firmware::"].map(|of| function.name.starts_with(of));
+        if ours.contains(&true) && !entries.contains(&&*function.name) && !called(at) {
             let (depth, _) = walk.depth(*at)?;
             println!("{depth:6} bytes by a pointer: {}", function.name);
             indirect = indirect.max(depth + 4);
