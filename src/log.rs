@@ -83,7 +83,7 @@ impl Log {
     }
 
     /// The kernel is identified, its memory claimed, its command line read.
-    pub fn kernel<P: Platform>(&mut self, p: &mut P, kernel: &Kernel) {
+    pub fn kernel<P: Platform>(&mut self, p: &mut P, kernel: &Kernel<'_>) {
         if !self.begin(p) {
             return;
         }

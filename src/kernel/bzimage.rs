@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::fw_cfg::item;
 use crate::layout::HIGH_RAM;
 use crate::memory::map::{Claim, Entry as E820Entry, MAX_ENTRIES, high_ram_end};
-use crate::phys::{PhysRange, align_up};
+use crate::phys::{PhysRange, align_up, copy_into};
 use crate::platform::Platform;
 use crate::settings::options::EntryOption;
 use crate::settings::policy::Guest;
@@ -152,37 +152,37 @@ pub enum Entry {
 }
 
 impl SetupHeader {
-    /// The header of `image`, or the start of one that is as long as any header
-    /// (0x202 + 255 bytes), read into a structure of zeroes and defaults; `None`
-    /// if there is no header.
+    /// Whether `image` has a header.
+    #[must_use]
+    pub fn is_in(image: &[u8]) -> bool {
+        let magic = image.get(MAGIC_OFFSET..);
+        magic.is_some_and(|magic| magic.starts_with(b"HdrS"))
+    }
+
+    /// The header of `image`, or of the start of one that is as long as any
+    /// header (0x202 + 255 bytes). Zeroes and defaults take the place of what
+    /// follows its end.
     ///
     /// # Errors
     /// [`Error::BadSetupHeader`] if it ends before fields that its protocol
     /// has, or is longer than the zero page has room for.
-    pub fn find(image: &[u8]) -> Result<Option<Self>> {
-        let Some(bytes) = image.get(HEADER_OFFSET..) else {
-            return Ok(None);
-        };
-        let Ok((whole, _)) = Self::read_from_prefix(bytes) else {
-            return Ok(None);
-        };
-        if whole.header != *b"HdrS" {
-            return Ok(None);
-        }
-        let [_, len] = whole.jump;
+    pub fn read(image: &mut [u8]) -> Result<&Self> {
+        let bad = Error::BadSetupHeader;
+        let bytes = image.get_mut(HEADER_OFFSET..).ok_or(bad)?;
+        let (header, _) = Self::mut_from_prefix(bytes).map_err(|_| bad)?;
+        let [_, len] = header.jump;
         let len = usize::from(len).saturating_add(MAGIC_OFFSET - HEADER_OFFSET);
-        let bytes = bytes.get(..len).ok_or(Error::BadSetupHeader)?;
-        let version = whole.version.get();
-        let end = LEAST_END.iter().find(|(since, _)| version >= *since);
-        let mut header = Self::new_zeroed();
-        header.initrd_addr_max = OLD_INITRD_ADDR_MAX.into();
-        header.cmdline_size = OLD_CMDLINE_SIZE.into();
-        let room = header.as_mut_bytes().get_mut(..len);
-        room.ok_or(Error::BadSetupHeader)?.copy_from_slice(bytes);
-        match end {
-            Some((_, end)) if len >= *end => Ok(Some(header)),
-            _ => Err(Error::BadSetupHeader),
+        let version = header.version.get();
+        let least = LEAST_END.iter().find(|(since, _)| version >= *since);
+        if least.is_none_or(|(_, end)| len < *end) {
+            return Err(bad);
         }
+        let mut defaults = Self::new_zeroed();
+        defaults.initrd_addr_max = OLD_INITRD_ADDR_MAX.into();
+        defaults.cmdline_size = OLD_CMDLINE_SIZE.into();
+        let behind = header.as_mut_bytes().get_mut(len..).ok_or(bad)?;
+        copy_into(behind, defaults.as_bytes().get(len..).ok_or(bad)?)?;
+        Ok(header)
     }
 
     /// Protocol version.
@@ -345,9 +345,9 @@ pub(super) fn claim_code<P: Platform>(
 
 /// A bzImage that is entered at its 32-bit code.
 #[derive(Debug)]
-pub struct BzImage {
+pub struct BzImage<'a> {
     /// The image's header.
-    pub header: SetupHeader,
+    pub header: &'a SetupHeader,
     /// Where the protected-mode code goes.
     code: Claim,
     pub(super) line: PhysRange,
@@ -355,14 +355,14 @@ pub struct BzImage {
     boot_params: PhysRange,
 }
 
-impl BzImage {
+impl<'a> BzImage<'a> {
     /// Claims the code's memory and reads the command line.
     ///
     /// # Errors
     /// [`Error::KernelTooBig`], [`Error::CommandLineTooLong`],
     /// [`Error::BadSetupHeader`].
-    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: SetupHeader) -> Result<Self> {
-        let code = claim_code(loader, &header)?;
+    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: &'a SetupHeader) -> Result<Self> {
+        let code = claim_code(loader, header)?;
         let (line, boot_params) =
             loader.read_command_line(header.cmdline_size(), BOOT_PARAMS_LEN)?;
         Ok(Self {
@@ -385,7 +385,7 @@ impl BzImage {
     /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`],
     /// [`Error::BadSetupHeader`].
     pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>, rsdp: u32) -> Result<Loaded> {
-        let mut header = self.header;
+        let header = self.header;
         // QEMU fills the field in: a boot without an initrd asks nothing.
         let mut initrd = PhysRange::EMPTY;
         if header.ramdisk_size.get() != 0 {
@@ -397,18 +397,19 @@ impl BzImage {
         }
         let code = self.code.range();
         loader.load_item(item::KERNEL_DATA, &self.code)?;
-        payload::check(loader, &header, code)?;
+        payload::check(loader, header, code)?;
+        let setup_data = payload::setup_data(loader, header, code)?;
 
-        header.type_of_loader = TYPE_OF_LOADER;
-        header.code32_start = code.start().into();
-        header.ramdisk_image = initrd.start().into();
-        header.ramdisk_size = initrd.len().into();
-        header.cmd_line_ptr = self.line.start().into();
-        header.setup_data = payload::setup_data(loader, &header, code)?;
         let e820 = loader.map.entries();
         let page = loader.platform.bytes(self.boot_params)?;
         let page = BootParams::mut_from_bytes(page).map_err(|_| Error::NotOurMemory)?;
-        page.hdr = header;
+        page.hdr = *header;
+        page.hdr.type_of_loader = TYPE_OF_LOADER;
+        page.hdr.code32_start = code.start().into();
+        page.hdr.ramdisk_image = initrd.start().into();
+        page.hdr.ramdisk_size = initrd.len().into();
+        page.hdr.cmd_line_ptr = self.line.start().into();
+        page.hdr.setup_data = setup_data;
         page.acpi_rsdp_addr = u64::from(rsdp).into();
         page.alt_mem_k = (high_ram_end(e820).saturating_sub(HIGH_RAM) >> 10).into();
         page.e820_entries = u8::try_from(e820.len()).map_err(|_| Error::TooManyE820Entries)?;

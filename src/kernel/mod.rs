@@ -30,11 +30,11 @@ use realmode::RealMode;
 
 /// A kernel that has been identified and has its memory.
 #[derive(Debug)]
-pub enum Kernel {
+pub enum Kernel<'a> {
     /// A bzImage that is entered at its 32-bit code.
-    BzImage(BzImage),
+    BzImage(BzImage<'a>),
     /// A bzImage or zImage that is entered at its 16-bit code.
-    RealMode(RealMode),
+    RealMode(RealMode<'a>),
     /// An ELF image that QEMU has loaded for PVH.
     Pvh(Pvh),
     /// A multiboot kernel with its modules.
@@ -89,39 +89,41 @@ pub struct Loaded {
 /// setup header, and enough for an ordinary ELF's program headers.
 const FIRST_READ: usize = 1024;
 
-impl Kernel {
+impl<'a> Kernel<'a> {
     /// Reads the kernel's first bytes, tells what it is, claims the memory that
     /// the image dictates, and reads the command line. `option` may ask for
-    /// another entry of a bzImage.
+    /// another entry of a bzImage. Gives back what is left of `scratch`.
     ///
     /// # Errors
     /// Why the kernel cannot be booted.
     pub fn claim<P: Platform>(
         loader: &mut Loader<'_, P>,
         option: EntryOption,
-        scratch: &mut [u8],
-    ) -> Result<Self> {
-        let first = scratch.get_mut(..FIRST_READ).ok_or(Error::TooManyFiles)?;
+        scratch: &'a mut [u8],
+    ) -> Result<(Self, &'a mut [u8])> {
+        let halves = scratch.split_at_mut_checked(FIRST_READ);
+        let (first, free) = halves.ok_or(Error::TooManyFiles)?;
         loader.platform.read(item::SETUP_DATA, first)?;
-        if !Elf::is_elf(first)
-            && let Some(header) = SetupHeader::find(first)?
-        {
-            return match header.entry(option)? {
-                Entry::Bits32 => BzImage::claim(loader, header).map(Self::BzImage),
-                Entry::Bits16 => RealMode::claim(loader, header).map(Self::RealMode),
+        if !Elf::is_elf(first) && SetupHeader::is_in(first) {
+            let header = SetupHeader::read(first)?;
+            let kernel = match header.entry(option)? {
+                Entry::Bits32 => Self::BzImage(BzImage::claim(loader, header)?),
+                Entry::Bits16 => Self::RealMode(RealMode::claim(loader, header)?),
             };
+            return Ok((kernel, free));
         }
-        if let Some(pvh) = Pvh::claim(loader, scratch)? {
-            return Ok(Self::Pvh(pvh));
+        if let Some(pvh) = Pvh::claim(loader, first, free)? {
+            return Ok((Self::Pvh(pvh), free));
         }
-        if scratch.starts_with(b"MZ") {
+        if first.starts_with(b"MZ") {
             return Err(Error::KernelIsPe);
         }
         if loader.platform.read_u32(item::KERNEL_SIZE)? == 0 {
             return Err(Error::NoKernel);
         }
         let multiboot = Multiboot::claim(loader)?;
-        multiboot.map(Self::Multiboot).ok_or(Error::UnknownKernel)
+        let multiboot = multiboot.ok_or(Error::UnknownKernel)?;
+        Ok((Self::Multiboot(multiboot), free))
     }
 
     /// Who this is. Linux is a bzImage with a compressed payload (others use

@@ -6,7 +6,7 @@
 
 use super::elf::{Elf, Notes, guest_by_remains};
 use super::load::MAX_COMMAND_LINE;
-use super::{FIRST_READ, Handoff, Loaded, Loader};
+use super::{Handoff, Loaded, Loader};
 use crate::error::{Error, Result};
 use crate::fw_cfg::item;
 use crate::layout;
@@ -110,7 +110,7 @@ fn read_notes<P: Platform>(platform: &mut P, range: PhysRange) -> Notes {
 
 impl Pvh {
     /// Holds the memory that QEMU has loaded and reads the command line.
-    /// `scratch` starts with the image's first bytes. `None` if this is neither
+    /// `first` are the image's first bytes, `scratch` has room for more. `None` if this is neither
     /// an ELF file nor one whose first bytes are lost.
     ///
     /// # Errors
@@ -118,21 +118,22 @@ impl Pvh {
     /// [`Error::KernelTooBig`], [`Error::CommandLineTooLong`].
     pub fn claim<P: Platform>(
         loader: &mut Loader<'_, P>,
+        first: &[u8],
         scratch: &mut [u8],
     ) -> Result<Option<Self>> {
-        let is_elf = Elf::is_elf(scratch);
-        let mut first = scratch.get(..FIRST_READ).unwrap_or(scratch);
+        let is_elf = Elf::is_elf(first);
+        let mut headers = first;
         if is_elf && !Elf::has_headers(first) {
             let more = scratch.get_mut(..ELF_READ).ok_or(Error::TooManyFiles)?;
             loader.platform.read(item::SETUP_DATA, more)?;
-            first = more;
+            headers = more;
         }
         // QEMU before 8.0 gives an ELF file's first bytes from a stack frame
         // that it has left: the set-up of other devices may have written over
         // them (virtio-net does). Its other items say what it found in the
         // file, and the size tells which headers are to be believed.
         let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
-        let elf = if is_elf { Elf::parse(first) } else { None };
+        let elf = if is_elf { Elf::parse(headers) } else { None };
         if let Some(elf) = elf.filter(|elf| elf.span.len() == size) {
             let notes = read_notes(loader.platform, elf.notes);
             let entry = match notes.entry {
@@ -169,7 +170,6 @@ impl Pvh {
         let start = loader.platform.read_u32(item::KERNEL_ADDR)?;
         let span = PhysRange::new(start, size);
         let span = span.ok_or_else(|| Error::KernelTooBig(loader.room(size)))?;
-        let first = first.get(..FIRST_READ).unwrap_or(first);
         let read = |range| read_notes(loader.platform, range);
         let guest = guest_by_remains(first, span, entry, read);
         loader.hold_segment(span)?;

@@ -74,23 +74,23 @@ const CL_MAGIC: u16 = 0xa33f;
 
 /// A kernel that is entered at its 16-bit code.
 #[derive(Debug)]
-pub struct RealMode {
+pub struct RealMode<'a> {
     /// The image's header.
-    pub header: SetupHeader,
+    pub header: &'a SetupHeader,
     layout: SetupLayout,
     /// Where the rest of the kernel goes, a zImage's until the handoff.
     code: Claim,
     pub(super) line: PhysRange,
 }
 
-impl RealMode {
+impl<'a> RealMode<'a> {
     /// Claims the memory of setup code and kernel, and reads the command line
     /// to the end of the setup code's segment.
     ///
     /// # Errors
     /// [`Error::Needs16BitEntry`], [`Error::CommandLineTooLong`],
     /// [`Error::KernelTooBig`], [`Error::BadSetupHeader`].
-    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: SetupHeader) -> Result<Self> {
+    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: &'a SetupHeader) -> Result<Self> {
         let is_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
         let layout = SetupLayout::new(header.protocol(), is_high);
         let heap_end = u32::from(layout.heap_end);
@@ -108,9 +108,9 @@ impl RealMode {
         loader.platform.load(item::CMDLINE_DATA, line)?;
         loader.check_command_line(line, limit)?;
         let code = if layout.is_low {
-            claim_low_code(loader, &header)?
+            claim_low_code(loader, header)?
         } else {
-            claim_code(loader, &header)?
+            claim_code(loader, header)?
         };
         Ok(Self {
             header,
@@ -133,7 +133,7 @@ impl RealMode {
     /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`],
     /// [`Error::BadSetupHeader`].
     pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>) -> Result<Loaded> {
-        let header = &self.header;
+        let header = self.header;
         let mut initrd = PhysRange::EMPTY;
         if header.ramdisk_size.get() != 0 {
             initrd = loader.load_initrd(header.initrd_addr_max(), false)?;
