@@ -271,9 +271,9 @@ impl Notes {
         let mut found = Self::default();
         let mut rest = bytes;
         while let Ok((header, behind)) = Nhdr::ref_from_prefix(rest)
-            && let Some(desc) = behind.get(padded(header.n_namesz)..)
+            && let Some((name, desc)) = behind.split_at_checked(padded(header.n_namesz))
         {
-            if header.n_namesz == 4 && behind.starts_with(b"Xen\0") {
+            if name == b"Xen\0" {
                 match header.n_type.get() {
                     NOTE_PHYS32_ENTRY => {
                         let entry = desc.first_chunk().copied();
@@ -281,9 +281,6 @@ impl Notes {
                     }
                     NOTE_GUEST_OS => found.is_linux = desc.starts_with(b"linux"),
                     _ => {}
-                }
-                if found.is_linux && found.entry.is_some() {
-                    break;
                 }
             }
             rest = desc.get(padded(header.n_descsz)..).unwrap_or(&[]);

@@ -29,7 +29,7 @@ use self::command::{
 };
 use super::space::{TableSpace, Zone};
 use crate::error::{Error, Result};
-use crate::fw_cfg::{Directory, File, FileEntry, FileName, file, is_called, item, up_to_nul};
+use crate::fw_cfg::{Directory, File, FileEntry, FileName, file, item, up_to_nul};
 use crate::phys::{PhysRange, byte_sum, u32_at};
 use crate::platform::Platform;
 use arrayvec::ArrayVec;
@@ -211,6 +211,7 @@ fn is_padded(script: &[u8], len: usize) -> bool {
 
 /// A file in guest memory.
 struct Loaded<'s> {
+    /// With its NUL: what starts like that is the same name.
     name: &'s [u8],
     /// From its start, what has been transferred.
     filled: PhysRange,
@@ -297,9 +298,11 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         if files.any(|loaded| loaded.selector == file.selector) {
             return Err(Error::BadLoaderScript);
         }
+        let name_end = command.file.get(..=name.len());
+        let name_end = name_end.unwrap_or(&command.file);
         let mut filled = file.size;
         if file.size >= PADDED_FILE_MIN {
-            let used = checksummed_end(name, rest);
+            let used = checksummed_end(name_end, rest);
             if used > file.size {
                 file.size = current_size(self.platform, self.dir, file)?;
                 filled = file.size;
@@ -318,7 +321,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
             self.tables.rsdp = Some(range.start());
         }
         let loaded = Loaded {
-            name,
+            name: name_end,
             filled,
             len: file.size,
             selector: file.selector,
@@ -335,7 +338,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         // commands name.
         let mut files = self.files.iter_mut().rev();
         let file = files
-            .find(|file| is_called(name, file.name))
+            .find(|file| name.starts_with(file.name))
             .ok_or(Error::LoaderFileMissing)?;
         if file.filled.len() < end {
             file.fill(self.platform)?;
@@ -461,7 +464,7 @@ fn checksummed_end(name: &[u8], commands: &[[u8; COMMAND_LEN]]) -> u32 {
     for bytes in commands.iter().rev() {
         if number(bytes) == ADD_CHECKSUM {
             let command: &AddChecksum = transmute_ref!(bytes);
-            if is_called(&command.file, name) {
+            if command.file.starts_with(name) {
                 return command.start.get().saturating_add(command.len.get());
             }
         }
