@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qboot::error::Error;
+use qboot::error::{Error, OptionName};
 use qboot::layout;
 use qboot::phys::PhysRange;
-use qboot::settings::options::{EntryOption, LogOption, PciOption};
+use qboot::settings::options::{EntryOption, LogOption, PciOption, choose};
 use xtask::measure::{self, Kit};
 use xtask::patience::Patience;
 use xtask::workspace;
@@ -310,9 +310,9 @@ fn options(page: &str) -> Result<Vec<(String, String, String)>> {
 fn is_known(option: &str, value: &str) -> bool {
     let value = value.as_bytes();
     match option {
-        "pci" => PciOption::parse(value).is_some(),
-        "entry" => EntryOption::parse(value).is_some(),
-        "log" => LogOption::parse(value).is_some(),
+        "pci" => choose(OptionName::Pci, value).is_ok(),
+        "entry" => choose(OptionName::Entry, value).is_ok(),
+        "log" => choose(OptionName::Log, value).is_ok(),
         _ => false,
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Specification: Linux `Documentation/admin-guide/kernel-parameters.txt`.
 
-use crate::error::{BadValue, Error, OptionName, Result};
-use crate::settings::options::PciOption;
+use crate::error::{OptionName, Result};
+use crate::settings::options::{Choice, PciOption, choose};
 
 /// Whether Linux, given ACPI tables, uses them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,43 +49,60 @@ impl CommandLine {
         let mut found = Self::default();
         let line = line.split(|byte| *byte == 0).next().unwrap_or(&[]);
         for word in line.split(is_space) {
-            let mut parts = word.splitn(2, |byte| *byte == b'=');
-            let name = parts.next().unwrap_or(&[]);
-            let value = parts.next().unwrap_or(&[]);
-            if name == b"qboot.pci" {
-                let unknown = Error::BadOption(BadValue::new(OptionName::QbootPci, value));
-                found.pci = PciOption::parse(value).ok_or(unknown);
+            if let Some(value) = word.strip_prefix(b"qboot.pci=") {
+                found.pci = choose(OptionName::QbootPci, value).map(Choice::pci);
             }
-            for value in value.split(|byte| *byte == b',') {
-                let mut all = RESTRICTIONS.iter();
-                if let Some((_, _, acpi)) = all.find(|r| r.0 == name && r.1 == value) {
-                    found.acpi = found.acpi.max(*acpi);
-                }
-            }
+            found.acpi = found.acpi.max(acpi_use(word));
         }
         found
     }
 }
 
-/// The parameters that restrict ACPI, one of their values, and how much is
-/// left.
-const RESTRICTIONS: [(&[u8], &[u8], AcpiUse); 11] = [
-    (b"acpi", b"off", AcpiUse::Off),
-    (b"acpi", b"ht", AcpiUse::Off),
-    (b"acpi", b"noirq", AcpiUse::NotForPci),
-    (b"pci", b"noacpi", AcpiUse::NotForPci),
-    (b"pci", b"bios", AcpiUse::NotForPci),
-    (b"pci", b"nobios", AcpiUse::NotForPci),
-    (b"pci", b"off", AcpiUse::NotForPci),
-    (b"pci", b"conf1", AcpiUse::NotForPci),
-    (b"pci", b"conf2", AcpiUse::NotForPci),
-    (b"nolapic", b"", AcpiUse::NotForPci),
-    (b"disableapic", b"", AcpiUse::NotForPci),
+/// What a word of the line leaves of ACPI.
+fn acpi_use(word: &[u8]) -> AcpiUse {
+    let (values, restrictions) = if let Some(values) = word.strip_prefix(b"acpi=") {
+        (values, ACPI)
+    } else if let Some(values) = word.strip_prefix(b"pci=") {
+        (values, PCI)
+    } else if word == b"nolapic" || word == b"disableapic" {
+        return AcpiUse::NotForPci;
+    } else {
+        return AcpiUse::Full;
+    };
+    let mut left = AcpiUse::Full;
+    for value in values.split(|byte| *byte == b',') {
+        let mut all = restrictions.iter();
+        if let Some((_, acpi)) = all.find(|(known, _)| *known == value) {
+            left = left.max(*acpi);
+        }
+    }
+    left
+}
+
+/// A value that restricts ACPI, and how much is left of it.
+type Restriction = (&'static [u8], AcpiUse);
+
+/// The values of `acpi=` that restrict it.
+const ACPI: &[Restriction] = &[
+    (b"off", AcpiUse::Off),
+    (b"ht", AcpiUse::Off),
+    (b"noirq", AcpiUse::NotForPci),
+];
+
+/// Those of `pci=`.
+const PCI: &[Restriction] = &[
+    (b"noacpi", AcpiUse::NotForPci),
+    (b"bios", AcpiUse::NotForPci),
+    (b"nobios", AcpiUse::NotForPci),
+    (b"off", AcpiUse::NotForPci),
+    (b"conf1", AcpiUse::NotForPci),
+    (b"conf2", AcpiUse::NotForPci),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{BadValue, Error};
 
     fn acpi(line: &str) -> AcpiUse {
         CommandLine::parse(line.as_bytes()).acpi

@@ -1,21 +1,12 @@
 //! What the user asks of the firmware: the files under `opt/org.qboot/` in
 //! fw_cfg.
 //!
-//! A new option is a variant here, a line in [`Options::read`] and a row in
-//! `docs/options.md`.
+//! A new option is a type here with its values in [`CHOICES`], two lines in
+//! [`Options::read`] and a row in `docs/options.md`.
 
 use crate::error::{BadValue, Error, OptionName, Result};
 use crate::fw_cfg::Directory;
 use crate::platform::Platform;
-
-/// A value that the user may type, and what it means.
-type Value<T> = (&'static [u8], T);
-
-/// What `value` means; `None` if it is not known.
-fn choose<T: Copy>(value: &[u8], all: &[Value<T>]) -> Option<T> {
-    let known = all.iter().find(|(name, _)| *name == value);
-    known.map(|(_, choice)| *choice)
-}
 
 /// `opt/org.qboot/pci`: how much of PCI the firmware sets up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,20 +22,6 @@ pub enum PciOption {
     Full,
 }
 
-impl PciOption {
-    /// The option's value; `None` if it is not known.
-    #[must_use]
-    pub fn parse(value: &[u8]) -> Option<Self> {
-        const ALL: [Value<PciOption>; 4] = [
-            (b"auto", PciOption::Auto),
-            (b"none", PciOption::None),
-            (b"scan", PciOption::Scan),
-            (b"full", PciOption::Full),
-        ];
-        choose(value, &ALL)
-    }
-}
-
 /// `opt/org.qboot/entry`: how a bzImage is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EntryOption {
@@ -55,19 +32,6 @@ pub enum EntryOption {
     Bits16,
     /// At its 32-bit code.
     Bits32,
-}
-
-impl EntryOption {
-    /// The option's value; `None` if it is not known.
-    #[must_use]
-    pub fn parse(value: &[u8]) -> Option<Self> {
-        const ALL: [Value<EntryOption>; 3] = [
-            (b"auto", EntryOption::Auto),
-            (b"16", EntryOption::Bits16),
-            (b"32", EntryOption::Bits32),
-        ];
-        choose(value, &ALL)
-    }
 }
 
 /// `opt/org.qboot/log`: what is printed about a boot.
@@ -82,17 +46,52 @@ pub enum LogOption {
     All,
 }
 
-impl LogOption {
-    /// The option's value; `None` if it is not known.
-    #[must_use]
-    pub fn parse(value: &[u8]) -> Option<Self> {
-        const ALL: [Value<LogOption>; 3] = [
-            (b"off", LogOption::Off),
-            (b"steps", LogOption::Steps),
-            (b"all", LogOption::All),
-        ];
-        choose(value, &ALL)
+/// What a value of an option means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names say it")]
+pub enum Choice {
+    Pci(PciOption),
+    Entry(EntryOption),
+    Log(LogOption),
+}
+
+impl Choice {
+    /// What it says of PCI.
+    pub(super) fn pci(self) -> PciOption {
+        match self {
+            Self::Pci(pci) => pci,
+            Self::Entry(_) | Self::Log(_) => PciOption::Auto,
+        }
     }
+}
+
+/// Every value that the user may type.
+const CHOICES: [(OptionName, &[u8], Choice); 10] = [
+    (OptionName::Pci, b"auto", Choice::Pci(PciOption::Auto)),
+    (OptionName::Pci, b"none", Choice::Pci(PciOption::None)),
+    (OptionName::Pci, b"scan", Choice::Pci(PciOption::Scan)),
+    (OptionName::Pci, b"full", Choice::Pci(PciOption::Full)),
+    (OptionName::Entry, b"auto", Choice::Entry(EntryOption::Auto)),
+    (OptionName::Entry, b"16", Choice::Entry(EntryOption::Bits16)),
+    (OptionName::Entry, b"32", Choice::Entry(EntryOption::Bits32)),
+    (OptionName::Log, b"off", Choice::Log(LogOption::Off)),
+    (OptionName::Log, b"steps", Choice::Log(LogOption::Steps)),
+    (OptionName::Log, b"all", Choice::Log(LogOption::All)),
+];
+
+/// What `value` means for `option`.
+///
+/// # Errors
+/// [`Error::BadOption`] if it is not known.
+pub fn choose(option: OptionName, value: &[u8]) -> Result<Choice> {
+    let listed = match option {
+        OptionName::QbootPci => OptionName::Pci,
+        listed => listed,
+    };
+    let mut all = CHOICES.iter();
+    let known = all.find(|(of, text, _)| *of == listed && *text == value);
+    let unknown = || Error::BadOption(BadValue::new(option, value));
+    known.map(|(_, _, choice)| *choice).ok_or_else(unknown)
 }
 
 /// What the files under `opt/org.qboot/` ask for.
@@ -122,23 +121,18 @@ impl Options {
             };
             let mut value = [0; 16];
             platform.read(entry.file().selector, &mut value)?;
-            let (name, value) = (line(name), line(&value));
-            let (option, is_known) = match name {
-                b"pci" => {
-                    let pci = PciOption::parse(value).map(|pci| options.pci = pci);
-                    (OptionName::Pci, pci)
-                }
-                b"entry" => {
-                    let entry = EntryOption::parse(value).map(|entry| options.entry = entry);
-                    (OptionName::Entry, entry)
-                }
-                b"log" => {
-                    let log = LogOption::parse(value).map(|log| options.log = log);
-                    (OptionName::Log, log)
-                }
+            let value = line(&value);
+            let option = match line(name) {
+                b"pci" => OptionName::Pci,
+                b"entry" => OptionName::Entry,
+                b"log" => OptionName::Log,
                 _ => continue,
             };
-            is_known.ok_or(Error::BadOption(BadValue::new(option, value)))?;
+            match choose(option, value)? {
+                Choice::Pci(pci) => options.pci = pci,
+                Choice::Entry(entry) => options.entry = entry,
+                Choice::Log(log) => options.log = log,
+            }
         }
         Ok(options)
     }
