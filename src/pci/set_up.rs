@@ -33,25 +33,35 @@ pub fn set_up<P: Platform>(
     }
     let extra_roots = dir.read_number(platform, file::EXTRA_PCI_ROOTS)?;
     let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
-    if setup == PciSetup::Scan {
-        return match access(platform, chipset) {
-            Some((mut config, routing)) => scan(&mut config, extra_roots, routing),
-            None => Ok(Summary::default()),
-        };
+    let mut apertures = None;
+    if setup == PciSetup::Full {
+        apertures = Some(find_apertures(platform, chipset, dir, map)?);
     }
+    let Some((mut config, routing)) = access(platform, chipset) else {
+        return Ok(Summary::default());
+    };
+    match apertures {
+        Some(apertures) => full(&mut config, extra_roots, routing, &apertures, scratch),
+        None => scan(&mut config, extra_roots, routing),
+    }
+}
+
+/// Where there are addresses for PCI devices.
+fn find_apertures<P: Platform>(
+    platform: &mut P,
+    chipset: &Chipset,
+    dir: &Directory<'_>,
+    map: &MemoryMap,
+) -> Result<Apertures> {
     let low_end = map.high().end();
     let reserved_end = dir.read_number(platform, file::RESERVED_MEMORY_END)?;
     let high_end = map.ram_end().max(reserved_end);
     let bits = phys_bits(platform);
-    let apertures = match chipset.pci {
+    Ok(match chipset.pci {
         Some(PciHost::I440fx) => Apertures::i440fx(low_end, high_end, bits),
         Some(PciHost::Q35) => Apertures::q35(low_end, high_end, bits),
         None => Apertures::microvm(bits),
-    };
-    match access(platform, chipset) {
-        Some((mut config, routing)) => full(&mut config, extra_roots, routing, &apertures, scratch),
-        None => Ok(Summary::default()),
-    }
+    })
 }
 
 /// How a machine's configuration space is reached and its interrupts routed;
