@@ -154,7 +154,7 @@ impl Error {
     }
 }
 
-/// How much room was needed and how much there was, in KiB: the upper and the
+/// How much room was needed and how much there was, in bytes: the upper and the
 /// lower half.
 ///
 /// This and the other payloads are one number each: an error, and with it the
@@ -191,15 +191,17 @@ impl Room {
     /// Where no sizes are known.
     pub const UNKNOWN: Self = Self(0);
 
-    /// Both in bytes; what is needed is rounded up, what is there down.
+    /// Both in bytes.
     #[must_use]
     pub const fn new(need: u32, have: u32) -> Self {
-        Self(join(need.div_ceil(1024), have >> 10))
+        Self(join(need, have))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
+        let [need, have] = halves(self.0);
         if self != Self::UNKNOWN {
-            print(terminal, " (needs # KiB, has # KiB)", &halves(self.0));
+            let kib = [need.div_ceil(1024), have >> 10];
+            print(terminal, " (needs # KiB, has # KiB)", &kib);
         }
     }
 }

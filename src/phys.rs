@@ -3,7 +3,7 @@
 //! The library never makes a pointer from an address. It asks the platform for
 //! the bytes of a [`PhysRange`].
 
-use crate::error::{Error, Result};
+use crate::error::{Refused, Result};
 
 /// A range of guest-physical memory below 4 GiB: `start <= end`, both in bytes,
 /// `end` exclusive.
@@ -162,10 +162,10 @@ pub fn byte_sum(bytes: &[u8]) -> u8 {
 /// Copies `src` to the start of `dest`.
 ///
 /// # Errors
-/// [`Error::NotOurMemory`] when `dest` is too short.
-pub fn copy_into(dest: &mut [u8], src: &[u8]) -> Result<()> {
+/// [`Refused`] when `dest` is too short.
+pub fn copy_into(dest: &mut [u8], src: &[u8]) -> Result<(), Refused> {
     dest.get_mut(..src.len())
-        .ok_or(Error::NotOurMemory)?
+        .ok_or(Refused)?
         .copy_from_slice(src);
     Ok(())
 }
@@ -173,9 +173,9 @@ pub fn copy_into(dest: &mut [u8], src: &[u8]) -> Result<()> {
 /// Copies `src` to `offset` in `dest`.
 ///
 /// # Errors
-/// [`Error::NotOurMemory`] when it does not fit there.
-pub fn copy_at(dest: &mut [u8], offset: usize, src: &[u8]) -> Result<()> {
-    copy_into(dest.get_mut(offset..).ok_or(Error::NotOurMemory)?, src)
+/// [`Refused`] when it does not fit there.
+pub fn copy_at(dest: &mut [u8], offset: usize, src: &[u8]) -> Result<(), Refused> {
+    copy_into(dest.get_mut(offset..).ok_or(Refused)?, src)
 }
 
 /// The little-endian `u16` at `offset`, if there.

@@ -8,7 +8,7 @@
 //! Each access to a device is an exit to the host, some thousand instructions'
 //! worth of time: callers count them.
 
-use crate::error::{Error, Refused, Result};
+use crate::error::{Refused, Result};
 use crate::phys::PhysRange;
 pub use crate::text::Terminal;
 
@@ -124,7 +124,7 @@ pub trait GuestMemory {
     ///
     /// # Errors
     /// As [`GuestMemory::bytes`].
-    fn clear(&mut self, range: PhysRange) -> Result<()> {
+    fn clear(&mut self, range: PhysRange) -> Result<(), Refused> {
         self.bytes(range)?.fill(0);
         Ok(())
     }
@@ -133,10 +133,10 @@ pub trait GuestMemory {
     ///
     /// # Errors
     /// As [`GuestMemory::bytes`], and if the lengths differ.
-    fn put(&mut self, range: PhysRange, src: &[u8]) -> Result<()> {
+    fn put(&mut self, range: PhysRange, src: &[u8]) -> Result<(), Refused> {
         let bytes = self.bytes(range)?;
         if bytes.len() != src.len() {
-            return Err(Error::NotOurMemory);
+            return Err(Refused);
         }
         bytes.copy_from_slice(src);
         Ok(())

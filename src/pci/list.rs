@@ -25,7 +25,7 @@ pub fn list<P: Platform>(platform: &mut P, chipset: &Chipset, last_bus: u8) {
         let [bus, device, function] = [bdf.bus(), bdf.device(), bdf.function()].map(u32::from);
         let ids = [bus, device, function, id, id >> 16];
         print(platform, "qboot:   function %:%.# ~:~", &ids);
-        for value in header {
+        for &value in &header {
             print(platform, " $", &[value]);
         }
         platform.print(b"\r\n");

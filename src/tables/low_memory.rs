@@ -4,7 +4,7 @@
 //! Specification: IBM PS/2 and PC BIOS Interface Technical Reference, "BIOS
 //! Data Area"; Ralf Brown's interrupt list; ACPI 6.5, 15.1 (INT 15h, E820h).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Refused, Result};
 use crate::layout;
 use crate::memory::map::{Entry, high_ram_end};
 use crate::phys::copy_at;
@@ -125,14 +125,15 @@ pub fn write_ebda<P: Platform>(platform: &mut P, e820: &[Entry]) -> Result<()> {
         let value = u16::try_from(value).unwrap_or(u16::MAX);
         copy_at(bytes, offset, &value.to_le_bytes())?;
     }
-    copy_at(bytes, 0, &[EBDA_KIB])
+    copy_at(bytes, 0, &[EBDA_KIB])?;
+    Ok(())
 }
 
 /// Notes the highest PCI bus, for the PCI BIOS.
 ///
 /// # Errors
 /// [`Error::NotOurMemory`], which the layout excludes.
-pub fn set_last_bus<P: Platform>(platform: &mut P, last_bus: u8) -> Result<()> {
+pub fn set_last_bus<P: Platform>(platform: &mut P, last_bus: u8) -> Result<(), Refused> {
     copy_at(platform.bytes(layout::EBDA)?, ebda::LAST_BUS, &[last_bus])
 }
 

@@ -66,7 +66,8 @@ pub fn offer<P: Platform>(
     let header = DIRECTORY_LEN as usize;
     copy_at(bytes, header, code)?;
     copy_at(bytes, header | ENTRY, &entry.to_le_bytes())?;
-    copy_at(bytes, header | LAST_BUS, &[last_bus])
+    copy_at(bytes, header | LAST_BUS, &[last_bus])?;
+    Ok(())
 }
 
 #[cfg(test)]
