@@ -67,7 +67,7 @@ boot32:
         movb    $0xfc, %dl
         movl    ${pciexbar}, %eax
         outl    %eax, %dx
-        movb    $0x30, {pciexbar} - 1 + 0x90
+        movb    $0x30, {ecam} + 0x90
         jmp     relocate
 
 i440fx: /* PAM0 at 0x59, in the dword at 0x58. */

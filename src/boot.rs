@@ -54,23 +54,29 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
         has_acpi: script.is_some(),
         line: line.map_or(CommandLine::default(), |line| CommandLine::parse(line)),
         has_expanders: chipset.pci.is_some() && dir.find(file::EXTRA_PCI_ROOTS).is_some(),
+        has_ecam: !chipset.ecam.is_empty(),
     };
     let setup = facts.pci_setup()?;
-    if setup != PciSetup::None && facts.needs_8259a() {
+    let all_buses = facts.needs_all_buses(options.buses);
+    if setup > PciSetup::Buses && facts.needs_8259a() {
         chipset.set_up_legacy(p);
     }
-    let summary = pci::set_up(p, chipset, setup, &dir, &map, scratch)?;
+    if all_buses {
+        chipset.open_all_buses(p, &mut map)?;
+    }
+    let summary = pci::set_up(p, chipset, setup, &dir, &mut map, scratch)?;
     log::warn(p, &summary);
     log.pci(p, chipset, &facts, setup, &summary);
 
     let mut space = TableSpace::new(&mut map);
-    if setup != PciSetup::None {
+    if setup > PciSetup::Buses {
         low_memory::set_last_bus(p, summary.last_bus)?;
         if chipset.pci.is_some() {
             pcibios::offer(p, &mut space, summary.last_bus)?;
         }
     }
-    let mut tables = Tables::default();
+    let knows_buses = setup != PciSetup::None && !all_buses && summary.unnumbered == 0;
+    let mut tables = Tables::new(knows_buses.then_some(summary.last_bus));
     if let Some(script) = script {
         acpi::load(p, &dir, script, &mut space, scratch, &mut tables)?;
     }

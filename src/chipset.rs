@@ -4,7 +4,9 @@
 //! host bridge's id and opened the F segment; on Q35 it has also placed the
 //! ECAM, so that each register here is one access.
 
+use crate::error::Result;
 use crate::layout;
+use crate::memory::map::{Kind, MemoryMap};
 use crate::phys::PhysRange;
 use crate::platform::Platform;
 
@@ -18,6 +20,8 @@ pub struct Chipset {
     pub host_bridge: u32,
     /// Where configuration space lies in memory; empty if ports reach it.
     pub ecam: PhysRange,
+    /// The last bus that is reached until [`Chipset::open_all_buses`].
+    pub last_bus: u8,
     /// What every kernel needs: interrupt routes, power management.
     registers: &'static [Register],
     /// What only kernels without ACPI need.
@@ -66,6 +70,7 @@ pub static I440FX: Chipset = Chipset {
     name: "i440FX",
     host_bridge: 0x1237_8086,
     ecam: PhysRange::EMPTY,
+    last_bus: u8::MAX,
     registers: &[
         register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
         register(1, 3, 0x40, PM_BASE),     // PMBA
@@ -82,7 +87,8 @@ pub static I440FX: Chipset = Chipset {
 pub static Q35: Chipset = Chipset {
     name: "Q35",
     host_bridge: 0x29c0_8086,
-    ecam: layout::Q35_ECAM,
+    ecam: layout::Q35_ECAM_64,
+    last_bus: 63,
     registers: &[
         register(0x1f, 0, 0x40, PM_BASE),     // PMBASE
         register(0x1f, 0, 0x44, 0x80),        // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
@@ -99,6 +105,7 @@ pub static NONE: Chipset = Chipset {
     name: "no host bridge",
     host_bridge: u32::MAX,
     ecam: PhysRange::EMPTY,
+    last_bus: u8::MAX,
     registers: &[],
     legacy_registers: &[],
     pci: None,
@@ -106,6 +113,14 @@ pub static NONE: Chipset = Chipset {
 
 /// All that are known.
 static CHIPSETS: [&Chipset; 3] = [&I440FX, &Q35, &NONE];
+
+/// Q35's PCIEXBAR at 00:00.0 (Intel G35 Express datasheet, 5.1.17): base, length
+/// in bits 2:1, enable.
+pub const PCIEXBAR: u32 = 0x60;
+/// PCIEXBAR for [`layout::Q35_ECAM_64`], as the entry code sets it.
+pub const PCIEXBAR_64: u32 = layout::Q35_ECAM.start() | 2 << 1 | 1;
+/// PCIEXBAR for all of [`layout::Q35_ECAM`].
+pub const PCIEXBAR_256: u32 = layout::Q35_ECAM.start() | 1;
 
 /// Address port of configuration mechanism 1 (PCI Local Bus 3.0, section
 /// 3.2.2.3.2); the dword at [`CAM_DATA`] is the register that it names.
@@ -137,6 +152,18 @@ impl Chipset {
             platform.out16(0x4d0, 0x0c00);
         }
         self.write(platform, self.legacy_registers);
+    }
+
+    /// Makes configuration space in memory reach all 256 buses, and reserves it.
+    ///
+    /// # Errors
+    /// [`Error::TooManyE820Entries`](crate::error::Error::TooManyE820Entries).
+    pub fn open_all_buses<P: Platform>(&self, platform: &mut P, map: &mut MemoryMap) -> Result<()> {
+        if self.ecam.is_empty() {
+            return Ok(());
+        }
+        platform.write32(self.ecam.start() | PCIEXBAR, PCIEXBAR_256);
+        map.reserve(layout::Q35_ECAM, Kind::RESERVED)
     }
 
     fn write<P: Platform>(&self, platform: &mut P, registers: &[Register]) {
@@ -226,6 +253,8 @@ pub fn has_io_apic<P: Platform>(platform: &mut P, index: u32) -> bool {
     let version = platform.read32(start.wrapping_add(WINDOW));
     version >> 16 & 0xff == LAST_INPUT
 }
+
+const _: () = assert!(Q35.ecam.len() >> 20 == Q35.last_bus as u32 + 1);
 
 #[cfg(test)]
 mod tests {

@@ -97,7 +97,7 @@ impl Error {
             Self::BadE820 => (0x13, "etc/e820 from fw_cfg is missing or malformed; use QEMU 2.8 or later, with at least 1 MiB of RAM"),
             Self::TooManyE820Entries => (0x14, "too many memory map entries; the zero page holds 128"),
             Self::UnknownMachine => (0x15, "unknown host bridge; use -machine pc, q35, microvm or isapc"),
-            Self::BadOption(_) => (0x16, "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, scan or full, entry takes auto, 16 or 32, log takes off, steps or all"),
+            Self::BadOption(_) => (0x16, "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, buses, scan or full, buses takes auto or 256, entry takes auto, 16 or 32, log takes off, steps or all"),
             Self::NoKernel => (0x20, "no kernel; pass one with -kernel"),
             Self::KernelIsPe => (0x21, "the kernel is a PE/EFI image (UKI?), which needs UEFI firmware; pass a bzImage or a PVH vmlinux"),
             Self::UnknownKernel => (0x22, "unknown kernel format; pass a bzImage, an ELF with a PVH note or a multiboot kernel"),
@@ -177,6 +177,7 @@ pub struct BadValue(u64);
 #[allow(missing_docs, reason = "their names say it")]
 pub enum OptionName {
     Pci,
+    Buses,
     Entry,
     Log,
     QbootPci,
@@ -184,7 +185,13 @@ pub enum OptionName {
 
 impl OptionName {
     /// Each with its text, in the order of their numbers.
-    const TEXTS: [&[u8]; 4] = [b" (pci=", b" (entry=", b" (log=", b" (qboot.pci="];
+    const TEXTS: [&[u8]; 5] = [
+        b" (pci=",
+        b" (buses=",
+        b" (entry=",
+        b" (log=",
+        b" (qboot.pci=",
+    ];
 }
 
 impl Room {

@@ -45,8 +45,11 @@ pub const HIGH_RAM_END: u32 = 0xfec0_0000;
 /// Everything below 1 MiB that the running firmware occupies.
 pub const FIRMWARE: PhysRange = PhysRange::fixed(STATICS.start(), LOW_FREE.start());
 
-/// ECAM of q35, as QEMU's ACPI tables expect it: 256 buses of 1 MiB.
+/// Where q35's ECAM lies, as QEMU's ACPI tables expect it: 256 buses of 1 MiB at
+/// the most. QEMU's window for PCI memory starts behind it.
 pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
+/// The part of it that is opened unless more buses are needed: 64 buses.
+pub const Q35_ECAM_64: PhysRange = PhysRange::fixed(Q35_ECAM.start(), 0xb400_0000);
 
 /// ECAM of `microvm,pcie=on` (QEMU `include/hw/i386/microvm.h`).
 pub const MICROVM_ECAM: PhysRange = PhysRange::fixed(0xe000_0000, 0xf000_0000);
@@ -108,6 +111,7 @@ mod tests {
             ("F_TABLES", F_TABLES),
             ("OWN_SMBIOS", OWN_SMBIOS),
             ("Q35_ECAM", Q35_ECAM),
+            ("Q35_ECAM_64", Q35_ECAM_64),
             ("MICROVM_ECAM", MICROVM_ECAM),
             ("IO_APICS", IO_APICS),
             ("LOCAL_APIC", LOCAL_APIC),

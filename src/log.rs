@@ -130,6 +130,7 @@ impl Log {
         }
         p.print(match setup {
             PciSetup::None => b"pci: none",
+            PciSetup::Buses => b"pci: buses",
             PciSetup::Scan => b"pci: scan",
             PciSetup::Full => b"pci: full",
         });

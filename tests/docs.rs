@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use qboot::error::{Error, OptionName};
 use qboot::layout;
 use qboot::phys::PhysRange;
-use qboot::settings::options::{EntryOption, LogOption, PciOption, choose};
+use qboot::settings::options::{BusesOption, EntryOption, LogOption, PciOption, choose};
 use xtask::measure::{self, Kit};
 use xtask::patience::Patience;
 use xtask::workspace;
@@ -168,14 +168,18 @@ fn the_boot_that_is_walked_along_is_todays() -> Result<()> {
     let [head, tail] = doorbell.split("...").collect::<Vec<_>>()[..] else {
         anyhow::bail!("{doorbell:?} is no pattern");
     };
-    let is_doorbell = |line: &String| line.starts_with(head) && line.ends_with(tail);
-    ensure!(transfers.iter().all(is_doorbell), "{real:#?}");
+    let is_doorbell = |line: &&String| line.starts_with(head) && line.ends_with(tail);
+    let (transfers, reads): (Vec<_>, Vec<_>) = transfers.iter().partition(is_doorbell);
+    let is_header = |line: &&String| line.starts_with("read 4 0xb0") && line.contains("c -> ");
+    ensure!(reads.iter().all(is_header), "{real:#?}");
+    let said = format!("{} reads of header types", reads.len());
+    ensure!(page.contains(&said), "the page does not say {said:?}");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| "));
     let numbers = rows.filter_map(|row| row.split(" |").next());
     let walked = numbers.flat_map(|cell| cell.split(", "));
     let walked: Vec<usize> = walked.filter_map(|number| number.parse().ok()).collect();
     ensure!(walked.iter().copied().eq(1..=transfers.len()), "{walked:?}");
-    ensure!(page.contains(&format!("There are {};", counts.accesses)));
+    ensure!(page.contains(&format!("There are {}.", counts.accesses)));
     Ok(())
 }
 
@@ -311,6 +315,7 @@ fn is_known(option: &str, value: &str) -> bool {
     let value = value.as_bytes();
     match option {
         "pci" => choose(OptionName::Pci, value).is_ok(),
+        "buses" => choose(OptionName::Buses, value).is_ok(),
         "entry" => choose(OptionName::Entry, value).is_ok(),
         "log" => choose(OptionName::Log, value).is_ok(),
         _ => false,
@@ -334,7 +339,7 @@ fn options_are_those_of_the_source() -> Result<()> {
     }
     ensure!(count > 2, "README.md has only {count} options");
     let mut says = String::new();
-    for option in ["pci", "entry", "log"] {
+    for option in ["pci", "buses", "entry", "log"] {
         let values: Vec<&str> = rows
             .iter()
             .filter(|(name, ..)| name == option)
@@ -356,10 +361,11 @@ fn options_are_those_of_the_source() -> Result<()> {
     // The first of each is the default, and the error lists all there are.
     let defaults = (
         PciOption::default() == PciOption::Auto,
+        BusesOption::default() == BusesOption::Auto,
         EntryOption::default() == EntryOption::Auto,
         LogOption::default() == LogOption::Off,
     );
-    ensure!(defaults == (true, true, true));
+    ensure!(defaults == (true, true, true, true));
     let said = Error::BadOption(qboot_tests::VALUE).message();
     ensure!(said.ends_with(&says[2..]), "{said:?} and {says:?}");
     Ok(())

@@ -66,7 +66,7 @@ fn link(name: &str) -> AcpiTables<Linked> {
     let (dir, scratch) = Directory::read(&mut machine, &mut scratch).unwrap();
     let mut space = TableSpace::new(&mut map);
     let script = dir.find(fw_cfg::file::TABLE_LOADER);
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(None);
     let script = script.unwrap();
     load(&mut machine, &dir, script, &mut space, scratch, &mut tables).unwrap();
     let linked = Linked(machine.memory.peek(ALL).into());

@@ -12,6 +12,8 @@ use xtask::qemu::Qemu;
 
 #[path = "pci/boots.rs"]
 mod boots;
+#[path = "pci/buses.rs"]
+mod buses;
 #[path = "pci/qtest.rs"]
 mod qtest;
 
@@ -72,7 +74,7 @@ impl Setup {
         qtest.accesses = 0;
         let (mut config, routing, apertures) = match self.machine.name {
             "q35" => (
-                Access::ecam(&mut qtest, Q35_ECAM.start()),
+                Access::ecam(&mut qtest, Q35_ECAM.start(), u8::MAX),
                 Routing::Ich9,
                 Apertures::q35(RAM_END, 0, 40),
             ),
@@ -83,7 +85,7 @@ impl Setup {
             ),
             // microvm, whose second I/O APIC takes the lower inputs' place.
             _ => (
-                Access::ecam(&mut qtest, MICROVM_ECAM.start()),
+                Access::ecam(&mut qtest, MICROVM_ECAM.start(), u8::MAX),
                 Routing::Gpex(if self.machine.options.contains("ioapic2=off") {
                     12
                 } else {

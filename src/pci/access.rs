@@ -1,7 +1,7 @@
 //! Configuration space through ports or memory.
 
 use super::{Bdf, Config};
-use crate::chipset::{CAM_ADDRESS, CAM_DATA};
+use crate::chipset::{CAM_ADDRESS, CAM_DATA, PCIEXBAR, PCIEXBAR_256};
 use crate::platform::Io;
 
 /// Configuration space through ports or memory.
@@ -12,6 +12,8 @@ pub struct Access<'a, I> {
     io: &'a mut I,
     /// Where ECAM is, 0 for ports.
     ecam: u32,
+    /// The last bus that it reaches.
+    last_bus: u8,
     /// What port 0xcf8 holds; bit 31 clear while that is not known.
     address: u32,
 }
@@ -24,16 +26,19 @@ impl<'a, I: Io> Access<'a, I> {
         Self {
             io,
             ecam: 0,
+            last_bus: u8::MAX,
             address: 0,
         }
     }
 
     /// Enhanced configuration access: 4 KiB a function in the 256 MiB at
-    /// `base`, a multiple of that size and not 0; one exit an access.
-    pub const fn ecam(io: &'a mut I, base: u32) -> Self {
+    /// `base`, a multiple of that size and not 0; one exit an access. It reaches
+    /// the buses up to `last_bus`; Q35's can be made to reach all.
+    pub const fn ecam(io: &'a mut I, base: u32, last_bus: u8) -> Self {
         Self {
             io,
             ecam: base,
+            last_bus,
             address: 0,
         }
     }
@@ -55,6 +60,13 @@ impl<'a, I: Io> Access<'a, I> {
 }
 
 impl<I: Io> Config for Access<'_, I> {
+    fn reach(&mut self, bus: u8) {
+        if bus > self.last_bus {
+            self.last_bus = u8::MAX;
+            self.io.write32(self.ecam | PCIEXBAR, PCIEXBAR_256);
+        }
+    }
+
     fn read32(&mut self, bdf: Bdf, register: u16) -> u32 {
         if self.ecam != 0 {
             self.io.read32(self.addr(bdf, register))

@@ -2,7 +2,7 @@
 //! addresses, and COMMAND.
 
 use super::resource::{Apertures, Demand, Kind, Tree, low, slot};
-use super::scan;
+use super::scan::{self, Work};
 use super::size::{CLOSED_MEM, COMMAND_IO, COMMAND_MEM, bar_register, size_bar};
 use super::{Config, Routing, Summary, Unplaced, reg};
 use crate::error::Result;
@@ -30,7 +30,7 @@ pub fn full<C: Config>(
     scratch: &mut [u8],
 ) -> Result<Summary> {
     let mut tree = Tree::new(scratch, apertures)?;
-    let mut summary = scan::walk(config, extra_roots, routing, Some(&mut tree))?;
+    let mut summary = scan::walk(config, extra_roots, routing, Work::Addresses(&mut tree))?;
     summary.unplaced = tree.solve();
     program(config, &tree);
     if summary.unplaced != 0 {

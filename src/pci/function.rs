@@ -5,6 +5,8 @@ use super::{Bdf, Config, reg};
 /// Header types, without the bit for several functions.
 pub(super) const HEADER_DEVICE: u8 = 0;
 pub(super) const HEADER_BRIDGE: u8 = 1;
+/// That bit.
+pub(super) const SEVERAL_FUNCTIONS: u8 = 0x80;
 
 /// Whether a vendor id is one: all ones and all zeroes mean nobody answered.
 pub(super) const fn present(id: u32) -> bool {
@@ -61,7 +63,7 @@ pub(super) mod reserve {
 }
 
 /// Follows a bridge's capability list, a dword each.
-pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeCaps {
+pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf) -> BridgeCaps {
     let mut caps = BridgeCaps::default();
     let [mut at, ..] = config.read32(bdf, reg::CAPABILITIES).to_le_bytes();
     // 48 capabilities fill the space: a list that is longer loops.
@@ -79,7 +81,11 @@ pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf, id: u32) -> BridgeC
             }
             CAP_SHPC => caps.shpc = true,
             // Other vendors' capabilities may look the same.
-            CAP_VENDOR if high == RESERVE_TYPE && low >= RESERVE_LEN && id & 0xffff == RED_HAT => {
+            CAP_VENDOR
+                if high == RESERVE_TYPE
+                    && low >= RESERVE_LEN
+                    && config.read32(bdf, reg::ID) & 0xffff == RED_HAT =>
+            {
                 caps.reserve = at.into();
             }
             _ => {}

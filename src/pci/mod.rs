@@ -23,7 +23,7 @@ pub use full::full;
 pub use interrupt::{Interrupt, interrupts};
 pub use list::list;
 pub use resource::Apertures;
-pub use scan::scan;
+pub use scan::{number, scan};
 pub use set_up::{access, set_up};
 
 /// Bus, device and function: bits 15:8, 7:3 and 2:0.
@@ -119,6 +119,8 @@ pub mod reg {
 /// Configuration space. `register` is a multiple of the access width; a
 /// function that is not there reads all ones and ignores writes.
 pub trait Config {
+    /// Makes the functions of `bus` reachable.
+    fn reach(&mut self, _bus: u8) {}
     /// Reads a dword.
     fn read32(&mut self, bdf: Bdf, register: u16) -> u32;
     /// Writes a byte.

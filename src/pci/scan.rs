@@ -1,6 +1,8 @@
 //! The walk over the tree: bus numbers, interrupt lines.
 
-use super::function::{Function, HEADER_BRIDGE, HEADER_DEVICE, present, read_caps, reserved_buses};
+use super::function::{
+    Function, HEADER_BRIDGE, HEADER_DEVICE, SEVERAL_FUNCTIONS, present, read_caps, reserved_buses,
+};
 use super::resource::Tree;
 use super::{Bdf, Config, Roots, Routing, Summary, reg, size};
 use crate::error::{Error, Result};
@@ -27,7 +29,26 @@ const BRIDGE_SERR: u32 = 2 << 16;
 /// # Errors
 /// [`Error::PciTooMany`], which no tree brings about.
 pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Result<Summary> {
-    walk(config, extra_roots, routing, None)
+    walk(config, extra_roots, routing, Work::Interrupts)
+}
+
+/// Gives bridges their bus numbers as [`scan`] does, and leaves the rest alone:
+/// one read a function, and some ten accesses a bridge.
+///
+/// # Errors
+/// As [`scan`].
+pub fn number<C: Config>(config: &mut C, routing: Routing) -> Result<Summary> {
+    walk(config, 0, routing, Work::Numbers)
+}
+
+/// What the walk does besides giving buses their numbers.
+pub(super) enum Work<'w, 't> {
+    /// Nothing.
+    Numbers,
+    /// Sets interrupt lines and what else [`scan`] does.
+    Interrupts,
+    /// Collects what wants an address, too.
+    Addresses(&'w mut Tree<'t>),
 }
 
 /// A bus that the walk is on.
@@ -53,14 +74,12 @@ struct Level {
 /// One level takes one bus number, so all 256 fit and no tree is too deep.
 type Levels = ArrayVec<Level, 256>;
 
-/// The walk of [`scan`], which collects in `tree` what wants an address.
-///
-/// One instance serves both, as the ROM has room for one only.
+/// The walk over all root buses.
 pub(super) fn walk<C: Config>(
     config: &mut C,
     extra_roots: u8,
     routing: Routing,
-    mut tree: Option<&mut Tree<'_>>,
+    mut work: Work<'_, '_>,
 ) -> Result<Summary> {
     let mut summary = Summary {
         roots: find_roots(config, extra_roots),
@@ -72,7 +91,7 @@ pub(super) fn walk<C: Config>(
         // What is behind this root has to stay below the next one.
         let limit = next.map_or(u8::MAX, |next| next.wrapping_sub(1));
         summary.last_bus = root;
-        walk_root(config, root, limit, routing, &mut tree, &mut summary)?;
+        walk_root(config, root, limit, routing, &mut work, &mut summary)?;
         match next {
             Some(next) => root = next,
             None => return Ok(summary),
@@ -112,7 +131,7 @@ fn walk_root<C: Config>(
     root: u8,
     limit: u8,
     routing: Routing,
-    tree: &mut Option<&mut Tree<'_>>,
+    work: &mut Work<'_, '_>,
     summary: &mut Summary,
 ) -> Result<()> {
     let mut levels = Levels::new();
@@ -146,15 +165,13 @@ fn walk_root<C: Config>(
             continue;
         };
         let bdf = Bdf::on_bus(level.bus, devfn);
-        let id = config.read32(bdf, reg::ID);
-        if !present(id) {
+        let Some((header, id)) = probe(config, bdf, routing, work) else {
             // Without function 0 there is no device.
             at = next(at, multi && bdf.function() != 0);
             continue;
-        }
-        let [_, _, header, _] = config.read32(bdf, reg::HEADER).to_le_bytes();
+        };
         if bdf.function() == 0 {
-            multi = header & 0x80 != 0;
+            multi = header & SEVERAL_FUNCTIONS != 0;
         }
         at = next(at, multi);
         summary.functions = summary.functions.wrapping_add(1);
@@ -164,10 +181,18 @@ fn walk_root<C: Config>(
         if levels.is_empty() {
             (root_device, swizzle, inner_swizzle) = (bdf.device(), 0, 0);
         }
-        let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
-        let found = set_up_function(config, bdf, id, header & 0x7f, line);
+        let mut found = Function {
+            bdf,
+            header: header & 0x7f,
+            class: 0,
+            ide: false,
+        };
+        if !matches!(work, Work::Numbers) {
+            let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
+            set_up_function(config, &mut found, id, line);
+        }
         if found.header != HEADER_BRIDGE {
-            if let Some(tree) = tree {
+            if let Work::Addresses(tree) = work {
                 size::add_function(config, tree, level.index, &found)?;
             }
             continue;
@@ -179,9 +204,10 @@ fn walk_root<C: Config>(
             continue;
         };
         summary.last_bus = bus;
-        let caps = read_caps(config, bdf, id);
+        config.reach(bus);
+        let caps = read_caps(config, bdf);
         let mut index = 0;
-        if let Some(tree) = tree {
+        if let Work::Addresses(tree) = work {
             index = size::add_bridge(config, tree, level.index, &found, &caps)?;
         }
         // Open for every bus there may be behind it.
@@ -201,6 +227,34 @@ fn walk_root<C: Config>(
     }
 }
 
+/// The header type of a function, with its bit for several functions, and its
+/// id, which numbering does without; `None` if there is no function.
+fn probe<C: Config>(
+    config: &mut C,
+    bdf: Bdf,
+    routing: Routing,
+    work: &Work<'_, '_>,
+) -> Option<(u8, u32)> {
+    const HOST_BRIDGE: Bdf = Bdf::new(0, 0, 0);
+    const LPC: Bdf = Bdf::new(0, 0x1f, 0);
+    let mut id = 0;
+    match (work, routing, bdf) {
+        // Q35 always has these two.
+        (Work::Numbers, Routing::Ich9, HOST_BRIDGE) => return Some((HEADER_DEVICE, id)),
+        (Work::Numbers, Routing::Ich9, LPC) => return Some((SEVERAL_FUNCTIONS, id)),
+        (Work::Numbers, _, _) => {}
+        _ => {
+            id = config.read32(bdf, reg::ID);
+            if !present(id) {
+                return None;
+            }
+        }
+    }
+    let [_, _, header, _] = config.read32(bdf, reg::HEADER).to_le_bytes();
+    // Nobody's header is all ones.
+    (header != 0xff).then_some((header, id))
+}
+
 /// The function to look at after this one.
 const fn next(at: u16, multi: bool) -> u16 {
     // The last of a device leads on to the next by itself.
@@ -216,20 +270,14 @@ fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate:
     config.write32(bridge, reg::BUSES, buses);
 }
 
-/// Interrupt line, bridge control and IDE ports; tells what it is.
+/// Interrupt line, bridge control and IDE ports; finds out what it is.
 fn set_up_function<C: Config>(
     config: &mut C,
-    bdf: Bdf,
+    found: &mut Function,
     id: u32,
-    header: u8,
     line: impl Fn(u8) -> u8,
-) -> Function {
-    let mut found = Function {
-        bdf,
-        header,
-        class: 0,
-        ide: false,
-    };
+) {
+    let (bdf, header) = (found.bdf, found.header);
     let old = config.read32(bdf, reg::INTERRUPT);
     let [_, pin, ..] = old.to_le_bytes();
     let mut new = old;
@@ -245,7 +293,7 @@ fn set_up_function<C: Config>(
         config.write32(bdf, reg::INTERRUPT, new);
     }
     if header != HEADER_DEVICE {
-        return found;
+        return;
     }
     let [_, _, sub, base] = config.read32(bdf, reg::CLASS).to_le_bytes();
     found.class = u16::from_be_bytes([base, sub]);
@@ -259,7 +307,6 @@ fn set_up_function<C: Config>(
             config.write32(bdf, bar, port);
         }
     }
-    found
 }
 
 #[cfg(test)]

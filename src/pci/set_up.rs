@@ -1,6 +1,6 @@
 //! Which PCI a machine has, and setting it up as far as it was asked for.
 
-use super::{Access, Apertures, Routing, Summary, full, scan};
+use super::{Access, Apertures, Routing, Summary, full, number, scan};
 use crate::chipset::{Chipset, PciHost, has_io_apic};
 use crate::error::Result;
 use crate::fw_cfg::{Directory, file};
@@ -25,11 +25,33 @@ pub fn set_up<P: Platform>(
     chipset: &Chipset,
     setup: PciSetup,
     dir: &Directory<'_>,
+    map: &mut MemoryMap,
+    scratch: &mut [u8],
+) -> Result<Summary> {
+    let summary = walk(platform, chipset, setup, dir, map, scratch)?;
+    if summary.last_bus > chipset.last_bus {
+        // The walk has opened them on its way.
+        chipset.open_all_buses(platform, map)?;
+    }
+    Ok(summary)
+}
+
+fn walk<P: Platform>(
+    platform: &mut P,
+    chipset: &Chipset,
+    setup: PciSetup,
+    dir: &Directory<'_>,
     map: &MemoryMap,
     scratch: &mut [u8],
 ) -> Result<Summary> {
     if setup == PciSetup::None {
         return Ok(Summary::default());
+    }
+    if setup == PciSetup::Buses {
+        return match access(platform, chipset) {
+            Some((mut config, routing)) => number(&mut config, routing),
+            None => Ok(Summary::default()),
+        };
     }
     let extra_roots = dir.read_number(platform, file::EXTRA_PCI_ROOTS)?;
     let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
@@ -73,13 +95,13 @@ pub fn access<'p, P: Platform>(
     match chipset.pci {
         Some(PciHost::I440fx) => Some((Access::cam(platform), Routing::Piix)),
         Some(PciHost::Q35) => {
-            let ecam = Access::ecam(platform, chipset.ecam.start());
+            let ecam = Access::ecam(platform, chipset.ecam.start(), chipset.last_bus);
             Some((ecam, Routing::Ich9))
         }
         None if platform.read32(layout::MICROVM_ECAM.start()) == GPEX_HOST => {
             let [one, two] = MICROVM_PCIE_IRQ;
             let first = if has_io_apic(platform, 1) { two } else { one };
-            let ecam = Access::ecam(platform, layout::MICROVM_ECAM.start());
+            let ecam = Access::ecam(platform, layout::MICROVM_ECAM.start(), u8::MAX);
             Some((ecam, Routing::Gpex(first)))
         }
         None => None,

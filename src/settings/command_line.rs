@@ -26,6 +26,9 @@ pub struct CommandLine {
     /// `qboot.pci=`, for those who cannot give QEMU an option; Linux takes it
     /// for the parameter of a module that is not there. The last one counts.
     pub pci: Result<PciOption>,
+    /// Linux is to give buses other numbers than it finds: `pci=assign-busses`,
+    /// or `pci=hpbussize=`, which only counts for numbers that it gives itself.
+    pub renumbers: bool,
 }
 
 impl Default for CommandLine {
@@ -33,6 +36,7 @@ impl Default for CommandLine {
         Self {
             acpi: AcpiUse::Full,
             pci: Ok(PciOption::Auto),
+            renumbers: false,
         }
     }
 }
@@ -52,10 +56,18 @@ impl CommandLine {
             if let Some(value) = word.strip_prefix(b"qboot.pci=") {
                 found.pci = choose(OptionName::QbootPci, value).map(Choice::pci);
             }
+            if let Some(values) = word.strip_prefix(b"pci=") {
+                found.renumbers |= values.split(|byte| *byte == b',').any(renumbers);
+            }
             found.acpi = found.acpi.max(acpi_use(word));
         }
         found
     }
+}
+
+/// Whether this value of `pci=` has Linux number buses itself.
+fn renumbers(value: &[u8]) -> bool {
+    value == b"assign-busses" || value.starts_with(b"hpbussize=")
 }
 
 /// What a word of the line leaves of ACPI.
@@ -192,6 +204,17 @@ mod tests {
             let line = std::format!("x qboot.pci={value} y");
             let bad = BadValue::new(OptionName::QbootPci, value.as_bytes());
             assert_eq!(pci(&line), Err(Error::BadOption(bad)), "{line}");
+        }
+    }
+
+    #[test]
+    fn linux_may_be_told_to_number_buses_itself() {
+        let renumbers = |line: &str| CommandLine::parse(line.as_bytes()).renumbers;
+        for line in ["pci=assign-busses", "a pci=nocrs,hpbussize=8 b"] {
+            assert!(renumbers(line), "{line}");
+        }
+        for line in ["", "pci=nocrs", "assign-busses", "acpi=hpbussize=8"] {
+            assert!(!renumbers(line), "{line}");
         }
     }
 }

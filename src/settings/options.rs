@@ -16,10 +16,22 @@ pub enum PciOption {
     Auto,
     /// Nothing.
     None,
-    /// Bus numbers and interrupt lines.
+    /// Bus numbers.
+    Buses,
+    /// Interrupt lines too.
     Scan,
     /// Addresses too.
     Full,
+}
+
+/// `opt/org.qboot/buses`: which buses q35's MCFG table names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusesOption {
+    /// Those that there are, if that is known.
+    #[default]
+    Auto,
+    /// All 256.
+    All,
 }
 
 /// `opt/org.qboot/entry`: how a bzImage is entered.
@@ -51,6 +63,7 @@ pub enum LogOption {
 #[allow(missing_docs, reason = "their names say it")]
 pub enum Choice {
     Pci(PciOption),
+    Buses(BusesOption),
     Entry(EntryOption),
     Log(LogOption),
 }
@@ -60,17 +73,20 @@ impl Choice {
     pub(super) fn pci(self) -> PciOption {
         match self {
             Self::Pci(pci) => pci,
-            Self::Entry(_) | Self::Log(_) => PciOption::Auto,
+            _ => PciOption::Auto,
         }
     }
 }
 
 /// Every value that the user may type.
-const CHOICES: [(OptionName, &[u8], Choice); 10] = [
+const CHOICES: [(OptionName, &[u8], Choice); 13] = [
     (OptionName::Pci, b"auto", Choice::Pci(PciOption::Auto)),
     (OptionName::Pci, b"none", Choice::Pci(PciOption::None)),
+    (OptionName::Pci, b"buses", Choice::Pci(PciOption::Buses)),
     (OptionName::Pci, b"scan", Choice::Pci(PciOption::Scan)),
     (OptionName::Pci, b"full", Choice::Pci(PciOption::Full)),
+    (OptionName::Buses, b"auto", Choice::Buses(BusesOption::Auto)),
+    (OptionName::Buses, b"256", Choice::Buses(BusesOption::All)),
     (OptionName::Entry, b"auto", Choice::Entry(EntryOption::Auto)),
     (OptionName::Entry, b"16", Choice::Entry(EntryOption::Bits16)),
     (OptionName::Entry, b"32", Choice::Entry(EntryOption::Bits32)),
@@ -99,6 +115,8 @@ pub fn choose(option: OptionName, value: &[u8]) -> Result<Choice> {
 pub struct Options {
     /// How much of PCI is set up.
     pub pci: PciOption,
+    /// Which buses the MCFG table names.
+    pub buses: BusesOption,
     /// How a bzImage is entered.
     pub entry: EntryOption,
     /// What is printed.
@@ -124,12 +142,14 @@ impl Options {
             let value = line(&value);
             let option = match line(name) {
                 b"pci" => OptionName::Pci,
+                b"buses" => OptionName::Buses,
                 b"entry" => OptionName::Entry,
                 b"log" => OptionName::Log,
                 _ => continue,
             };
             match choose(option, value)? {
                 Choice::Pci(pci) => options.pci = pci,
+                Choice::Buses(buses) => options.buses = buses,
                 Choice::Entry(entry) => options.entry = entry,
                 Choice::Log(log) => options.log = log,
             }
@@ -163,6 +183,7 @@ mod tests {
     fn options_may_end_in_a_newline() {
         let options = read(&[
             ("opt/org.qboot/pci", b"scan\n"),
+            ("opt/org.qboot/buses", b"256\n"),
             ("opt/org.qboot/entry", b"16"),
             ("opt/org.qboot/log", b"all\0"),
             ("opt/org.qboot/other", b"anything"),
@@ -170,6 +191,7 @@ mod tests {
         ]);
         let expected = Options {
             pci: PciOption::Scan,
+            buses: BusesOption::All,
             entry: EntryOption::Bits16,
             log: LogOption::All,
         };
@@ -181,6 +203,7 @@ mod tests {
         for (name, option, value) in [
             ("pci", OptionName::Pci, "scanner"),
             ("pci", OptionName::Pci, ""),
+            ("buses", OptionName::Buses, "64"),
             ("entry", OptionName::Entry, "64"),
             ("log", OptionName::Log, "yes"),
         ] {

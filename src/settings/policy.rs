@@ -1,12 +1,17 @@
 //! What of PCI is set up, and for whom.
 //!
-//! Linux with ACPI numbers buses, assigns BARs and routes interrupts itself,
-//! so nothing of that is done twice. Any other kernel gets it done, and so does
-//! a 32-bit Linux, which assigns BARs badly.
+//! Linux with ACPI assigns BARs and routes interrupts itself, so neither is done
+//! twice. Any other kernel gets it done, and so does a 32-bit Linux, which
+//! assigns BARs badly.
+//!
+//! Buses get their numbers here where there is an MCFG table: it then names the
+//! buses that there are. Linux asks every device number on each bus that the
+//! table names and that has no bridge, two port accesses each: 16,000 for 256
+//! buses.
 
 use crate::error::Result;
 use crate::settings::command_line::{AcpiUse, CommandLine};
-use crate::settings::options::PciOption;
+use crate::settings::options::{BusesOption, PciOption};
 
 /// Who is booted, as far as it decides about PCI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +25,14 @@ pub enum Guest {
     Other,
 }
 
-/// What of PCI is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What of PCI is set up, each more than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PciSetup {
     /// Nothing.
     None,
-    /// Bus numbers and interrupt lines.
+    /// Bus numbers.
+    Buses,
+    /// Interrupt lines too.
     Scan,
     /// Addresses too.
     Full,
@@ -45,6 +52,9 @@ pub struct Facts {
     /// Whether there are expander buses: QEMU announces for them only what
     /// has been programmed.
     pub has_expanders: bool,
+    /// Whether the chipset has configuration space in memory, and QEMU an MCFG
+    /// table for it.
+    pub has_ecam: bool,
 }
 
 impl Facts {
@@ -58,6 +68,13 @@ impl Facts {
     #[must_use]
     pub fn needs_8259a(&self) -> bool {
         self.guest == Guest::Other || self.is_without_acpi()
+    }
+
+    /// Whether the MCFG table has to name all 256 buses: there is nothing to
+    /// tell which of them will be used.
+    #[must_use]
+    pub fn needs_all_buses(&self, option: BusesOption) -> bool {
+        option == BusesOption::All || self.has_expanders || self.line.renumbers
     }
 
     /// Whether the kernel finds its processors in an MP table.
@@ -79,12 +96,14 @@ impl Facts {
         };
         Ok(match option {
             PciOption::None => PciSetup::None,
+            PciOption::Buses => PciSetup::Buses,
             PciOption::Scan => PciSetup::Scan,
             PciOption::Full => PciSetup::Full,
             PciOption::Auto if self.guest != Guest::Linux => PciSetup::Full,
             // Linux assigns addresses itself, with ACPI or without.
             PciOption::Auto if self.is_without_acpi() => PciSetup::Scan,
             PciOption::Auto if self.has_expanders => PciSetup::Full,
+            PciOption::Auto if self.has_ecam && !self.line.renumbers => PciSetup::Buses,
             PciOption::Auto => PciSetup::None,
         })
     }
@@ -102,8 +121,10 @@ mod tests {
         line: CommandLine {
             acpi: AcpiUse::Full,
             pci: Ok(PciOption::Auto),
+            renumbers: false,
         },
         has_expanders: false,
+        has_ecam: false,
     };
 
     fn with(acpi: AcpiUse) -> Facts {
@@ -115,6 +136,29 @@ mod tests {
     fn linux_with_acpi_sets_pci_up_itself() {
         assert_eq!(LINUX.pci_setup(), Ok(PciSetup::None));
         assert!(!LINUX.needs_8259a() && !LINUX.needs_mp_table());
+    }
+
+    #[test]
+    fn buses_are_numbered_where_the_mcfg_table_names_them() {
+        let q35 = Facts {
+            has_ecam: true,
+            ..LINUX
+        };
+        assert_eq!(q35.pci_setup(), Ok(PciSetup::Buses));
+        assert!(!q35.needs_all_buses(BusesOption::Auto));
+        assert!(q35.needs_all_buses(BusesOption::All));
+        let line = CommandLine {
+            renumbers: true,
+            ..LINUX.line
+        };
+        let renumbers = Facts { line, ..q35 };
+        assert_eq!(renumbers.pci_setup(), Ok(PciSetup::None));
+        assert!(renumbers.needs_all_buses(BusesOption::Auto));
+        let expanders = Facts {
+            has_expanders: true,
+            ..q35
+        };
+        assert!(expanders.needs_all_buses(BusesOption::Auto));
     }
 
     #[test]
@@ -167,6 +211,7 @@ mod tests {
         };
         for (asked, setup) in [
             (PciOption::None, PciSetup::None),
+            (PciOption::Buses, PciSetup::Buses),
             (PciOption::Scan, PciSetup::Scan),
             (PciOption::Full, PciSetup::Full),
         ] {

@@ -33,8 +33,8 @@ use crate::fw_cfg::{Directory, File, FileEntry, FileName, file, item, up_to_nul}
 use crate::phys::{PhysRange, byte_sum, u32_at};
 use crate::platform::Platform;
 use arrayvec::ArrayVec;
-use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
 
 /// QEMU pads scripts to multiples of this many bytes on machines where they
 /// may grow.
@@ -56,7 +56,7 @@ const WORTH_SAVING: u32 = 0x1000;
 const MIN_ALIGN: u32 = 16;
 
 /// What is common to all tables but RSDP and FACS (ACPI 6.5, 5.2.6).
-#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Header {
     signature: [u8; 4],
@@ -82,6 +82,19 @@ struct Fadt {
     firmware_ctrl: U32,
 }
 
+/// The memory-mapped configuration space table with one entry (PCI Firmware
+/// Specification 3.3, 4.1.2).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Mcfg {
+    header: Header,
+    reserved: [u8; 8],
+    base: U64,
+    segment: U16,
+    start_bus: u8,
+    end_bus: u8,
+}
+
 /// The FACS's start (ACPI 6.5, 5.2.10): it has no checksum.
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -99,9 +112,10 @@ pub struct Table {
     pub range: PhysRange,
 }
 
-/// What a script has loaded.
-#[derive(Debug, Default)]
+/// What a script is to load, and has loaded.
+#[derive(Debug)]
 pub struct Tables {
+    last_bus: Option<u8>,
     /// The RSDP's address, if there is one.
     pub rsdp: Option<u32>,
     /// Every table that has a checksum in its header, and the FACS.
@@ -109,6 +123,17 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Before anything is loaded. The MCFG table is to name the buses up to
+    /// `last_bus`, or stays as QEMU makes it.
+    #[must_use]
+    pub const fn new(last_bus: Option<u8>) -> Self {
+        Self {
+            last_bus,
+            rsdp: None,
+            all: ArrayVec::new_const(),
+        }
+    }
+
     /// The first table with this signature.
     fn find(&self, signature: &[u8; 4]) -> Option<PhysRange> {
         let mut all = self.all.iter();
@@ -374,11 +399,9 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let file = self.file(&command.file, end)?;
         let range = file.part(start, len).ok_or(Error::LoaderOutOfBounds)?;
         let content = self.platform.bytes(file)?;
-        let summed = content
-            .get(start as usize..)
-            .and_then(|rest| rest.get(..len as usize));
+        let summed = content.get_mut(start as usize..);
+        let summed = summed.and_then(|rest| rest.get_mut(..len as usize));
         let summed = summed.ok_or(Error::LoaderOutOfBounds)?;
-        let sum = byte_sum(summed);
         // The RSDP has its checksums elsewhere.
         if start.checked_add(CHECKSUM_OFFSET) == Some(offset)
             && let Some(signature) = summed.first_chunk()
@@ -386,7 +409,13 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
             let signature = *signature;
             // Of more tables than that no note is kept.
             let _ = self.tables.all.try_push(Table { signature, range });
+            if signature == *b"MCFG"
+                && let Some(last_bus) = self.tables.last_bus
+            {
+                name_buses(summed, last_bus);
+            }
         }
+        let sum = byte_sum(summed);
         let checksum = content.get_mut(offset as usize);
         let checksum = checksum.ok_or(Error::LoaderOutOfBounds)?;
         *checksum = checksum.wrapping_sub(sum);
@@ -433,6 +462,17 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
 fn number(bytes: &[u8; COMMAND_LEN]) -> u32 {
     let command: &AddPointer = transmute_ref!(bytes);
     command.command.get()
+}
+
+/// Has an MCFG table name no bus behind `last_bus`, the last that there is.
+///
+/// QEMU makes it name as many as the ECAM has room for. The first bus is behind
+/// a host bridge, which takes no hot-plug, and what bridges reserve for hot-plug
+/// counts.
+fn name_buses(table: &mut [u8], last_bus: u8) {
+    if let Ok((mcfg, _)) = Mcfg::mut_from_prefix(table) {
+        mcfg.end_bus = mcfg.end_bus.min(last_bus);
+    }
 }
 
 /// The size of `file` as the directory has it now.

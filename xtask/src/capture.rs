@@ -198,7 +198,7 @@ impl Qtest {
                 self.config(1, 3, 0x80, 1)
             }
             "0x29c08086" => {
-                self.config(0, 0, 0x60, 0xb000_0001)?;
+                self.config(0, 0, 0x60, 0xb000_0005)?;
                 self.config(31, 0, 0x40, 0x601)?;
                 self.config(31, 0, 0x44, 0x80)
             }

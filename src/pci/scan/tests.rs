@@ -79,7 +79,7 @@ fn every_mechanism_leaves_the_same() {
     let mut memory = tree();
     memory.ecam = Some(0xb000_0000);
     scan(
-        &mut Access::ecam(&mut memory, 0xb000_0000),
+        &mut Access::ecam(&mut memory, 0xb000_0000, 255),
         0,
         Routing::Ich9,
     )
@@ -280,5 +280,82 @@ proptest! {
         }, 0);
         scan(&mut config, roots, Routing::Piix).unwrap();
         prop_assert!(config.1 < 65536 * 60 + 32 * 255);
+    }
+}
+
+/// Root ports 1 and 2, the second with a switch; no device is touched.
+#[test]
+fn buses_alone_are_numbered_by_reads_of_header_types() {
+    let (mut numbered, mut scanned) = (tree(), tree());
+    let first = number(&mut numbered, Routing::Ich9).unwrap();
+    let second = scan(&mut scanned, 0, Routing::Ich9).unwrap();
+    assert_eq!(
+        (first.last_bus, first.functions),
+        (second.last_bus, second.functions)
+    );
+    for (bus, devfn) in [(0, 8), (0, 9), (2, 0), (3, dev(0, 0)), (0, dev(30, 0))] {
+        assert_eq!(
+            buses(&mut numbered, bus, devfn),
+            buses(&mut scanned, bus, devfn)
+        );
+    }
+    assert_eq!(line(&mut numbered, 1, 0), 0, "an interrupt line is set");
+    assert!(numbered.accesses < scanned.accesses);
+}
+
+/// What an empty Q35 costs: 30 slots and seven functions of device 31.
+#[test]
+fn an_empty_q35_is_looked_through_in_37_reads() {
+    let mut sim = Sim::new(Bus::from([
+        (0, Sim1::device(HOST, 0x0600)),
+        (dev(31, 0), Sim1::device(0x2918_8086, 0x0601).multi()),
+        (dev(31, 2), Sim1::device(0x2922_8086, 0x0106)),
+    ]));
+    let summary = number(&mut sim, Routing::Ich9).unwrap();
+    assert_eq!((summary.last_bus, summary.functions), (0, 3));
+    assert_eq!(sim.accesses, 37);
+}
+
+/// A bridge hides in any function, of the chipset's own device too.
+#[test]
+fn a_bridge_in_any_function_is_numbered() {
+    for (devfn, first) in [
+        (dev(31, 4), None),
+        (dev(31, 2), None),
+        (dev(5, 3), Some(dev(5, 0))),
+    ] {
+        let mut bus = Bus::from([
+            (0, Sim1::device(HOST, 0x0600)),
+            (dev(31, 0), Sim1::device(0x2918_8086, 0x0601).multi()),
+            (devfn, root_port(Bus::from([(0, nic())]))),
+        ]);
+        if let Some(first) = first {
+            bus.insert(first, nic().multi());
+        }
+        let mut sim = Sim::new(bus);
+        assert_eq!(
+            number(&mut sim, Routing::Ich9).unwrap().last_bus,
+            1,
+            "{devfn:x}"
+        );
+        assert_eq!(buses(&mut sim, 0, devfn), [0, 1, 1]);
+    }
+}
+
+/// Beyond bus 63 the ECAM is made larger, and not before.
+#[test]
+fn more_than_64_buses_are_reached() {
+    for ports in [63_u8, 64, 72] {
+        let mut root = Bus::from([(0, Sim1::device(HOST, 0x0600).scratch(0x60, 4))]);
+        for n in 0..ports {
+            let port = root_port(Bus::from([(0, nic())])).multi();
+            root.insert(8 + n, port);
+        }
+        let mut sim = Sim::new(root);
+        sim.ecam = Some(0xb000_0000);
+        let mut config = Access::ecam(&mut sim, 0xb000_0000, 63);
+        assert_eq!(number(&mut config, Routing::Ich9).unwrap().last_bus, ports);
+        let pciexbar = sim.function(Bdf::default()).unwrap().dword(0x60);
+        assert_eq!(pciexbar, if ports > 63 { 0xb000_0001 } else { 0 });
     }
 }

@@ -90,7 +90,7 @@ fn loader_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     let Some(script) = dir.find(file::TABLE_LOADER) else {
         return Ok(());
     };
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(None);
     let result = acpi::load(&mut machine, &dir, script, &mut space, scratch, &mut tables);
     if let Some(rsdp) = tables.rsdp {
         let start = PhysRange::fixed(rsdp, rsdp);

@@ -96,7 +96,7 @@ fn run_after(before: FakeFwCfg, fw_cfg: FakeFwCfg, script: &[u8]) -> Run {
     machine.fw_cfg.transfers = 0;
     let mut map = map_of(HIGH.end().into());
     let mut space = TableSpace::new(&mut map);
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(None);
     let result = run_script(&mut machine, &dir, &mut space, script, &mut tables);
     // A file's first transfer goes to its start.
     let mut given: Vec<(u16, PhysRange)> = Vec::new();
