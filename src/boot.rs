@@ -81,16 +81,17 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
         acpi::load(p, &dir, script, &mut space, scratch, &mut tables)?;
     }
     log.acpi(p, &tables);
-    if facts.needs_mp_table() {
-        mptable::offer(p, chipset, &summary.roots, &mut space)?;
-        log.mp_table(p);
-    } else {
-        reach_processors(p, &tables);
-    }
+    reach_processors(p, &facts, &tables);
     // Without a host bridge the F segment is the image, which has SMBIOS of its
     // own at the place where it would be put.
     let entry_point = smbios::load(p, &dir, &mut space, chipset.pci.is_none())?;
     log.smbios(p, entry_point);
+    // Last in the F segment, for it may be the largest there. With ACPI a kernel
+    // can do without.
+    let (needed, optional) = (facts.needs_mp_table(), facts.reads_acpi());
+    if needed && mptable::offer(p, chipset, &summary.roots, &mut space, optional)? {
+        log.mp_table(p);
+    }
     space.finish()?;
 
     #[cfg(feature = "markers")]
@@ -121,10 +122,10 @@ fn read_memory_map<P: Platform>(
 
 /// Turns x2APIC mode on if a processor has an APIC id of 255 or more: Linux
 /// leaves such processors out unless it is on already.
-fn reach_processors<P: Platform>(p: &mut P, tables: &Tables) {
+fn reach_processors<P: Platform>(p: &mut P, facts: &Facts, tables: &Tables) {
     /// CPUID leaf 1, ECX: the processor has x2APIC.
     const X2APIC: u32 = 1 << 21;
-    if tables.has_x2apic_ids(p) {
+    if facts.reads_acpi() && tables.has_x2apic_ids(p) {
         let [_, _, features, _] = p.cpuid(1, 0);
         if features & X2APIC != 0 {
             p.enable_x2apic();

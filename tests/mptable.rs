@@ -5,6 +5,7 @@ use qboot_tests::acpi::Tables;
 use qboot_tests::machines::*;
 use qboot_tests::{Field, Kind, Probe, sum};
 use rstest::rstest;
+use xtask::probe::{Elf, Mode};
 use xtask::qemu::Vm;
 
 /// An I/O APIC: id, address, first global system interrupt.
@@ -160,6 +161,29 @@ fn stands_in_for_acpi(#[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<
     let mp = from_mp(&mp_entries(&mut vm)?.context("no MP table")?)?;
     ensure!(mp.processors.len() == 4, "{mp:?}");
     ensure!(mp.io_apics.len() == 1, "{mp:?}");
+    Ok(())
+}
+
+/// A kernel that is not Linux may read nothing else, as xv6 does, though QEMU has
+/// ACPI tables.
+#[rstest]
+fn stands_beside_acpi_for_others(
+    #[values(PC, Q35, MICROVM)] machine: Machine,
+    #[values(Kind::Pvh, Kind::Multiboot)] kind: Kind,
+) -> Result<()> {
+    let elf = Elf {
+        guest_os: Some("another".to_owned()),
+        ..Elf::new(Mode::Halt)?
+    };
+    let image = match kind {
+        Kind::Pvh => elf.bytes()?,
+        kind => kind.image(Mode::Halt)?,
+    };
+    let probe = Probe::from_bytes(kind, &image)?;
+    let (handover, mut vm) = probe.boot(&probe.machine(machine)?.smp(4))?;
+    let mp = from_mp(&mp_entries(&mut vm)?.context("no MP table")?)?;
+    ensure!(mp.processors.len() == 4, "{mp:?}");
+    ensure!(kind == Kind::Multiboot || handover.rsdp != 0, "no RSDP");
     Ok(())
 }
 

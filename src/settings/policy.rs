@@ -77,10 +77,17 @@ impl Facts {
         option == BusesOption::All || self.has_expanders || self.line.renumbers
     }
 
-    /// Whether the kernel finds its processors in an MP table.
+    /// Whether the kernel finds its processors in ACPI's tables.
+    #[must_use]
+    pub fn reads_acpi(&self) -> bool {
+        self.has_acpi && self.line.acpi != AcpiUse::Off
+    }
+
+    /// Whether the kernel may look for its processors in an MP table: nobody
+    /// knows what others than Linux read.
     #[must_use]
     pub fn needs_mp_table(&self) -> bool {
-        !self.has_acpi || self.line.acpi == AcpiUse::Off
+        self.guest == Guest::Other || !self.reads_acpi()
     }
 
     /// Decides about PCI. The option in fw_cfg goes before the one on the
@@ -189,6 +196,8 @@ mod tests {
                     facts.needs_8259a(),
                     guest == Guest::Other || acpi == AcpiUse::Off
                 );
+                assert_eq!(facts.needs_mp_table(), facts.needs_8259a());
+                assert_eq!(facts.reads_acpi(), acpi == AcpiUse::Full);
             }
         }
         let facts = Facts {

@@ -266,7 +266,8 @@ const MAX_PINS: usize = 128;
 
 /// Builds the MP table in the F segment. Without an I/O APIC there is none:
 /// kernels take every entry of the table for true, and Linux stops at an I/O
-/// APIC that is not there. Gives whether it was built.
+/// APIC that is not there. Gives whether it was built; it may be left out too if
+/// it does not fit and is `optional`.
 ///
 /// # Errors
 /// [`Error::TablesTooBig`] if it does not fit.
@@ -275,6 +276,7 @@ pub fn offer<P: Platform>(
     chipset: &Chipset,
     roots: &Roots,
     space: &mut TableSpace<'_>,
+    optional: bool,
 ) -> Result<bool> {
     if !has_io_apic(platform, 0) {
         return Ok(false);
@@ -312,7 +314,10 @@ pub fn offer<P: Platform>(
     let len = len
         .and_then(|pins| room(count.into(), pins))
         .ok_or(no_room)?;
-    let place = space.alloc(Zone::FSegment, len, 16)?;
+    let place = match space.alloc(Zone::FSegment, len, 16) {
+        Err(_) if optional => return Ok(false),
+        place => place?,
+    };
     let ids = Topology::read(platform).apic_ids(count);
     let bytes = platform.bytes(place)?;
     build(bytes, place.start(), ids, &wiring).ok_or(no_room)?;
