@@ -216,12 +216,14 @@ pub fn set_up_interrupt_controllers<P: Platform>(platform: &mut P) {
 /// What a PC's BIOS leaves in the devices that real-mode code uses.
 ///
 /// The timer runs as timer 0 in mode 2, 18.2 times a second, and is the one
-/// interrupt that is open. COM1 has 115,200 bits a second, 8 bits, no parity.
+/// interrupt that is open, if `ticks`: a kernel that is entered in 32 bits takes
+/// none, and one that came before it masks LINT0 would stay in QEMU's processor
+/// without a vector. COM1 has 115,200 bits a second, 8 bits, no parity.
 /// A20 is open; the port that closes it is to say so.
-pub fn set_up_devices_for_bios<P: Platform>(platform: &mut P) {
+pub fn set_up_devices_for_bios<P: Platform>(platform: &mut P, ticks: bool) {
     set_up_interrupt_controllers(platform);
     for (port, value) in [
-        (PIC[0].1, PIC1_MASK & !1),
+        (PIC[0].1, PIC1_MASK & !u8::from(ticks)),
         (0x43, 0x34),
         (0x40, 0),
         (0x40, 0),

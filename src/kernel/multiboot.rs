@@ -164,7 +164,7 @@ impl Multiboot {
         write_block(block, info.start(), draft, loader.map.entries())?;
         // It may go back to real mode: Xen does.
         low_memory::write_ebda(loader.platform, loader.map.entries())?;
-        chipset::set_up_devices_for_bios(loader.platform);
+        chipset::set_up_devices_for_bios(loader.platform, false);
         Ok(Loaded {
             handoff: Handoff::Multiboot {
                 entry: self.entry,

@@ -153,7 +153,7 @@ impl<'a> RealMode<'a> {
             setup.header.setup_data = setup_data;
         }
         low_memory::write_ebda(loader.platform, loader.map.entries())?;
-        chipset::set_up_devices_for_bios(loader.platform);
+        chipset::set_up_devices_for_bios(loader.platform, true);
         let handoff = Handoff::RealMode {
             segment: u16::try_from(self.layout.base >> 4).map_err(|_| Error::NotOurMemory)?,
             stack: self.layout.heap_end,

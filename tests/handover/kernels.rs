@@ -6,11 +6,11 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use linux_loader::loader::KernelLoader;
 use qboot_tests::machines::*;
-use qboot_tests::{Field, Kind, Probe, noise};
+use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
-use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
+use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, Multiboot, Segment, hdr};
 
 use super::{check, check_initrd};
 
@@ -248,5 +248,34 @@ fn setup_data_of_a_device_tree() -> Result<()> {
         addr = head.u64(0)?;
     }
     ensure!(found, "the device tree is not behind setup_data");
+    Ok(())
+}
+
+/// The 8259A and the local APIC's LINT0 are set up together: an 8259A that is left as
+/// a reset leaves it passes the timer's interrupt on, and QEMU's processor keeps it,
+/// without a vector, when LINT0 is masked then.
+#[rstest]
+fn halts_without_the_8259a(
+    #[values(PC, Q35, MICROVM, MICROVM.with("pic=on,pit=on"))] machine: Machine,
+    #[values(Kind::Pvh, Kind::Multiboot)] kind: Kind,
+) -> Result<()> {
+    let code = probe::assemble("halt.S", include_str!("../halt.S"))?;
+    let mut elf = Elf {
+        guest_os: Some("another".to_owned()),
+        ..Elf::new(Mode::Exit)?
+    };
+    let mut multiboot = Multiboot::new(Mode::Exit)?;
+    for payload in [&mut elf.payload, &mut multiboot.payload] {
+        payload[..code.len()].copy_from_slice(&code);
+    }
+    let image = match kind {
+        Kind::Pvh => elf.bytes()?,
+        _ => multiboot.bytes(),
+    };
+    let probe = Probe::from_bytes(kind, &image)?;
+    let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
+    let mut vm = probe::ports(qemu).spawn()?;
+    let status = vm.wait_exit(PROBE_TIMEOUT)?;
+    ensure!(status.code() == Some(EXIT_STATUS), "{status}");
     Ok(())
 }
