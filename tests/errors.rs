@@ -202,6 +202,16 @@ fn a_script_that_points_outside(#[case] bad: Vec<u8>) -> Result<()> {
     script_fails(&[allocate(TABLES, 16, 1), bad], Error::LoaderOutOfBounds)
 }
 
+/// More work than a second's: each is harmless.
+#[test]
+fn a_script_of_many_checksums() -> Result<()> {
+    let mut commands = vec![allocate(TABLES, 16, 1)];
+    commands.resize(258, add_checksum(TABLES, 0, 0, 1 << 20));
+    let (script, tables) = (commands.concat(), noise(1 << 20, 1));
+    let (qemu, _probe) = with_items(NO_ACPI, &[(SCRIPT, &script), (TABLES, &tables)])?;
+    fails_with(&qemu, Error::BadLoaderScript, "")
+}
+
 #[test]
 fn tables_too_big() -> Result<()> {
     let (script, tables) = (allocate(TABLES, 16, 1), noise(9 << 20, 1));

@@ -7,7 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::phys::{PhysRange, align_down, align_up};
+use crate::phys::{PhysRange, align_down};
 use arrayvec::ArrayVec;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -315,12 +315,11 @@ impl MemoryMap {
         Ok(at)
     }
 
-    /// Where placement may put things: RAM below the EBDA that the running
-    /// firmware does not use, and RAM above 1 MiB.
-    fn is_placeable(&self, range: PhysRange) -> bool {
-        self.high.contains(range)
-            || layout::LOW_FREE_TOP.contains(range)
-            || layout::LOW_FREE.contains(range)
+    /// The part of RAM that `range` lies in, where placement may put things: RAM
+    /// below the EBDA that the running firmware does not use, or RAM above 1 MiB.
+    fn part_of(&self, range: PhysRange) -> Option<PhysRange> {
+        let parts = [self.high, layout::LOW_FREE_TOP, layout::LOW_FREE];
+        parts.into_iter().find(|part| part.contains(range))
     }
 
     /// Claims exactly `range`: what a kernel's header or ELF segments dictate.
@@ -331,31 +330,27 @@ impl MemoryMap {
         if self.claims.iter().any(|held| held.overlaps(range)) {
             return None;
         }
-        if !self.is_placeable(range) {
-            return None;
-        }
+        self.part_of(range)?;
         self.claims.try_push(range).ok()?;
         Some(Claim(range))
     }
 
-    /// Holds a range that is occupied already, before anything is claimed:
-    /// parts of it may be held before.
+    /// Holds a range that is occupied already, before anything is claimed. What
+    /// lies between two such ranges in one part of RAM is held too, so that no
+    /// kernel has more segments than there are places for claims.
     ///
     /// # Errors
     /// `None` when it is not RAM that a kernel may occupy.
     pub fn hold(&mut self, range: PhysRange) -> Option<()> {
-        if !self.is_placeable(range) {
-            return None;
+        let part = self.part_of(range)?;
+        match self.claims.iter_mut().find(|held| part.contains(**held)) {
+            Some(held) => {
+                let start = held.start().min(range.start());
+                *held = PhysRange::between(start, held.end().max(range.end()))?;
+                Some(())
+            }
+            None => self.claims.try_push(range).ok(),
         }
-        // An ELF's segments follow each other: one range for all of them.
-        if let Some(last) = self.claims.last_mut()
-            && last.start() <= range.start()
-            && range.start() <= align_up(last.end(), 4096)?
-        {
-            *last = PhysRange::between(last.start(), last.end().max(range.end()))?;
-            return Some(());
-        }
-        self.claims.try_push(range).ok()
     }
 
     /// What is held, in no order.

@@ -30,8 +30,9 @@ port!(in8, out8, u8, "al");
 port!(in16, out16, u16, "ax");
 port!(in32, out32, u32, "eax");
 
-/// Whether `len` bytes at `addr` are configuration space, an I/O APIC or the
-/// local APIC, never RAM.
+/// Whether `len` bytes at `addr` are where some machine has configuration space,
+/// an I/O APIC or the local APIC. The firmware itself has nothing there; on pc,
+/// the guest's RAM may reach into another machine's configuration space.
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
     addr.is_multiple_of(len)
@@ -47,8 +48,9 @@ fn register<T>(addr: u32) -> Option<VolatilePtr<'static, T>> {
         return None;
     }
     let ptr = NonNull::new(with_exposed_provenance_mut(addr as usize))?;
-    // SAFETY: aligned and inside a window of `is_device`, by the check above:
-    // device registers, not memory that Rust knows.
+    // SAFETY: aligned and inside a window of `is_device`, by the check above, and
+    // accessed at once by `Hardware`'s methods, which borrow all of it: if RAM lies
+    // there, no slice of `Window` is in use, and none of Rust's own.
     Some(unsafe { VolatilePtr::new(ptr) })
 }
 

@@ -52,6 +52,10 @@ const PADDED_FILE_MIN: u32 = 0x1_0000;
 /// What a transfer has to save, so that it is made in part only.
 const WORTH_SAVING: u32 = 0x1000;
 
+/// Bytes that the checksums of one script may add up, a second's work. QEMU's
+/// sum each table once.
+const MAX_SUMMED: u32 = 256 << 20;
+
 /// Alignment of every file, which the RSDP needs (ACPI 6.5, 5.2.5.1).
 const MIN_ALIGN: u32 = 16;
 
@@ -170,7 +174,8 @@ impl Tables {
 /// Memory is written inside the ranges that `space` gave and nowhere else.
 ///
 /// # Errors
-/// [`Error::BadLoaderScript`] for fields that the format does not know,
+/// [`Error::BadLoaderScript`] for fields that the format does not know and for
+/// checksums over more than 256 MiB in all,
 /// [`Error::LoaderFileMissing`] for files that fw_cfg does not have or that
 /// were not allocated before they are used, [`Error::LoaderOutOfBounds`] for
 /// offsets outside their file and addresses that do not fit their field,
@@ -202,6 +207,7 @@ fn run_script<P: Platform>(
         space,
         files: ArrayVec::new(),
         tables,
+        summed: 0,
     };
     loader.run(script)?;
     loader.note_facs();
@@ -282,6 +288,8 @@ struct Loader<'r, 's, 'm, P> {
     space: &'r mut TableSpace<'m>,
     files: ArrayVec<Loaded<'s>, MAX_FILES>,
     tables: &'r mut Tables,
+    /// Bytes that checksums have added up.
+    summed: u32,
 }
 
 impl<'s, P: Platform> Loader<'_, 's, '_, P> {
@@ -402,6 +410,10 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let summed = content.get_mut(start as usize..);
         let summed = summed.and_then(|rest| rest.get_mut(..len as usize));
         let summed = summed.ok_or(Error::LoaderOutOfBounds)?;
+        self.summed = self.summed.saturating_add(len);
+        if self.summed > MAX_SUMMED {
+            return Err(Error::BadLoaderScript);
+        }
         // The RSDP has its checksums elsewhere.
         if start.checked_add(CHECKSUM_OFFSET) == Some(offset)
             && let Some(signature) = summed.first_chunk()

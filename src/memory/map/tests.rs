@@ -91,6 +91,23 @@ fn malformed_maps_are_refused() {
 }
 
 #[test]
+fn any_number_of_segments_leaves_room_for_claims() {
+    let mut map = map(&[(0, 64 * MIB, 1)]);
+    let segments = (0..200).map(|n| 0x10_0000 + n * 0x2_0000).rev();
+    let low = [0x6000, 0x8_0000, 0x1_0000, 0x9_f000];
+    for start in segments.chain(low) {
+        map.hold(PhysRange::fixed(start, start + 0x100)).unwrap();
+    }
+    for start in [0x6000, 0x1_00ff, 0x8_0000, 0x9_f0ff, 0x10_0000, 0x19e_00ff] {
+        assert!(map.is_claimed(start), "{start:#x}");
+    }
+    assert!(!map.is_claimed(0x1_0100) && !map.is_claimed(0x19e_0100));
+    assert!(map.hold(PhysRange::fixed(0x5000, 0x6001)).is_none());
+    let high = map.high();
+    assert!((0..45).all(|_| map.place(0x1000, 0x1000, high).is_some()));
+}
+
+#[test]
 fn placement_goes_round_what_is_held() {
     let mut map = map(&[(0, 16 * MIB, 1)]);
     let high = map.high();

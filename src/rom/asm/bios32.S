@@ -51,17 +51,7 @@ pci32:  cmpb    $0xb1, %ah
         /* Register DI of function BX. */
         pushl   %edx
         pushl   %eax
-        subb    $0x08, %al
-        cmpb    $3, %al
-        jb      1f
-        subb    $3, %al
-1:      movb    %al, %ah                /* 0, 1, 2: align to 0, 1, 3 */
-        shrb    $1, %ah
-        addb    %ah, %al
-        movzbl  %al, %eax
-        orw     $0xff00, %ax
-        testw   %ax, %di
-        jnz     bad_register32
+        pci_check bad_register32
         movzwl  %bx, %eax
         orl     $0x800000, %eax
         shll    $8, %eax

@@ -34,6 +34,22 @@
 .Ldone\@:
         .endm
 
+/* Goes to `bad` unless DI is a register of 256 bytes that has the size of
+ * function AL, 8 to 13. It changes EAX. */
+        .macro  pci_check bad
+        subb    $0x08, %al
+        cmpb    $3, %al
+        jb      .Lread\@
+        subb    $3, %al
+.Lread\@:
+        movb    %al, %ah                /* 0, 1, 2: align to 0, 1, 3 */
+        shrb    $1, %ah
+        addb    %ah, %al
+        movb    $0xff, %ah
+        testw   %ax, %di
+        jnz     \bad
+        .endm
+
 /* PCI BIOS 2.1, by mechanism 1. */
 pci:    pushl   %edx
         pushl   %eax
@@ -55,6 +71,9 @@ pci:    pushl   %edx
         cmpb    $0x0d, %al
         ja      4f
         pushl   %eax
+        pci_check bad_register
+        popl    %eax
+        pushl   %eax
         call    pci_address
         pci_data
         popl    %eax
@@ -62,6 +81,14 @@ pci:    pushl   %edx
         jmp     answer_ah0
 4:      popl    %edx
         movb    $0x81, %ah              /* FUNC_NOT_SUPPORTED */
+        jmp     refuse
+bad_register:
+        popl    %eax
+        popl    %edx
+        movb    $0x87, %ah              /* BAD_REGISTER_NUMBER */
+        jmp     refuse
+bad_vendor:
+        movb    $0x83, %ah              /* BAD_VENDOR_ID */
         jmp     refuse
 
 /* Names register DI of function BX; DX is its data port. */
@@ -97,6 +124,8 @@ pci_check:
 /* The SI-th function whose register DI, shifted right by CL, is EBP. */
 pci_find_device:
         popl    %edx
+        cmpw    $0xffff, %dx
+        je      bad_vendor
         pushal
         movw    %cx, %bp
         shll    $16, %ebp
