@@ -225,20 +225,24 @@ pub struct Unplaced {
 
 /// A set of root buses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roots([u32; 8]);
+pub struct Roots {
+    words: [u32; 8],
+    highest: u8,
+}
 
 impl Roots {
     /// Adds a bus.
     pub fn insert(&mut self, bus: u8) {
-        if let Some(word) = self.0.get_mut(usize::from(bus >> 5)) {
+        if let Some(word) = self.words.get_mut(usize::from(bus >> 5)) {
             *word |= 1 << (bus & 31);
         }
+        self.highest = self.highest.max(bus);
     }
 
     /// Whether it is in the set.
     #[must_use]
     pub fn contains(&self, bus: u8) -> bool {
-        self.0
+        self.words
             .get(usize::from(bus >> 5))
             .is_some_and(|word| word & 1 << (bus & 31) != 0)
     }
@@ -247,16 +251,17 @@ impl Roots {
     #[must_use]
     pub fn after(&self, bus: u8) -> Option<u8> {
         let mut next = bus;
-        loop {
-            next = next.checked_add(1)?;
+        while next < self.highest {
+            next = next.saturating_add(1);
             if self.contains(next) {
                 return Some(next);
             }
         }
+        None
     }
 
     /// The buses in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u8> + '_ {
-        (0..=u8::MAX).filter(|bus| self.contains(*bus))
+        (0..=self.highest).filter(|bus| self.contains(*bus))
     }
 }
