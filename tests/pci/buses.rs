@@ -113,3 +113,35 @@ fn all_buses_are_named(
     ensure!((end, mib) == (255, 256), "{end}, {mib} MiB");
     Ok(())
 }
+
+/// QEMU fills the tables of IOMMUs from the bridges' bus numbers: they are as with
+/// SeaBIOS, which numbers the same buses.
+#[rstest]
+#[case::virtio(&["virtio-iommu-pci,addr=8"], "VIOT")]
+#[case::intel(&["intel-iommu"], "DMAR")]
+#[case::amd(&["amd-iommu"], "IVRS")]
+fn the_tables_of_iommus_name_the_same_buses(
+    #[case] iommu: &[&str],
+    #[case] table: &str,
+) -> Result<()> {
+    let devices = [
+        "pcie-root-port,id=p1,chassis=1,addr=2",
+        "pcie-root-port,id=p2,chassis=2,addr=3",
+        "virtio-rng-pci,bus=p1",
+        "virtio-rng-pci,bus=p2",
+    ];
+    let probe = Probe::new(Kind::Pvh)?;
+    let read = |rom: Option<&str>| -> Result<Vec<u8>> {
+        let mut qemu = probe.machine(Q35)?;
+        if let Some(rom) = rom {
+            qemu = qemu.bios(rom);
+        }
+        let all = iommu.iter().chain(&devices);
+        let qemu = all.fold(qemu, |qemu, device| qemu.args(["-device", device]));
+        let (handover, mut vm) = probe.boot(&qemu)?;
+        Ok(Tables::read(&mut vm, &handover)?.get(table)?.to_vec())
+    };
+    let (ours, seabios) = (read(None)?, read(Some(Q35.seabios))?);
+    ensure!(ours == seabios, "{ours:x?}\nSeaBIOS {seabios:x?}");
+    Ok(())
+}
