@@ -22,7 +22,8 @@ pub enum Error {
     BadOption(BadValue),
     /// Neither `-kernel` nor anything else to boot was given.
     NoKernel,
-    /// The kernel is a PE/COFF image without a Linux setup header.
+    /// The kernel is a PE/COFF image without a Linux setup header or a `.linux`
+    /// section.
     KernelIsPe,
     /// The kernel's format is none of bzImage, ELF with PVH note, multiboot.
     UnknownKernel,
@@ -42,6 +43,11 @@ pub enum Error {
     CommandLineTooLong(Length),
     /// The bzImage can only be entered at its 16-bit code.
     Needs16BitEntry,
+    /// The kernel is for another processor than x86.
+    KernelForOtherMachine,
+    /// A unified kernel image whose sections make no sense, or whose `.linux` is
+    /// no bzImage.
+    BadUki,
     /// The multiboot information that QEMU prepared is malformed.
     BadMultiboot,
     /// The table-loader script is malformed.
@@ -99,8 +105,8 @@ impl Error {
             Self::UnknownMachine => (0x15, "unknown host bridge; use -machine pc, q35, microvm or isapc"),
             Self::BadOption(_) => (0x16, "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, buses, scan or full, buses takes auto or 256, entry takes auto, 16 or 32, log takes off, steps or all"),
             Self::NoKernel => (0x20, "no kernel; pass one with -kernel"),
-            Self::KernelIsPe => (0x21, "the kernel is a PE/EFI image (UKI?), which needs UEFI firmware; pass a bzImage or a PVH vmlinux"),
-            Self::UnknownKernel => (0x22, "unknown kernel format; pass a bzImage, an ELF with a PVH note or a multiboot kernel"),
+            Self::KernelIsPe => (0x21, "the kernel is an EFI program, which needs UEFI firmware; pass a bzImage, a UKI or a PVH vmlinux"),
+            Self::UnknownKernel => (0x22, "unknown kernel format; pass a bzImage, a UKI, an ELF with a PVH note or a multiboot kernel"),
             Self::ElfWithoutPvh => (0x23, "the ELF kernel has no PVH entry note, or the machine type is older than 4.0; build it with CONFIG_PVH=y or pass its bzImage"),
             Self::BadSetupHeader => (0x24, "the bzImage's setup header is malformed; is the file whole?"),
             Self::KernelTooBig(_) => (0x25, "the kernel does not fit into memory; give the guest more with -m"),
@@ -110,6 +116,8 @@ impl Error {
             Self::CommandLineTooLong(_) => (0x29, "the command line is longer than the kernel takes; shorten -append"),
             Self::Needs16BitEntry => (0x2a, "the kernel can only be entered in 16-bit mode, and its setup code does not fit below 640 KiB"),
             Self::BadMultiboot => (0x2b, "the multiboot information is malformed; is the kernel file whole?"),
+            Self::KernelForOtherMachine => (0x2c, "the kernel is for another processor (ARM?); pass one for x86"),
+            Self::BadUki => (0x2d, "the UKI is malformed, or its .linux is not a bzImage; is the file whole?"),
             Self::BadLoaderScript => (0x30, "etc/table-loader is malformed; QEMU and its -fw_cfg options disagree with the ACPI linker-loader format"),
             Self::LoaderFileMissing => (0x31, "etc/table-loader names a file that fw_cfg does not have"),
             Self::LoaderOutOfBounds => (0x32, "etc/table-loader points outside its files"),
@@ -313,6 +321,8 @@ mod tests {
         Error::CommandLineTooLong(LENGTH),
         Error::Needs16BitEntry,
         Error::BadMultiboot,
+        Error::KernelForOtherMachine,
+        Error::BadUki,
         Error::BadLoaderScript,
         Error::LoaderFileMissing,
         Error::LoaderOutOfBounds,
@@ -325,7 +335,7 @@ mod tests {
         Error::Exception,
         Error::StackOverflow,
     ];
-    const COUNT: usize = 30;
+    const COUNT: usize = 32;
     const WARNINGS: [Warning; 2] = [Warning::PciUnplaced, Warning::PciUnnumbered];
 
     #[test]

@@ -90,7 +90,12 @@ impl Log {
         let (format, number, at) = match kernel {
             Kernel::BzImage(kernel) => {
                 let protocol = kernel.header.protocol().into();
-                ("kernel: bzImage, protocol 0x$", protocol, kernel.code())
+                let format = if kernel.image.is_unified {
+                    "kernel: UKI, protocol 0x$"
+                } else {
+                    "kernel: bzImage, protocol 0x$"
+                };
+                (format, protocol, kernel.code())
             }
             Kernel::RealMode(kernel) => {
                 let protocol = kernel.header.protocol().into();

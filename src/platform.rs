@@ -88,6 +88,12 @@ pub trait FwCfg {
     /// As [`FwCfg::load`].
     fn load_next(&mut self, to: PhysRange) -> Result<()>;
 
+    /// Selects `selector`, to read on from `offset`.
+    ///
+    /// # Errors
+    /// As [`FwCfg::read`].
+    fn seek(&mut self, selector: u16, offset: u32) -> Result<()>;
+
     /// Writes `data` at `offset` of item `selector`.
     ///
     /// # Errors

@@ -83,6 +83,17 @@ impl FakeFwCfg {
         self.read_next(dest)
     }
 
+    /// Selects, to read on from `offset`.
+    ///
+    /// # Errors
+    /// As [`FakeFwCfg::read`].
+    pub fn seek(&mut self, selector: u16, offset: u32) -> Result<()> {
+        self.cursor = (selector, 0);
+        self.read_next(&mut [])?;
+        self.cursor.1 = offset as usize;
+        Ok(())
+    }
+
     /// Reads on.
     ///
     /// # Errors

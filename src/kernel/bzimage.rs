@@ -3,9 +3,9 @@
 //! Specification: Linux `Documentation/arch/x86/boot.rst` and
 //! `zero-page.rst`; fields have the names that they have there.
 
-use super::{Handoff, Loaded, Loader, payload};
+use super::load::MAX_COMMAND_LINE;
+use super::{Handoff, Image, Loaded, Loader, payload};
 use crate::error::{Error, Result};
-use crate::fw_cfg::item;
 use crate::layout::HIGH_RAM;
 use crate::memory::map::{Claim, Entry as E820Entry, MAX_ENTRIES, high_ram_end};
 use crate::phys::{PhysRange, align_up, copy_into};
@@ -142,6 +142,15 @@ const LEAST_END: [(u16, usize); 3] = [
     (0, offset_of!(SetupHeader, bootsect_kludge)),     // behind ramdisk_size
 ];
 
+/// Bytes of boot sector and setup code, by `setup_sects`.
+pub(super) fn setup_len(setup_sects: u8) -> u32 {
+    let sects = match setup_sects {
+        0 => 4,
+        sects => u32::from(sects),
+    };
+    sects.saturating_add(1).saturating_mul(SECTOR)
+}
+
 /// At which code a bzImage is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -228,11 +237,7 @@ impl SetupHeader {
     /// Bytes of boot sector and setup code.
     #[must_use]
     pub fn setup_len(&self) -> u32 {
-        let sects = match self.setup_sects {
-            0 => 4,
-            sects => u32::from(sects),
-        };
-        sects.saturating_add(1).saturating_mul(SECTOR)
+        setup_len(self.setup_sects)
     }
 
     /// `loadflags`.
@@ -321,15 +326,13 @@ impl SetupHeader {
     }
 }
 
-/// Claims the memory of a bzImage's protected-mode code: where it is loaded, and
-/// where it runs until it has read the memory map.
+/// Claims the memory of a bzImage's protected-mode code of `size` bytes: where it
+/// is loaded, and where it runs until it has read the memory map.
 pub(super) fn claim_code<P: Platform>(
     loader: &mut Loader<'_, P>,
     header: &SetupHeader,
+    size: u32,
 ) -> Result<Claim> {
-    // The item, not the header's syssize: QEMU appends setup_data (`-dtb`, a
-    // random seed) behind the code, and a file may be short.
-    let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
     let no_room = |loader: &Loader<'_, P>, need| Error::KernelTooBig(loader.room(need));
     let load = PhysRange::new(HIGH_RAM, size).ok_or_else(|| no_room(loader, size))?;
     let mut end = load.end();
@@ -348,6 +351,8 @@ pub(super) fn claim_code<P: Platform>(
 pub struct BzImage<'a> {
     /// The image's header.
     pub header: &'a SetupHeader,
+    /// Where the image is read from.
+    pub image: Image,
     /// Where the protected-mode code goes.
     code: Claim,
     pub(super) line: PhysRange,
@@ -361,12 +366,18 @@ impl<'a> BzImage<'a> {
     /// # Errors
     /// [`Error::KernelTooBig`], [`Error::CommandLineTooLong`],
     /// [`Error::BadSetupHeader`].
-    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: &'a SetupHeader) -> Result<Self> {
-        let code = claim_code(loader, header)?;
-        let (line, boot_params) =
-            loader.read_command_line(header.cmdline_size(), BOOT_PARAMS_LEN)?;
+    pub fn claim<P: Platform>(
+        loader: &mut Loader<'_, P>,
+        header: &'a SetupHeader,
+        image: Image,
+    ) -> Result<Self> {
+        let code = claim_code(loader, header, image.code.len)?;
+        let limit = header.cmdline_size().min(MAX_COMMAND_LINE);
+        let (line, boot_params) = loader.read_command_line(limit, BOOT_PARAMS_LEN)?;
+        image.complete_line(loader, line, limit)?;
         Ok(Self {
             header,
+            image,
             code,
             line,
             boot_params,
@@ -386,18 +397,14 @@ impl<'a> BzImage<'a> {
     /// [`Error::BadSetupHeader`].
     pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>, rsdp: u32) -> Result<Loaded> {
         let header = self.header;
-        // QEMU fills the field in: a boot without an initrd asks nothing.
-        let mut initrd = PhysRange::EMPTY;
-        if header.ramdisk_size.get() != 0 {
-            // Linux names 2 GiB only out of caution: a kernel that can be
-            // loaded above 4 GiB takes its initrd anywhere.
-            let flags = header.xloadflags();
-            let anywhere = flags.contains(XLoadFlags::CAN_BE_LOADED_ABOVE_4G);
-            initrd = loader.load_initrd(header.initrd_addr_max(), anywhere)?;
-        }
+        // Linux names 2 GiB only out of caution: a kernel that can be loaded
+        // above 4 GiB takes its initrd anywhere.
+        let flags = header.xloadflags();
+        let anywhere = flags.contains(XLoadFlags::CAN_BE_LOADED_ABOVE_4G);
+        let initrd = self.image.load_initrd(loader, header, anywhere)?;
         let code = self.code.range();
-        loader.load_item(item::KERNEL_DATA, &self.code)?;
-        payload::check(loader, header, code)?;
+        self.image.load_code(loader, &self.code)?;
+        payload::check(loader, header, &self.image, code)?;
         let setup_data = payload::setup_data(loader, header, code)?;
 
         let e820 = loader.map.entries();

@@ -83,6 +83,13 @@ impl<'a, P: Platform> Loader<'a, P> {
         if size == 0 {
             return Ok(PhysRange::EMPTY);
         }
+        let claim = self.place_initrd(size, last, anywhere)?;
+        self.load_item(item::INITRD_DATA, &claim)?;
+        Ok(claim.range())
+    }
+
+    /// Claims `size` bytes for the initrd, as [`Loader::load_initrd`] says.
+    pub(super) fn place_initrd(&mut self, size: u32, last: u32, anywhere: bool) -> Result<Claim> {
         let high = self.map.high();
         let end = last.saturating_add(1).min(high.end()).max(high.start());
         let below = PhysRange::between(high.start(), end).ok_or(Error::NotOurMemory)?;
@@ -91,14 +98,21 @@ impl<'a, P: Platform> Loader<'a, P> {
             claim = self.map.place(size, 4096, high);
         }
         let no_room = Error::InitrdTooBig(self.room_in(size, below));
-        let claim = claim.ok_or(no_room)?;
-        self.load_item(item::INITRD_DATA, &claim)?;
-        Ok(claim.range())
+        claim.ok_or(no_room)
     }
 
     /// Loads an item to the memory that was claimed for it.
     pub(super) fn load_item(&mut self, selector: u16, to: &Claim) -> Result<()> {
-        let whole = to.range();
+        self.load_part(selector, 0, to.range())
+    }
+
+    /// Loads what an item has at `offset`; only an offset costs a transfer.
+    pub(super) fn load_part(&mut self, selector: u16, offset: u32, to: PhysRange) -> Result<()> {
+        if offset != 0 {
+            self.platform.seek(selector, offset)?;
+            return self.load_next(to);
+        }
+        let whole = to;
         let first = whole.part(0, whole.len().min(PIECE));
         let first = first.ok_or(Error::NotOurMemory)?;
         self.platform.load(selector, first)?;

@@ -8,12 +8,15 @@
 
 pub mod bzimage;
 pub mod elf;
+mod image;
 mod load;
 pub mod multiboot;
 pub mod payload;
 pub mod pvh;
 pub mod realmode;
+mod uki;
 
+pub use image::Image;
 pub use load::Loader;
 
 use crate::error::{Error, Result};
@@ -104,19 +107,26 @@ impl<'a> Kernel<'a> {
         let halves = scratch.split_at_mut_checked(FIRST_READ);
         let (first, free) = halves.ok_or(Error::TooManyFiles)?;
         loader.platform.read(item::SETUP_DATA, first)?;
-        if !Elf::is_elf(first) && SetupHeader::is_in(first) {
+        if !Elf::is_elf(first) && (first.starts_with(b"MZ") || SetupHeader::is_in(first)) {
+            // Where QEMU has cut the file, whatever that byte means in it.
+            let cut = bzimage::setup_len(*first.get(bzimage::HEADER_OFFSET).unwrap_or(&0));
+            // The item, not the header's syssize: QEMU appends setup_data (`-dtb`,
+            // a random seed) behind the code, and a file may be short.
+            let len = loader.platform.read_u32(item::KERNEL_SIZE)?;
+            let mut image = Image::plain(cut, len);
+            if !SetupHeader::is_in(first) {
+                uki::find(loader, &mut image, first)?;
+            }
             let header = SetupHeader::read(first)?;
+            image.pass_setup(header.setup_len());
             let kernel = match header.entry(option)? {
-                Entry::Bits32 => Self::BzImage(BzImage::claim(loader, header)?),
-                Entry::Bits16 => Self::RealMode(RealMode::claim(loader, header)?),
+                Entry::Bits32 => Self::BzImage(BzImage::claim(loader, header, image)?),
+                Entry::Bits16 => Self::RealMode(RealMode::claim(loader, header, image)?),
             };
             return Ok((kernel, free));
         }
         if let Some(pvh) = Pvh::claim(loader, first, free)? {
             return Ok((Self::Pvh(pvh), free));
-        }
-        if first.starts_with(b"MZ") {
-            return Err(Error::KernelIsPe);
         }
         if loader.platform.read_u32(item::KERNEL_SIZE)? == 0 {
             return Err(Error::NoKernel);

@@ -1,10 +1,9 @@
 //! Whether what was loaded of a bzImage is what its header describes, and what
 //! QEMU has appended to it.
 
-use super::Loader;
 use super::bzimage::{SECTOR, SetupHeader};
+use super::{Image, Loader};
 use crate::error::{Error, Result};
-use crate::fw_cfg::item;
 use crate::phys::PhysRange;
 use crate::platform::Platform;
 use zerocopy::byteorder::little_endian::{U32, U64};
@@ -78,6 +77,7 @@ fn is_linux_entry(code: &[u8]) -> bool {
 pub(super) fn check<P: Platform>(
     loader: &mut Loader<'_, P>,
     header: &SetupHeader,
+    image: &Image,
     code: PhysRange,
 ) -> Result<()> {
     if code.is_empty() {
@@ -105,11 +105,11 @@ pub(super) fn check<P: Platform>(
     }
     let setup = code.part(0, header.setup_len().min(code.len()));
     let setup = setup.ok_or(Error::NotOurMemory)?;
-    loader.platform.load(item::SETUP_DATA, setup)?;
+    image.load_setup(loader, setup)?;
     if is_moved(loader.platform.bytes(setup)?, offset) {
         return Err(Error::BadSetupHeader);
     }
-    loader.platform.load(item::KERNEL_DATA, setup)
+    image.load_code_start(loader, setup)
 }
 
 /// The header's `setup_data`, corrected where QEMU from 10.0 on has it wrong: it

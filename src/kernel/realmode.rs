@@ -5,7 +5,7 @@
 //! "Sample Boot Configuration".
 
 use super::bzimage::{HEADER_OFFSET, LoadFlags, SetupHeader, TYPE_OF_LOADER, claim_code};
-use super::{Handoff, Loaded, Loader, payload};
+use super::{Handoff, Image, Loaded, Loader, payload};
 use crate::chipset;
 use crate::error::{Error, Result};
 use crate::fw_cfg::item;
@@ -77,6 +77,8 @@ const CL_MAGIC: u16 = 0xa33f;
 pub struct RealMode<'a> {
     /// The image's header.
     pub header: &'a SetupHeader,
+    /// Where the image is read from.
+    pub image: Image,
     layout: SetupLayout,
     /// Where the rest of the kernel goes, a zImage's until the handoff.
     code: Claim,
@@ -90,7 +92,11 @@ impl<'a> RealMode<'a> {
     /// # Errors
     /// [`Error::Needs16BitEntry`], [`Error::CommandLineTooLong`],
     /// [`Error::KernelTooBig`], [`Error::BadSetupHeader`].
-    pub fn claim<P: Platform>(loader: &mut Loader<'_, P>, header: &'a SetupHeader) -> Result<Self> {
+    pub fn claim<P: Platform>(
+        loader: &mut Loader<'_, P>,
+        header: &'a SetupHeader,
+        image: Image,
+    ) -> Result<Self> {
         let is_high = header.loadflags().contains(LoadFlags::LOADED_HIGH);
         let layout = SetupLayout::new(header.protocol(), is_high);
         let heap_end = u32::from(layout.heap_end);
@@ -107,13 +113,15 @@ impl<'a> RealMode<'a> {
         let line = line.ok_or(Error::NotOurMemory)?;
         loader.platform.load(item::CMDLINE_DATA, line)?;
         loader.check_command_line(line, limit)?;
+        image.complete_line(loader, line, limit)?;
         let code = if layout.is_low {
-            claim_low_code(loader, header)?
+            claim_low_code(loader, header, image.code.len)?
         } else {
-            claim_code(loader, header)?
+            claim_code(loader, header, image.code.len)?
         };
         Ok(Self {
             header,
+            image,
             layout,
             code,
             line,
@@ -134,18 +142,15 @@ impl<'a> RealMode<'a> {
     /// [`Error::BadSetupHeader`].
     pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>) -> Result<Loaded> {
         let header = self.header;
-        let mut initrd = PhysRange::EMPTY;
-        if header.ramdisk_size.get() != 0 {
-            initrd = loader.load_initrd(header.initrd_addr_max(), false)?;
-        }
+        let initrd = self.image.load_initrd(loader, header, false)?;
         let code = self.code.range();
-        loader.load_item(item::KERNEL_DATA, &self.code)?;
-        payload::check(loader, header, code)?;
+        self.image.load_code(loader, &self.code)?;
+        payload::check(loader, header, &self.image, code)?;
         let setup_data = payload::setup_data(loader, header, code)?;
 
         let setup = PhysRange::new(self.layout.base, header.setup_len());
         let setup = setup.ok_or(Error::NotOurMemory)?;
-        loader.platform.load(item::SETUP_DATA, setup)?;
+        self.image.load_setup(loader, setup)?;
         let setup = loader.platform.bytes(setup)?;
         let (setup, _) = SetupCode::mut_from_prefix(setup).map_err(|_| Error::NotOurMemory)?;
         self.fill_in(setup, initrd);
@@ -188,7 +193,11 @@ impl<'a> RealMode<'a> {
 
 /// Claims high memory for a zImage, which can only move to its place when
 /// the firmware is done with the memory there, and that place.
-fn claim_low_code<P: Platform>(loader: &mut Loader<'_, P>, header: &SetupHeader) -> Result<Claim> {
+fn claim_low_code<P: Platform>(
+    loader: &mut Loader<'_, P>,
+    header: &SetupHeader,
+    size: u32,
+) -> Result<Claim> {
     // Its setup code would jump to where nothing is loaded.
     if header.code32_start.get() >= layout::HIGH_RAM {
         return Err(Error::BadSetupHeader);
@@ -199,7 +208,6 @@ fn claim_low_code<P: Platform>(loader: &mut Loader<'_, P>, header: &SetupHeader)
         let part = part.and_then(|part| loader.map.claim(part));
         part.ok_or(Error::Needs16BitEntry)?;
     }
-    let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
     let high = loader.map.high();
     let claim = loader.map.place(size, 16, high);
     let no_room = Error::KernelTooBig(loader.room_in(size, LOW_KERNEL));

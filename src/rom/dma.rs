@@ -125,20 +125,33 @@ impl FwCfg for Hardware {
         read_next(self.byte_wise, self.window.bytes(to)?)
     }
 
+    fn seek(&mut self, selector: u16, offset: u32) -> Result<()> {
+        if self.byte_wise {
+            out16(PORT_SELECTOR, selector);
+            for _ in 0..offset {
+                read_bytes(&mut [0]);
+            }
+            return Ok(());
+        }
+        let skip = DmaControl::SKIP.select(selector);
+        // SAFETY: passing bytes over touches no memory.
+        match unsafe { transfer(skip, core::ptr::null_mut(), offset as usize) } {
+            0 => Ok(()),
+            _ => Err(Error::FwCfgTransfer),
+        }
+    }
+
     fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
         if self.byte_wise {
             // The data port has been read-only since QEMU 2.4.
             return Err(Error::FwCfgTransfer);
         }
-        let skip = DmaControl::SKIP.select(selector);
-        // SAFETY: passing bytes over touches no memory.
-        let skipped = unsafe { transfer(skip, core::ptr::null_mut(), offset as usize) };
+        self.seek(selector, offset)?;
         let (at, len) = (data.as_ptr().cast_mut(), data.len());
         // SAFETY: the device only reads the bytes, which are the slice's.
-        if skipped == 0 && unsafe { transfer(DmaControl::WRITE, at, len) } == 0 {
-            Ok(())
-        } else {
-            Err(Error::FwCfgTransfer)
+        match unsafe { transfer(DmaControl::WRITE, at, len) } {
+            0 => Ok(()),
+            _ => Err(Error::FwCfgTransfer),
         }
     }
 }

@@ -5,7 +5,7 @@ mod tables;
 mod view;
 
 use super::*;
-use view::View;
+use view::{Part, View};
 
 impl Guest {
     /// Says what is wrong with the end of a run.
@@ -68,6 +68,12 @@ impl Guest {
         if !matches!(handoff, Handoff::Multiboot { .. }) {
             view.check_initrd(self)?;
             view.check_line(self)?;
+        }
+        if self.given().initrd.is_some() {
+            view.parts.push(Part {
+                name: "headers",
+                range: uki::HEADERS,
+            });
         }
         // What the kernel is handed is RAM, is nobody else's, and is off the
         // memory that firmware tables and the EBDA occupy.

@@ -118,6 +118,9 @@ impl FwCfg for Machine {
     fn load_next(&mut self, to: PhysRange) -> Result<()> {
         self.fw_cfg.read_next(self.memory.bytes(to)?)
     }
+    fn seek(&mut self, selector: u16, offset: u32) -> Result<()> {
+        self.fw_cfg.seek(selector, offset)
+    }
     fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
         self.fw_cfg.write(selector, offset, data)
     }

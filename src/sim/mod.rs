@@ -23,11 +23,13 @@ mod memory;
 pub mod target;
 #[cfg(test)]
 mod tests;
+mod uki;
 
 pub use board::Board;
 pub use io::Devices;
 pub use machine::Machine;
 pub use memory::Memory;
+pub use uki::uki;
 
 use crate::boot::boot;
 use crate::error::{Error, Result};
@@ -97,8 +99,9 @@ impl Guest {
         }
     }
 
-    /// Gives it a bzImage as QEMU's `-kernel` does: split behind its setup
-    /// code, which says where QEMU's own choices are.
+    /// Gives it a bzImage or a unified kernel image as QEMU's `-kernel` does:
+    /// split where a bzImage's setup code ends, which says where QEMU's own
+    /// choices are. In another file QEMU writes the oldest protocol's.
     pub fn kernel(&mut self, image: &[u8]) {
         let sects = match image.get(0x1f1) {
             None | Some(0) => 4,
@@ -106,13 +109,19 @@ impl Guest {
         };
         let (setup, code) = image.split_at(((sects + 1) * 512).min(image.len()));
         let mut setup = setup.to_vec();
-        if let Some(loader) = setup.get_mut(0x210) {
-            *loader = 0xb0;
-        }
         let fw_cfg = &mut self.machine.fw_cfg;
-        let initrd = fw_cfg.data(item::INITRD_SIZE).to_vec();
-        if let (Some(slot), true) = (setup.get_mut(0x21c..0x220), initrd.len() == 4) {
-            slot.copy_from_slice(&initrd);
+        if setup.starts_with(b"MZ") && setup.get(0x202..0x206) != Some(b"HdrS") {
+            if let Some(line) = setup.get_mut(0x20..0x24) {
+                line.copy_from_slice(&[0x3f, 0xa3, 0x10, 0x60]);
+            }
+        } else {
+            if let Some(loader) = setup.get_mut(0x210) {
+                *loader = 0xb0;
+            }
+            let initrd = fw_cfg.data(item::INITRD_SIZE).to_vec();
+            if let (Some(slot), true) = (setup.get_mut(0x21c..0x220), initrd.len() == 4) {
+                slot.copy_from_slice(&initrd);
+            }
         }
         fw_cfg
             .item(item::SETUP_SIZE, &(setup.len() as u32).to_le_bytes())

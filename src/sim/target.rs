@@ -11,7 +11,7 @@ mod smbios;
 
 pub use boot::{RAW, boot, encode};
 pub use directory::directory;
-pub use kernel::{bzimage, elf, elf_image, header};
+pub use kernel::{bzimage, elf, elf_image, header, uki_image, unified};
 pub use loader::loader;
 pub use memory_map::e820_map;
 pub use pci::pci_tree;
@@ -30,13 +30,14 @@ use arbitrary::{Result as Arbitrary, Unstructured};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const ALL: [(&str, Target); 8] = [
+pub const ALL: [(&str, Target); 9] = [
     ("directory", directory),
     ("loader", loader),
     ("e820", e820_map),
     ("smbios", smbios_tables),
     ("header", header),
     ("elf", elf),
+    ("uki", uki_image),
     ("pci", pci_tree),
     ("boot", boot),
 ];

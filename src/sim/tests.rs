@@ -5,6 +5,7 @@ mod placement;
 mod realmode;
 mod refused;
 mod setup_data;
+mod unified;
 
 use super::*;
 use crate::capture;

@@ -105,8 +105,8 @@ impl Guest {
     /// Of the setup code, a loader fills in some fields of the header, and
     /// nothing else.
     fn check_setup(&self, setup: &[u8], base: u32, stack: u16) -> core::result::Result<(), String> {
-        let fw_cfg = &self.machine.fw_cfg;
-        let mut expected = fw_cfg.data(item::SETUP_DATA).to_vec();
+        let given = self.given();
+        let mut expected = given.setup.to_vec();
         expected.resize(setup.len(), 0);
         let protocol = u16_at(&expected, 0x206).unwrap_or(0);
         let flags = expected[0x211];
@@ -127,9 +127,7 @@ impl Guest {
             put(0x22, &stack.to_le_bytes());
             // All that the setup code moves along is the line's, to its end.
             let moved = u16_at(setup, 0x212).unwrap_or(0);
-            let text = fw_cfg.data(item::CMDLINE_DATA).iter();
-            let text = text.take_while(|byte| **byte != 0).count();
-            if usize::from(moved) <= usize::from(stack) + text {
+            if usize::from(moved) <= usize::from(stack) + given.line.len() {
                 return Err(format!("setup_move_size {moved:x} leaves the line out"));
             }
             put(0x212, &moved.to_le_bytes());
@@ -146,9 +144,9 @@ impl Guest {
         low_kernel: Option<PhysRange>,
     ) -> core::result::Result<View, String> {
         let memory = &self.machine.memory;
-        let fw_cfg = &self.machine.fw_cfg;
+        let file = self.given();
         // A transfer past its end gives zeroes.
-        let mut given = fw_cfg.data(item::SETUP_DATA).to_vec();
+        let mut given = file.setup.to_vec();
         given.resize(given.len().max(1024), 0);
         let protocol = u16_at(&given, 0x206).ok_or("no header")?;
         let flags = *given.get(0x211).ok_or("no header")?;
@@ -169,7 +167,7 @@ impl Guest {
         self.check_setup(setup, base, stack)?;
         let part = |name, range| Part { name, range };
         let mut parts = std::vec![part("segment", segment)];
-        let size = u32_at(fw_cfg.data(item::KERNEL_SIZE), 0).unwrap_or(0);
+        let size = file.code_len;
         let loaded = match low_kernel {
             Some(range) => range,
             None => PhysRange::new(layout::HIGH_RAM, size).ok_or("the kernel wraps")?,
@@ -177,11 +175,7 @@ impl Guest {
         if loaded.len() != size || low_kernel.is_some() != (flags & 1 == 0) {
             return Err(format!("{size} bytes of a kernel at {loaded:x?}"));
         }
-        check_item(
-            memory.peek(loaded),
-            fw_cfg.data(item::KERNEL_DATA),
-            "kernel",
-        )?;
+        check_item(memory.peek(loaded), &file.code, "kernel")?;
         let range = match low_kernel {
             Some(_) => loaded,
             None => self.running(loaded)?,

@@ -40,12 +40,16 @@ impl View {
 
     pub(super) fn check_initrd(&mut self, guest: &Guest) -> core::result::Result<(), String> {
         let fw_cfg = &guest.machine.fw_cfg;
-        let given = u32_at(fw_cfg.data(item::INITRD_SIZE), 0).unwrap_or(0);
+        let file = guest.given();
         // A bzImage's header says whether there is one.
-        let announced =
-            self.loaded || u32_at(fw_cfg.data(item::SETUP_DATA), 0x21c).is_some_and(|n| n != 0);
+        let announced = self.loaded || u32_at(&file.setup, 0x21c).is_some_and(|n| n != 0);
+        let given = match &file.initrd {
+            Some(initrd) => initrd.len() as u32,
+            None if announced => u32_at(fw_cfg.data(item::INITRD_SIZE), 0).unwrap_or(0),
+            None => 0,
+        };
         let (start, len) = self.initrd;
-        if len != if announced { given } else { 0 } {
+        if len != given {
             return Err(format!("an initrd of {len} bytes instead of {given}"));
         }
         if len == 0 {
@@ -53,7 +57,9 @@ impl View {
         }
         let range = PhysRange::new(start, len).ok_or("the initrd wraps")?;
         let there = guest.machine.memory.peek(range);
-        check_item(there, fw_cfg.data(item::INITRD_DATA), "initrd")?;
+        let initrd = file.initrd.as_deref();
+        let initrd = initrd.unwrap_or(fw_cfg.data(item::INITRD_DATA));
+        check_item(there, initrd, "initrd")?;
         self.parts.push(Part {
             name: "initrd",
             range,
@@ -63,12 +69,11 @@ impl View {
 
     pub(super) fn check_line(&mut self, guest: &Guest) -> core::result::Result<(), String> {
         let memory = &guest.machine.memory;
-        let given = guest.machine.fw_cfg.data(item::CMDLINE_DATA);
-        let given = given.split(|b| *b == 0).next().unwrap_or(&[]);
+        let given = guest.given().line;
         let len = given.len() as u32 + 1;
         let range = PhysRange::new(self.line, len).ok_or("the command line wraps")?;
         let there = memory.peek(range);
-        if there.split_last() != Some((&0, given)) {
+        if there.split_last() != Some((&0, given.as_slice())) {
             return Err("the command line is not as the host gave it".into());
         }
         // All of what was claimed for it.
@@ -90,7 +95,6 @@ impl View {
 impl Guest {
     pub(super) fn view_linux(&self, entry: u32, page: u32) -> core::result::Result<View, String> {
         let memory = &self.machine.memory;
-        let fw_cfg = &self.machine.fw_cfg;
         let page_range = PhysRange::new(page, 4096).ok_or("the zero page wraps")?;
         let page = memory.peek(page_range);
         let word = |at| u32_at(page, at).ok_or("a short zero page");
@@ -110,10 +114,9 @@ impl Guest {
             return Err("code32_start is not the entry".into());
         }
 
-        let size = fw_cfg.data(item::KERNEL_SIZE);
-        let size = u32_at(size, 0).unwrap_or(0);
-        let load = PhysRange::new(entry, size).ok_or("the kernel wraps")?;
-        check_item(memory.peek(load), fw_cfg.data(item::KERNEL_DATA), "kernel")?;
+        let given = self.given();
+        let load = PhysRange::new(entry, given.code_len).ok_or("the kernel wraps")?;
+        check_item(memory.peek(load), &given.code, "kernel")?;
         let kernel = self.running(load)?;
         let line = word(0x228)?;
         let (initrd, initrd_len) = (word(0x218)?, word(0x21c)?);
@@ -141,7 +144,7 @@ impl Guest {
     /// What a bzImage loaded at `load` uses before it reads the memory map.
     pub(super) fn running(&self, load: PhysRange) -> core::result::Result<PhysRange, String> {
         let mut run_end = load.end();
-        let setup = self.machine.fw_cfg.data(item::SETUP_DATA);
+        let setup = &*self.given().setup;
         let protocol = u16_at(setup, 0x206).unwrap_or(0);
         let header_end = 0x202 + usize::from(*setup.get(0x201).unwrap_or(&0));
         if protocol >= 0x20a && header_end >= 0x264 {

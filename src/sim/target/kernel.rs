@@ -2,7 +2,7 @@
 
 use super::{Arbitrary, Board, FakeFwCfg, Guest, Unstructured, judge};
 use crate::fw_cfg::item;
-use crate::sim::e820;
+use crate::sim::{e820, uki};
 use std::vec;
 use std::vec::Vec;
 
@@ -61,6 +61,78 @@ pub fn bzimage(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
         setup.truncate(len);
     }
     Ok(setup)
+}
+
+/// A unified kernel image with likely sections.
+pub fn unified(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
+    let linux = bzimage(u)?;
+    let mut sections: Vec<(&str, Vec<u8>)> = Vec::new();
+    for _ in 0..u.int_in_range(0..=6)? {
+        let name = *u.choose(&[
+            ".cmdline", ".initrd", ".ucode", ".profile", ".osrel", ".linux",
+        ])?;
+        let len = match u.int_in_range(0..=7)? {
+            0 => u.int_in_range(0..=0x1_0000)?,
+            n => n * 97,
+        };
+        sections.push((name, vec![u.arbitrary()?; len]));
+    }
+    let at = u.int_in_range(0..=sections.len())?;
+    sections.insert(at, (".linux", linux));
+    let sections: Vec<(&str, &[u8])> = sections.iter().map(|(n, c)| (*n, c.as_slice())).collect();
+    // Around where QEMU cuts the file, and where the table ends.
+    let stub = *u.choose(&[0, 512, 2048, 0x1_0000, 0x2_0000])?;
+    let mut file = uki(stub, &sections);
+    if u.ratio(1, 2)? {
+        file[0x1f1] = u.arbitrary()?;
+    }
+    // Bytes of the headers, and whole fields of the section table.
+    for _ in 0..u.int_in_range(0..=2)? {
+        let at = u.choose_index(0x188 + 40 * sections.len())?;
+        file[at] = u.arbitrary()?;
+    }
+    if u.ratio(1, 4)? {
+        let at = 0x188 + 40 * u.choose_index(sections.len())? + 8 + 4 * u.choose_index(4)?;
+        let value = near(u, 0x400)?;
+        file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    if u.ratio(1, 8)? {
+        let len = u.choose_index(file.len())?;
+        file.truncate(len);
+    }
+    Ok(file)
+}
+
+/// Where QEMU cuts a file.
+fn cut_at(file: &[u8]) -> usize {
+    match file.get(0x1f1) {
+        None | Some(0) => 5 * 512,
+        Some(sects) => (usize::from(*sects) + 1) * 512,
+    }
+}
+
+/// Unified kernel images: headers, sections, and where they go.
+pub fn uki_image(data: &[u8]) {
+    let mut u = Unstructured::new(data);
+    let _ = uki_run(&mut u);
+}
+
+fn uki_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
+    let mut guest = without_kernel(u)?;
+    if u.arbitrary()? {
+        guest.command_line(b"");
+    }
+    // QEMU refuses -initrd beside such a file.
+    guest.machine.fw_cfg.item(item::INITRD_SIZE, &[0; 4]);
+    let file = unified(u)?;
+    if cut_at(&file) > file.len() {
+        // QEMU refuses it.
+        return Ok(());
+    }
+    guest.kernel(&file);
+    ask_for_entry(u, &mut guest)?;
+    judge(&mut guest);
+    Ok(())
 }
 
 /// A value: the likely one, near a power of two, or anything.
