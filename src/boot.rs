@@ -41,8 +41,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
 
     // The kernel's memory before the tables': its place is given, theirs is
     // not. Its command line before PCI, which it may ask for.
-    let mut loader = Loader::new(p, &mut map);
-    let (kernel, scratch) = Kernel::claim(&mut loader, options.entry, scratch)?;
+    let (kernel, scratch) = Kernel::claim(&mut Loader::new(p, &mut map), options.entry, scratch)?;
     log.kernel(p, &kernel);
 
     // PCI before the tables: QEMU writes what is programmed into them.
