@@ -18,15 +18,17 @@ use crate::build;
 use crate::kernel::{self, Flavour};
 use crate::output::say;
 use crate::probe::{self, BzImage, Elf, Mode};
-use crate::qemu::{Accel, Qemu};
+use crate::qemu::{Accel, Qemu, Vm};
 
 pub mod budget;
 mod cells;
 mod counts;
 mod kvm;
+pub mod user_space;
 
 use budget::{Budget, Comparison};
 pub use cells::{Cell, Kernel, all_cells, core_cells, named};
+use counts::sums;
 pub use counts::{Access, Counts};
 pub(crate) use kvm::time_of;
 pub use kvm::{KvmRun, Spread, kvm_run};
@@ -82,29 +84,35 @@ impl Kit {
     /// The initrd cannot be made.
     pub fn machine(&self, rom: &Path, cell: &Cell, mode: Mode) -> Result<Qemu> {
         let probe = || self.dir.path().join(file_name(cell.kernel, mode));
-        let mut qemu = Qemu::new(cell.machine)
-            .bios(rom)
+        let mut qemu = equipped(rom, cell)
             .kernel(self.kernel.clone().unwrap_or_else(probe))
             .append("console=ttyS0")
-            .memory_mib(cell.memory_mib)
-            .smp(cell.smp)
-            .no_serial()
             .args(&self.arguments);
         if cell.initrd_mib != 0 {
             qemu = qemu.initrd(self.initrd(cell.initrd_mib)?);
         }
-        for device in &cell.devices {
-            for disk in ["disk0", "disk1"] {
-                if device.contains(&format!("drive={disk}")) {
-                    let drive = format!("if=none,id={disk},driver=null-co,size=1M");
-                    qemu = qemu.args(["-drive", &drive]);
-                }
-            }
-            qemu = qemu.args(["-device", device]);
-        }
-        // Only a firmware that gives up writes here.
-        Ok(probe::ports(qemu).debugcon(COMPLAINTS))
+        Ok(qemu)
     }
+}
+
+/// A cell's machine and devices, and the ports that its kernel reports to.
+fn equipped(rom: &Path, cell: &Cell) -> Qemu {
+    let mut qemu = Qemu::new(cell.machine)
+        .bios(rom)
+        .memory_mib(cell.memory_mib)
+        .smp(cell.smp)
+        .no_serial();
+    for device in &cell.devices {
+        for disk in ["disk0", "disk1"] {
+            if device.contains(&format!("drive={disk}")) {
+                let drive = format!("if=none,id={disk},driver=null-co,size=1M");
+                qemu = qemu.args(["-drive", &drive]);
+            }
+        }
+        qemu = qemu.args(["-device", device]);
+    }
+    // Only a firmware that gives up writes here.
+    probe::ports(qemu).debugcon(COMPLAINTS)
 }
 
 /// Debug console at QEMU's default port, where a failing firmware says why.
@@ -139,7 +147,20 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
         .accel(Accel::Icount { shift: 0 })
         .trace("memory_region_ops_*")
         .spawn()?;
-    vm.wait_for("the probe's end", TIMEOUT, |vm| {
+    end(&mut vm, rom, cell, TIMEOUT)?;
+    let record = probe::Record::parse(&vm.debugcon(probe::REPORT_PORT))?;
+    let list = accesses(&vm).with_context(|| cell.name.clone())?;
+    let counts = Counts {
+        accesses: list.len() as u64,
+        regions: sums(list.iter()),
+        instructions: record.tsc,
+    };
+    Ok((counts, list))
+}
+
+/// Waits until the cell's kernel has reported and ended QEMU.
+fn end(vm: &mut Vm, rom: &Path, cell: &Cell, timeout: Duration) -> Result<()> {
+    vm.wait_for("the kernel's report", timeout, |vm| {
         vm.debugcon(COMPLAINTS).contains(&b'\n')
     })
     .or_else(|error| match vm.ended() {
@@ -154,7 +175,7 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
         cell.name,
         rom.display()
     );
-    let status = vm.wait_exit(TIMEOUT)?;
+    let status = vm.wait_exit(timeout)?;
     if status.code() != Some(probe::EXIT_STATUS) {
         bail!(
             "{} with {}: QEMU ended with {status}\n{}",
@@ -163,30 +184,22 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
             vm.report()
         );
     }
-    let record = probe::Record::parse(&vm.debugcon(probe::REPORT_PORT))?;
+    Ok(())
+}
+
+/// The accesses up to the kernel's report, in order.
+fn accesses(vm: &Vm) -> Result<Vec<Access>> {
     let mut list = Vec::new();
-    let mut reported = false;
     for line in BufReader::new(File::open(vm.trace_path())?).lines() {
         let Some(access) = Access::parse(&line?) else {
             continue;
         };
         if access.write && access.addr == u64::from(probe::REPORT_PORT) {
-            reported = true;
-            break;
+            return Ok(list);
         }
         list.push(access);
     }
-    ensure!(reported, "{}: no report in the trace", cell.name);
-    let mut regions = BTreeMap::new();
-    for access in &list {
-        *regions.entry(access.region.clone()).or_default() += 1;
-    }
-    let counts = Counts {
-        accesses: list.len() as u64,
-        regions,
-        instructions: record.tsc,
-    };
-    Ok((counts, list))
+    bail!("no report in the trace")
 }
 
 /// Pages of 4 KiB of guest RAM that are touched for the first time between
@@ -238,6 +251,13 @@ pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
 /// Counts several cells, each with the image beside it, two at a time, and
 /// returns them in the cells' order.
 pub fn counts(kit: &Kit, images: &[&Path], cells: &[Cell]) -> Vec<Result<Counts>> {
+    two_at_a_time(cells.len(), |n| {
+        trace(kit, images[n], &cells[n]).map(|(counts, _)| counts)
+    })
+}
+
+/// The results of `job` with each number below `len`, in their order.
+pub(crate) fn two_at_a_time<T: Send>(len: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
@@ -245,10 +265,10 @@ pub fn counts(kit: &Kit, images: &[&Path], cells: &[Cell]) -> Vec<Result<Counts>
             scope.spawn(|| {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(cell), Some(image)) = (cells.get(n), images.get(n)) else {
+                    if n >= len {
                         break;
-                    };
-                    let result = trace(kit, image, cell).map(|(counts, _)| counts);
+                    }
+                    let result = job(n);
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                     results.insert(n, result);
                 }
@@ -283,7 +303,17 @@ pub struct Options {
     /// bzImage that gives the bzImage probe its setup header and 16-bit code
     #[arg(long, value_name = "FILE")]
     pub donor: Option<PathBuf>,
-    /// Boot this file, a boot loader that starts the probe from a disk
+    /// Count up to the first instruction of user space, with Debian's cloud kernel
+    #[arg(long, conflicts_with_all = ["update_budget", "trace", "donor", "probe"])]
+    pub user_space: bool,
+    /// With --user-space: boot each firmware N times by turns, and print milliseconds
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "user_space")]
+    pub runs: usize,
+    /// With --runs: under KVM
+    #[arg(long, requires = "runs")]
+    pub kvm: bool,
+    /// Boot this file, a boot loader that starts the probe from a disk; with --user-space
+    /// this bzImage, and the vmlinux inside it
     #[arg(long, value_name = "FILE", conflicts_with = "update_budget")]
     pub kernel: Option<PathBuf>,
     /// Only write the bzImage probe to this file, for such a disk
@@ -298,19 +328,47 @@ pub struct Options {
     pub qemu: Vec<String>,
 }
 
+impl Options {
+    /// The images that were named, or the ROM of this source tree.
+    fn roms(&self) -> Result<Vec<PathBuf>> {
+        for rom in &self.rom {
+            fs::metadata(rom).with_context(|| format!("the firmware {}", rom.display()))?;
+        }
+        if self.rom.is_empty() {
+            return Ok(vec![build::rom(&[])?.image]);
+        }
+        Ok(self.rom.clone())
+    }
+}
+
 /// Builds the ROM and counts all cells, as the budget records them.
 ///
 /// # Errors
-/// The ROM does not build, or a cell's probe is not reached.
+/// The ROM does not build, or a cell's probe or user space is not reached.
 pub fn budget(kit: &Kit) -> Result<Budget> {
     let rom = build::rom(&[])?;
     let cells = all_cells();
     let images = vec![rom.image.as_path(); cells.len()];
+    let linux = user_space::Linux::new(None)?;
     let mut measured = Budget {
         qemu: budget::qemu_version()?,
         rom_used_bytes: rom.used,
         cells: BTreeMap::new(),
+        user_space: budget::UserSpace {
+            linux: linux.release()?,
+            exits: BTreeMap::new(),
+        },
     };
+    let booted = user_space::budget_cells();
+    let results = two_at_a_time(booted.len(), |n| {
+        user_space::count(&linux, &rom.image, &booted[n])
+    });
+    for (cell, result) in booted.iter().zip(results) {
+        measured
+            .user_space
+            .exits
+            .insert(cell.name.clone(), result?.exits);
+    }
     for (cell, result) in cells.iter().zip(counts(kit, &images, &cells)) {
         measured.cells.insert(cell.name.clone(), result?);
     }
@@ -352,6 +410,9 @@ fn list(kit: &Kit, roms: &[PathBuf], cells: &[Cell]) -> Result<()> {
 /// # Errors
 /// A cell's probe is not reached.
 pub fn run(options: &Options) -> Result<()> {
+    if options.user_space {
+        return user_space::run(options);
+    }
     let donor = donor(options.donor.as_deref())?;
     if let Some(file) = &options.probe {
         return Ok(fs::write(file, BzImage::of(&donor, Mode::Exit)?.bytes())?);
@@ -366,13 +427,7 @@ pub fn run(options: &Options) -> Result<()> {
         core_cells()
     };
     let cells = named(cells, options.cell.as_deref())?;
-    let mut roms = options.rom.clone();
-    for rom in &roms {
-        fs::metadata(rom).with_context(|| format!("the firmware {}", rom.display()))?;
-    }
-    if roms.is_empty() {
-        roms.push(build::rom(&[])?.image);
-    }
+    let roms = options.roms()?;
     if options.trace {
         return list(&kit, &roms, &cells);
     }

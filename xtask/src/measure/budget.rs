@@ -23,11 +23,23 @@ pub struct Budget {
     pub rom_used_bytes: u64,
     /// By name.
     pub cells: BTreeMap<String, Counts>,
+    /// Of whole boots.
+    pub user_space: UserSpace,
+}
+
+/// Whole boots, in a few cells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserSpace {
+    /// Kernel that was booted: others access other devices.
+    pub linux: String,
+    /// Exits from reset to user space as KVM would have them, by the cell's name.
+    pub exits: BTreeMap<String, u64>,
 }
 
 const HEAD: &str = "\
 # What the firmware may cost at most, from reset to the kernel's first 32-bit
-# instruction. Written by `cargo xtask measure --update-budget`.
+# instruction, and how many exits KVM would have in a whole boot to user space. Written by
+# `cargo xtask measure --update-budget`.
 
 ";
 
@@ -83,6 +95,14 @@ impl Budget {
             measured.rom_used_bytes,
             "",
         );
+        // With another kernel there is nothing to compare.
+        if self.user_space.linux == measured.user_space.linux {
+            for (name, now) in &measured.user_space.exits {
+                let budget = self.user_space.exits.get(name).copied().unwrap_or(0);
+                let what = format!("{name}: exits to user space");
+                found.add(&what, budget, *now, "");
+            }
+        }
         for (name, now) in &measured.cells {
             let Some(budget) = self.cells.get(name) else {
                 found.worse.push(format!("{name}: not in the budget"));
@@ -156,6 +176,10 @@ mod tests {
             qemu: "7.2".to_owned(),
             rom_used_bytes: 1000,
             cells: [("pc PVH".to_owned(), counts)].into(),
+            user_space: UserSpace {
+                linux: "6.1".to_owned(),
+                exits: [("pc PVH".to_owned(), 2_000)].into(),
+            },
         }
     }
 
@@ -184,6 +208,19 @@ mod tests {
         }
         .compare(&budget(9, 500));
         assert_eq!(found.worse, ["pc PVH: not in the budget"]);
+    }
+
+    #[test]
+    fn a_dearer_boot_to_user_space_fails_with_the_same_kernel_only() {
+        let mut now = budget(9, 500);
+        now.user_space.exits.insert("pc PVH".to_owned(), 2_001);
+        let found = budget(9, 500).compare(&now);
+        assert_eq!(
+            found.worse,
+            ["pc PVH: exits to user space 2001, budget 2000"]
+        );
+        now.user_space.linux = "6.2".to_owned();
+        assert!(budget(9, 500).compare(&now).worse.is_empty());
     }
 
     #[test]

@@ -49,6 +49,13 @@ impl Cell {
         }
     }
 
+    /// Whether it has no devices beside root ports, and no more memory or processors
+    /// than it needs.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        core_cells().iter().any(|cell| cell.name == self.name)
+    }
+
     fn named(mut self, addition: &str) -> Self {
         self.name = format!("{}, {addition}", self.name);
         self

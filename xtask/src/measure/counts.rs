@@ -29,18 +29,31 @@ impl Counts {
     /// The accesses by region, the most first; of more regions than `most` only their number.
     #[must_use]
     pub fn by_region(&self, most: usize) -> String {
-        let mut regions: Vec<_> = self.regions.iter().collect();
-        regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
-        let mut texts: Vec<_> = regions
-            .iter()
-            .take(most)
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect();
-        if regions.len() > most {
-            texts.push(format!("{} more regions", regions.len() - most));
-        }
-        texts.join(", ")
+        by_region(&self.regions, most)
     }
+}
+
+pub(super) fn by_region(regions: &BTreeMap<String, u64>, most: usize) -> String {
+    let mut regions: Vec<_> = regions.iter().collect();
+    regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
+    let mut texts: Vec<_> = regions
+        .iter()
+        .take(most)
+        .map(|(name, n)| format!("{name} {n}"))
+        .collect();
+    if regions.len() > most {
+        texts.push(format!("{} more regions", regions.len() - most));
+    }
+    texts.join(", ")
+}
+
+/// How many of the accesses go to each region.
+pub(super) fn sums<'a>(list: impl Iterator<Item = &'a Access>) -> BTreeMap<String, u64> {
+    let mut regions = BTreeMap::new();
+    for access in list {
+        *regions.entry(access.region.clone()).or_default() += 1;
+    }
+    regions
 }
 
 /// One line of a `memory_region_ops_*` trace.

@@ -1,5 +1,6 @@
 //! Exits and time under KVM.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -74,6 +75,13 @@ pub struct Spread {
     pub median: f64,
     pub min: f64,
     pub max: f64,
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { median, min, max } = self;
+        write!(f, "{median:.1} ({min:.1} to {max:.1})")
+    }
 }
 
 impl Spread {

@@ -1,0 +1,346 @@
+//! What a whole boot costs: accesses from reset to the first instruction of user
+//! space, and the time from QEMU's start to it.
+//!
+//! The kernel makes most of them, and what the firmware hands over decides how many.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::{
+    Access, Cell, Kernel, Spread, accesses, all_cells, donor, end, equipped, named, sums,
+    two_at_a_time,
+};
+use crate::initramfs::Initramfs;
+use crate::output::say;
+use crate::qemu::{Accel, Qemu};
+use crate::{extract, probe};
+
+/// One processor at a thousand million instructions a second, which the kernel is told
+/// and so need not find out.
+const COUNTED: Accel = Accel::Icount { shift: 0 };
+const COMMAND_LINE: &str = "quiet no_timer_check panic=-1 rdinit=/init";
+const CLOCK: &str = "lpj=1000000 tsc=reliable tsc_early_khz=1000000";
+/// A clock and random numbers that are the same in every run, and so the counts.
+const REPEATABLE: [&str; 4] = ["-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
+/// Under TCG the kernel polls these to calibrate its clocks: the same with every
+/// firmware, and not at all under KVM, whose guests are told their clock.
+const CALIBRATION: [&str; 2] = ["hpet", "pit"];
+/// Longest that a boot may take: SeaBIOS and a traced kernel on a busy host.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A kernel and the initrd whose only program reports.
+pub struct Linux {
+    dir: TempDir,
+    bzimage: PathBuf,
+    vmlinux: Option<PathBuf>,
+}
+
+impl Linux {
+    /// The kernel at `bzimage`, or Debian's cloud kernel.
+    ///
+    /// # Errors
+    /// The kernel cannot be fetched or read, or there is no assembler.
+    pub fn new(bzimage: Option<&Path>) -> Result<Self> {
+        let bzimage = donor(bzimage)?;
+        let vmlinux = extract::cached(&bzimage)?.path;
+        let dir = tempfile::tempdir()?;
+        let archive = Initramfs::empty()
+            .directory("dev")
+            .file("init", 0o755, init()?)
+            .archive()?;
+        fs::write(dir.path().join("initrd"), archive)?;
+        Ok(Self {
+            dir,
+            bzimage,
+            vmlinux,
+        })
+    }
+
+    /// What the kernel calls itself, such as `6.1.0-1-cloud-amd64`.
+    ///
+    /// # Errors
+    /// The kernel has no setup header, or it names no version.
+    pub fn release(&self) -> Result<String> {
+        let image = fs::read(&self.bzimage)?;
+        let field = image.get(0x20e..0x210).context("too short for a kernel")?;
+        // Boot protocol 2.00: the text's place from 0x200 on.
+        let at = 0x200 + usize::from(u16::from_le_bytes([field[0], field[1]]));
+        let text = image.get(at..).unwrap_or_default();
+        let end = text.iter().position(|b| *b == b' ' || *b == 0);
+        let text = String::from_utf8_lossy(&text[..end.unwrap_or(0)]).into_owned();
+        ensure!(!text.is_empty(), "the kernel names no version");
+        Ok(text)
+    }
+
+    fn machine(&self, rom: &Path, cell: &Cell, accel: Accel) -> Result<Qemu> {
+        let kernel = match cell.kernel {
+            Kernel::BzImage => &self.bzimage,
+            Kernel::Pvh => self
+                .vmlinux
+                .as_ref()
+                .context("the kernel has no PVH entry point")?,
+        };
+        let clock = if accel == COUNTED { CLOCK } else { "" };
+        Ok(equipped(rom, cell)
+            .kernel(kernel)
+            .initrd(self.dir.path().join("initrd"))
+            .append(format!("{COMMAND_LINE} {clock}").trim())
+            .accel(accel))
+    }
+}
+
+fn init() -> Result<Vec<u8>> {
+    let ports = format!(
+        ".set REPORT_PORT, {:#x}\n.set EXIT_PORT, {:#x}\n.set EXIT_VALUE, {:#x}\n",
+        probe::REPORT_PORT,
+        probe::EXIT_PORT,
+        probe::EXIT_STATUS >> 1
+    );
+    probe::assemble("init.S", &(ports + include_str!("init.S")))
+}
+
+/// The cells with one processor.
+#[must_use]
+pub fn cells() -> Vec<Cell> {
+    let mut cells = all_cells();
+    cells.retain(|cell| cell.smp == 1);
+    cells
+}
+
+/// The cells that the budget keeps: bare machines, whose counts take seconds.
+#[must_use]
+pub fn budget_cells() -> Vec<Cell> {
+    let mut cells = cells();
+    let names = ["microvm PVH", "pc PVH", "q35 PVH"];
+    cells.retain(|cell| names.contains(&cell.name.as_str()));
+    cells
+}
+
+/// What one boot to user space costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserSpace {
+    /// Port and MMIO accesses from reset to user space, without [`CALIBRATION`].
+    pub accesses: u64,
+    /// Those of them that KVM would hand to QEMU, see [`exits`].
+    pub exits: u64,
+    /// The accesses by the memory region's name.
+    pub regions: BTreeMap<String, u64>,
+}
+
+impl UserSpace {
+    fn of(list: &[Access]) -> Self {
+        let list: Vec<_> = list
+            .iter()
+            .filter(|access| !CALIBRATION.contains(&access.region.as_str()))
+            .collect();
+        Self {
+            accesses: list.len() as u64,
+            regions: sums(list.iter().copied()),
+            exits: exits(list.into_iter()),
+        }
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "{:>7} accesses {:>7} exits under KVM   {}",
+            self.accesses,
+            self.exits,
+            super::counts::by_region(&self.regions, usize::MAX)
+        )
+    }
+}
+
+/// Interrupt controllers and timers that KVM itself serves.
+const IN_KERNEL: [&str; 6] = ["apic-msi", "ioapic", "pic", "elcr", "pit", "pcspk"];
+/// The kernel reads the power management timer until it moves: some two hundred times
+/// under TCG, some thirty where a read takes as long as an exit does.
+const POLLED: &str = "acpi-tmr";
+/// Regions whose writes KVM collects until the next exit, as QEMU asks it to.
+const COALESCED: [&str; 2] = ["pci-conf-idx", "rtc-index"];
+
+/// How many of these accesses would be exits to QEMU under KVM with its usual
+/// in-kernel interrupt controllers, [`POLLED`] left out. What remains does not depend
+/// on time, so a change of this number is a change of what was handed over.
+fn exits<'a>(list: impl Iterator<Item = &'a Access>) -> u64 {
+    let spared = |access: &&Access| {
+        let region = access.region.as_str();
+        IN_KERNEL.contains(&region)
+            || region == POLLED
+            || access.write && COALESCED.contains(&region)
+    };
+    list.filter(|access| !spared(access)).count() as u64
+}
+
+/// Boots a cell to user space and counts.
+///
+/// # Errors
+/// User space is not reached.
+pub fn count(linux: &Linux, rom: &Path, cell: &Cell) -> Result<UserSpace> {
+    Ok(UserSpace::of(&trace(linux, rom, cell)?))
+}
+
+/// Boots a cell to user space and lists the accesses in order.
+///
+/// # Errors
+/// User space is not reached.
+pub fn trace(linux: &Linux, rom: &Path, cell: &Cell) -> Result<Vec<Access>> {
+    let mut vm = linux
+        .machine(rom, cell, COUNTED)?
+        .args(REPEATABLE)
+        .trace("memory_region_ops_*")
+        .spawn()?;
+    end(&mut vm, rom, cell, TIMEOUT)?;
+    accesses(&vm).with_context(|| cell.name.clone())
+}
+
+/// Milliseconds from QEMU's start to its end by the first instructions of user space.
+///
+/// # Errors
+/// User space is not reached.
+pub fn time(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Result<f64> {
+    let qemu = linux.machine(rom, cell, accel)?;
+    let start = Instant::now();
+    let mut vm = qemu.spawn()?;
+    end(&mut vm, rom, cell, TIMEOUT)?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Milliseconds of each image's boots of a cell, `runs` of each, by turns: a change of
+/// the host's load meets all alike.
+///
+/// # Errors
+/// User space is not reached.
+pub fn times(
+    linux: &Linux,
+    images: &[&Path],
+    cell: &Cell,
+    accel: Accel,
+    runs: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let mut taken = vec![Vec::new(); images.len()];
+    for _ in 0..runs {
+        for (image, list) in images.iter().zip(&mut taken) {
+            list.push(time(linux, image, cell, accel)?);
+        }
+    }
+    Ok(taken)
+}
+
+/// Prints the counts of each cell, or with `runs` the times.
+///
+/// # Errors
+/// A cell does not reach user space.
+pub(super) fn run(options: &super::Options) -> Result<()> {
+    let mut chosen = cells();
+    if !options.all {
+        chosen.retain(Cell::is_bare);
+    }
+    let cells = &named(chosen, options.cell.as_deref())?;
+    let roms = &options.roms()?;
+    let linux = Linux::new(options.kernel.as_deref())?;
+    if options.runs != 0 {
+        let accel = if options.kvm { Accel::Kvm } else { Accel::Tcg };
+        return print_times(&linux, roms, cells, accel, options.runs);
+    }
+    let mut found = BTreeMap::new();
+    let mut failed = 0;
+    for rom in roms {
+        if !options.json {
+            say!("{}, Linux {}", rom.display(), linux.release()?)?;
+        }
+        let results = two_at_a_time(cells.len(), |n| count(&linux, rom, &cells[n]));
+        let by_cell: &mut BTreeMap<_, _> = found.entry(rom).or_default();
+        for (cell, result) in cells.iter().zip(results) {
+            match result {
+                Ok(one) => {
+                    if !options.json {
+                        say!("  {:<40} {}", cell.name, one.summary())?;
+                    }
+                    by_cell.insert(&cell.name, one);
+                }
+                Err(error) => {
+                    failed += 1;
+                    eprintln!("  {:<40} {error:#}", cell.name);
+                }
+            }
+        }
+    }
+    if options.json {
+        say!("{}", serde_json::to_string_pretty(&found)?)?;
+    }
+    ensure!(failed == 0, "{failed} cells did not reach user space");
+    Ok(())
+}
+
+/// Prints the spread of each image's times, and of their differences from the first
+/// one's in the same turn.
+fn print_times(
+    linux: &Linux,
+    roms: &[PathBuf],
+    cells: &[Cell],
+    accel: Accel,
+    runs: usize,
+) -> Result<()> {
+    let images: Vec<_> = roms.iter().map(PathBuf::as_path).collect();
+    for cell in cells {
+        say!("{}, ms, median (least to most) of {runs}", cell.name)?;
+        let lists = times(linux, &images, cell, accel, runs)?;
+        for (rom, list) in roms.iter().zip(&lists) {
+            let pairs = lists.first().into_iter().flatten().zip(list);
+            let more = Spread::of(pairs.map(|(first, this)| this - first).collect());
+            if let (Some(ms), Some(more)) = (Spread::of(list.clone()), more) {
+                say!("  {ms}; {more} more than the first: {}", rom.display())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(write: bool, region: &str) -> Access {
+        Access {
+            write,
+            addr: 0,
+            value: 0,
+            size: 4,
+            region: region.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_kvm_serves_or_collects_is_no_exit() {
+        let list = [
+            access(true, "pci-conf-idx"),
+            access(false, "pci-conf-data"),
+            access(false, "pci-conf-idx"),
+            access(true, "apic-msi"),
+            access(true, "rtc-index"),
+            access(false, "rtc"),
+            access(false, "acpi-tmr"),
+            access(false, "hpet"),
+        ];
+        let one = UserSpace::of(&list);
+        assert_eq!((one.accesses, one.exits), (7, 3));
+        assert_eq!(one.regions["pci-conf-idx"], 2);
+        assert!(!one.regions.contains_key("hpet"));
+    }
+
+    #[test]
+    fn the_first_process_is_an_elf_file_that_ends_where_it_says() {
+        use object::{Object, ObjectSegment};
+        let bytes = init().unwrap();
+        let file = object::File::parse(bytes.as_slice()).unwrap();
+        let segments: Vec<_> = file.segments().map(|s| (s.address(), s.size())).collect();
+        assert_eq!(segments, [(0x40_0000, bytes.len() as u64)]);
+        assert_eq!(file.entry(), 0x40_0078);
+    }
+}
