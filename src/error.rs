@@ -1,6 +1,6 @@
 //! What can go wrong, each with a stable code, one message and what to do.
 
-use crate::phys::{halves, join};
+use crate::phys::{Refused, halves, join};
 use crate::text::{Terminal, print, print_foreign};
 
 /// Everything that stops a boot.
@@ -73,13 +73,6 @@ pub enum Error {
     /// The firmware's stack ran over.
     StackOverflow,
 }
-
-/// Memory that is outside what the firmware may touch: [`Error::NotOurMemory`].
-///
-/// A type of its own without a value in it, so that a slice that may be refused
-/// is returned in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
 
 impl From<Refused> for Error {
     fn from(_: Refused) -> Self {

@@ -3,7 +3,12 @@
 //! The library never makes a pointer from an address. It asks the platform for
 //! the bytes of a [`PhysRange`].
 
-use crate::error::{Refused, Result};
+/// Memory that is outside what the firmware may touch: an internal error.
+///
+/// A type of its own without a value in it, so that a slice that may be refused
+/// is returned in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
 
 /// A range of guest-physical memory below 4 GiB: `start <= end`, both in bytes,
 /// `end` exclusive.

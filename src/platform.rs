@@ -8,8 +8,9 @@
 //! Each access to a device is an exit to the host, some thousand instructions'
 //! worth of time: callers count them.
 
-use crate::error::{Refused, Result};
+use crate::error::Result;
 use crate::phys::PhysRange;
+use crate::phys::Refused;
 pub use crate::text::Terminal;
 
 /// A machine, as the firmware reaches it.

@@ -1,10 +1,11 @@
 //! The window on guest memory: turns the library's rule into slices.
 
 use super::hardware::Hardware;
-use qboot::error::{Refused, Result};
+use qboot::error::Result;
 use qboot::layout;
 use qboot::memory::window;
 use qboot::phys::PhysRange;
+use qboot::phys::Refused;
 use qboot::platform::GuestMemory;
 
 /// RAM that is not the running firmware's.

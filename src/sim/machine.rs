@@ -1,9 +1,10 @@
 //! The simulated machine as a platform.
 
 use super::{Devices, Memory};
-use crate::error::{Refused, Result};
+use crate::error::Result;
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::phys::PhysRange;
+use crate::phys::Refused;
 use crate::platform::{FwCfg, GuestMemory, Io, Platform, Terminal};
 use std::string::String;
 use std::vec::Vec;

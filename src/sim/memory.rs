@@ -1,8 +1,9 @@
 //! Guest memory: hands out what the firmware may touch, and keeps a record.
 
-use crate::error::{Refused, Result};
+use crate::error::Result;
 use crate::layout;
 use crate::phys::PhysRange;
+use crate::phys::Refused;
 use crate::platform::GuestMemory;
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -4,9 +4,10 @@
 //! Specification: IBM PS/2 and PC BIOS Interface Technical Reference, "BIOS
 //! Data Area"; Ralf Brown's interrupt list; ACPI 6.5, 15.1 (INT 15h, E820h).
 
-use crate::error::{Error, Refused, Result};
+use crate::error::{Error, Result};
 use crate::layout;
 use crate::memory::map::{Entry, high_ram_end};
+use crate::phys::Refused;
 use crate::phys::copy_at;
 use crate::platform::Platform;
 use zerocopy::IntoBytes;
