@@ -16,6 +16,7 @@ use crate::kernel::{self, Flavour};
 use crate::output::{is_broken_pipe, put};
 use crate::process::run_telling;
 use crate::run::{self, Outcome};
+use crate::uki::Pe;
 use crate::{build, dist, doctor, extract, inspect, manual, workspace};
 
 /// What scripts call that stand for one command: their own name, as it was typed.
@@ -105,10 +106,11 @@ fn commands() -> Vec<Command> {
                     .help("Feature of the firmware to build in, such as markers"),
             ),
         Command::new("inspect")
-            .about("Tell what a ROM is made of: size by section and by symbol")
+            .about("Tell what a ROM or a unified kernel image is made of")
             .long_about(
-                "Tell what a ROM is made of: size by section and by symbol\n\n\
-                 The exit status is 1 when the file is no qboot-rs.",
+                "Tell what a ROM or a unified kernel image is made of: a ROM's size by section and \
+                 by symbol, an image's sections and command line\n\n\
+                 The exit status is 1 when the file is neither a qboot-rs nor such an image.",
             )
             .after_help(INSPECT_EXAMPLES)
             .arg(file("rom").help(
@@ -126,14 +128,23 @@ fn commands() -> Vec<Command> {
             )
             .arg(json()),
         Command::new("extract")
-            .about("Take the vmlinux out of a bzImage")
+            .about("Take the vmlinux out of a bzImage or a unified kernel image")
             .long_about(
-                "Take the vmlinux out of a bzImage\n\n\
+                "Take the vmlinux out of a bzImage or a unified kernel image\n\n\
                  The result boots by PVH, without the decompressor that a bzImage runs first. The \
                  exit status is 3 when the kernel has no PVH entry point; it is written all the same.",
             )
             .after_help(EXTRACT_EXAMPLES)
-            .arg(file("bzimage").required(true).help("The bzImage, such as /boot/vmlinuz"))
+            .arg(
+                Arg::new("initrd")
+                    .long("initrd")
+                    .value_name("FILE")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Write the initrd of a unified kernel image there"),
+            )
+            .arg(file("bzimage").required(true).help(
+                "The bzImage, such as /boot/vmlinuz, or the unified kernel image",
+            ))
             .arg(file("vmlinux").required(true).help("File to write")),
         Command::new("kernel")
             .about("Fetch a Debian kernel without installing it, and print its bzImage's path")
@@ -182,7 +193,10 @@ pub fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
             let symbols = found.get_one("symbols").copied().unwrap_or_default();
             return inspect(path("rom"), symbols, found.get_flag("json"));
         }
-        "extract" => return extract(&needed("bzimage")?, &needed("vmlinux")?),
+        "extract" => {
+            let initrd = path("initrd");
+            return extract(&needed("bzimage")?, &needed("vmlinux")?, initrd.as_deref());
+        }
         "kernel" => {
             let flavour = found.get_one("flavour").copied();
             let kernel = kernel::debian(flavour.unwrap_or(Flavour::CloudAmd64))?;
@@ -338,6 +352,13 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode>
         Some(rom) => rom,
         None => run::default_rom()?,
     };
+    if let Some(found) = inspect::unified(&rom)? {
+        put(match json {
+            true => format!("{}\n", found.json()),
+            false => found.text(),
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
     let found = inspect::describe(&rom, elf.as_deref(), symbols)?;
     put(match json {
@@ -353,13 +374,17 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode>
 /// The kernel was extracted but cannot be booted by PVH.
 const NO_PVH: u8 = 3;
 
-fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
+fn extract(bzimage: &Path, vmlinux: &Path, initrd: Option<&Path>) -> Result<ExitCode> {
     let mut bytes = Vec::new();
     workspace::open_named(bzimage)
         .and_then(|mut file| Ok(file.read_to_end(&mut bytes)?))
         .with_context(|| format!("reading {}", bzimage.display()))?;
     let file = |path: &Path| path.canonicalize().ok();
-    if file(vmlinux).is_some_and(|there| file(bzimage) == Some(there)) {
+    let outputs = [Some(vmlinux), initrd].into_iter().flatten();
+    if outputs
+        .filter_map(file)
+        .any(|there| file(bzimage) == Some(there))
+    {
         bail!(
             "{} would be overwritten: name another file to write",
             bzimage.display()
@@ -370,6 +395,23 @@ fn extract(bzimage: &Path, vmlinux: &Path) -> Result<ExitCode> {
     }
     let kernel =
         extract::vmlinux(&bytes).with_context(|| format!("extracting {}", bzimage.display()))?;
+    let unified = match extract::format(&bytes) {
+        extract::Format::Unified => Pe::read(&bytes)?,
+        _ => None,
+    };
+    let found = unified.as_ref().and_then(Pe::initrd);
+    if let Some(path) = initrd {
+        let found = found.as_ref();
+        let found = found.with_context(|| format!("{} holds no initrd", bzimage.display()))?;
+        workspace::write_named(path, found)?;
+        put(format!("{}: {} bytes\n", path.display(), found.len()))?;
+    }
+    if let Some(pe) = &unified {
+        put(format!("command line: {}\n", pe.command_line()))?;
+        if found.is_some() && initrd.is_none() {
+            put("it holds an initrd, too: --initrd FILE writes it\n")?;
+        }
+    }
     workspace::write_named(vmlinux, &kernel.elf)?;
     put(format!(
         "{}: {} bytes, was compressed with {}\n",

@@ -38,6 +38,7 @@ Examples:
   qboot inspect
   qboot inspect /usr/share/qemu/qboot-rs.rom
   qboot inspect --symbols 5
+  qboot inspect image.efi
   qboot inspect --json | jq .used_bytes";
 
 pub const KERNEL_EXAMPLES: &str = "\
@@ -48,4 +49,5 @@ Examples:
 pub const EXTRACT_EXAMPLES: &str = "\
 Examples:
   qboot extract /boot/vmlinuz-$(uname -r) vmlinux
+  qboot extract --initrd initrd.img image.efi vmlinux
   qboot run --kernel vmlinux";

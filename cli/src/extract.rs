@@ -15,6 +15,7 @@ use object::elf::NoteType;
 use object::read::elf::{ElfFile32, ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, FileKind};
 
+use crate::uki::Pe;
 use crate::{hdr, progress, workspace};
 
 mod decompress;
@@ -41,6 +42,8 @@ pub enum Format {
     /// `setup_header` without a payload: not Linux, or older than protocol 2.08.
     BzImageWithoutPayload,
     Elf,
+    /// A unified kernel image for x86.
+    Unified,
     Unknown,
 }
 
@@ -54,7 +57,10 @@ pub fn format(bytes: &[u8]) -> Format {
             Err(_) => Format::BzImageWithoutPayload,
         }
     } else {
-        Format::Unknown
+        match Pe::read(bytes) {
+            Ok(Some(pe)) if pe.is_for_x86() && pe.section(".linux").is_some() => Format::Unified,
+            _ => Format::Unknown,
+        }
     }
 }
 
@@ -67,15 +73,48 @@ pub fn doubt(bytes: &[u8]) -> Option<&'static str> {
         words.into_iter().find(|word| *word == MULTIBOOT)
     };
     match format(bytes) {
-        Format::Unknown if is_multiboot().is_none() => Some(
-            "looks like no kernel: a bzImage (as /boot/vmlinuz-*), an ELF vmlinux or a \
-             multiboot kernel is needed",
-        ),
+        Format::Unknown if is_multiboot().is_none() => Some(known(bytes).unwrap_or(
+            "looks like no kernel: a bzImage (as /boot/vmlinuz-*), an ELF vmlinux, a unified \
+             kernel image or a multiboot kernel is needed",
+        )),
         Format::Elf if is_multiboot().is_none() && matches!(pvh_entry(bytes), Ok(None)) => {
             Some("has no PVH entry point: build it with CONFIG_PVH=y, or take its bzImage")
         }
         _ => None,
     }
+}
+
+/// What a file is that is no kernel for this firmware, as far as it can be told.
+fn known(bytes: &[u8]) -> Option<&'static str> {
+    const OTHER: &str = "is a kernel for another processor, such as ARM: one for x86 is needed";
+    // Linux's `Documentation/arch/arm64/booting.rst`, and `arch/arm/boot/zImage`.
+    let is_arm64 = bytes.get(0x38..0x3c) == Some(b"ARM\x64");
+    let is_arm = bytes.get(0x24..0x28) == Some(&[0x18, 0x28, 0x6f, 0x01]);
+    match Pe::read(bytes) {
+        Ok(Some(pe)) if !pe.is_for_x86() => Some(OTHER),
+        Ok(Some(_)) => Some(
+            "is an EFI program without a .linux section, which needs UEFI firmware: a bzImage, an \
+             ELF vmlinux or a unified kernel image is needed",
+        ),
+        Err(_) => Some("is a PE file whose parts lie outside it: is it whole?"),
+        Ok(None) if is_arm64 || is_arm => Some(OTHER),
+        Ok(None) if bytes.starts_with(&[0x1f, 0x8b]) => {
+            Some("is compressed with gzip: decompress it (gunzip) first")
+        }
+        Ok(None) => None,
+    }
+}
+
+/// The bzImage in a unified kernel image, or `bytes` themselves.
+///
+/// # Errors
+/// When parts of a PE file lie outside it.
+pub fn bzimage(bytes: &[u8]) -> Result<&[u8]> {
+    let pe = match bytes.get(hdr::HEADER..hdr::HEADER + 4) {
+        Some(b"HdrS") => None,
+        _ => Pe::read(bytes)?,
+    };
+    Ok(pe.and_then(|pe| pe.section(".linux")).unwrap_or(bytes))
 }
 
 /// The magic number of a multiboot header.
@@ -93,6 +132,7 @@ pub fn is_32_bit(bytes: &[u8]) -> bool {
         Format::BzImage => bytes
             .get(hdr::XLOADFLAGS)
             .is_some_and(|flags| flags & XLF_KERNEL_64 == 0),
+        Format::Unified => bzimage(bytes).is_ok_and(is_32_bit),
         Format::BzImageWithoutPayload | Format::Unknown => false,
     }
 }
@@ -100,13 +140,14 @@ pub fn is_32_bit(bytes: &[u8]) -> bool {
 /// Larger than any kernel, small enough for a host.
 const MAX_VMLINUX: u64 = 1 << 30;
 
-/// Decompresses the kernel inside the bzImage `bytes`.
+/// Decompresses the kernel inside the bzImage `bytes`, or inside that of a unified
+/// kernel image.
 ///
 /// # Errors
 /// When `bytes` are no bzImage, carry no payload (boot protocol before 2.08),
 /// or the payload is damaged, of an unknown compression, or no ELF file.
 pub fn vmlinux(bytes: &[u8]) -> Result<Vmlinux> {
-    let payload = payload(bytes)?;
+    let payload = payload(bzimage(bytes)?)?;
     let compression = detect(payload)?;
     let elf = decompress(compression, payload)
         .with_context(|| format!("decompressing the {compression} payload"))?;

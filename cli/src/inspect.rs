@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use crate::build::ROM_SIZE;
 use crate::elf::{self, Part};
 use crate::json::Json;
-use crate::workspace;
+use crate::uki::Pe;
+use crate::{extract, workspace};
 
 /// Where a ROM says which build it is: 64 bytes before the reset vector.
 const IDENTITY: usize = 0x50;
@@ -103,6 +104,66 @@ pub fn describe(image: &Path, elf: Option<&Path>, count: usize) -> Result<Descri
         description.symbols.truncate(count);
     }
     Ok(description)
+}
+
+/// What is known of a unified kernel image.
+#[derive(Clone, Debug)]
+pub struct Unified {
+    path: PathBuf,
+    /// Name and size of each section.
+    sections: Vec<(String, usize)>,
+    command_line: String,
+}
+
+/// Reads the unified kernel image at `path`; `None` where it is another file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn unified(path: &Path) -> Result<Option<Unified>> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    if extract::format(&bytes) != extract::Format::Unified {
+        return Ok(None);
+    }
+    let found = Pe::read(&bytes)?.map(|pe| Unified {
+        path: path.to_owned(),
+        command_line: pe.command_line(),
+        sections: pe
+            .sections
+            .into_iter()
+            .map(|section| (section.name, section.content.len()))
+            .collect(),
+    });
+    Ok(found)
+}
+
+impl Unified {
+    /// As text for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("{}: a unified kernel image\n", self.path.display());
+        let _ = writeln!(text, "command line: {}", self.command_line);
+        let _ = writeln!(text, "\n{:>10}  section", "bytes");
+        for (name, len) in &self.sections {
+            let _ = writeln!(text, "{len:>10}  {name}");
+        }
+        text
+    }
+
+    /// As JSON for programs.
+    #[must_use]
+    pub fn json(&self) -> Json {
+        let section = |(name, len): &(String, usize)| {
+            Json::Object(vec![
+                ("name", name.as_str().into()),
+                ("bytes", (*len).into()),
+            ])
+        };
+        Json::Object(vec![
+            ("file", self.path.to_string_lossy().as_ref().into()),
+            ("command_line", self.command_line.as_str().into()),
+            ("sections", self.sections.iter().map(section).collect()),
+        ])
+    }
 }
 
 impl Description {

@@ -9,6 +9,7 @@
 //! - [`inspect`] tells what a ROM is made of, [`doctor`] what a machine lacks.
 //! - [`dist`] collects what is installed.
 //! - [`linux`] knows what Linux has to be told of a machine.
+//! - [`uki`] knows the sections of a unified kernel image.
 //! - [`patience`] waits for another process, and not for ever.
 #![forbid(unsafe_code)]
 
@@ -32,4 +33,5 @@ pub mod patience;
 pub mod process;
 pub mod progress;
 pub mod run;
+pub mod uki;
 pub mod workspace;

@@ -20,6 +20,7 @@ use crate::extract::Format;
 use crate::initramfs::Arch;
 use crate::linux::{self, Time};
 use crate::output::say;
+use crate::uki::Pe;
 use crate::{build, extract, initramfs, kernel, workspace};
 use guest::{report, serial_log, shell};
 
@@ -45,7 +46,10 @@ pub fn command() -> Command {
                 .help("QEMU machine with its options, such as microvm,pcie=on"),
             file("kernel")
                 .short('k')
-                .help("Kernel: a bzImage or an ELF vmlinux [default: Debian's cloud kernel]"),
+                .help(
+                    "Kernel: a bzImage, an ELF vmlinux or a unified kernel image [default: \
+                     Debian's cloud kernel]",
+                ),
             file("initrd")
                 .short('i')
                 .help("Initial RAM file system [default: busybox and a report]"),
@@ -287,7 +291,10 @@ pub fn default_rom() -> Result<PathBuf> {
 struct Files {
     firmware: PathBuf,
     kernel: PathBuf,
-    initrd: PathBuf,
+    /// Where none comes with the kernel.
+    initrd: Option<PathBuf>,
+    /// The command line that comes with the kernel.
+    command_line: Option<String>,
 }
 
 /// The files that were named, and those that are made where none was.
@@ -303,7 +310,7 @@ fn files(options: &Options) -> Result<Files> {
         }
     }
     if let Some(path) = &options.kernel {
-        may_boot(path, options.dry_run)?;
+        may_boot(path, options)?;
     }
     if let Some(rom) = &options.firmware {
         let size = fs::metadata(rom)?.len();
@@ -323,21 +330,31 @@ fn files(options: &Options) -> Result<Files> {
         let firmware = firmware.join().map_err(|_| anyhow!("building the ROM"));
         (firmware.flatten(), kernel)
     });
-    let (kernel, initrd) = kernel?;
+    let firmware = firmware?;
     Ok(Files {
-        firmware: firmware?,
-        kernel,
-        initrd,
+        firmware,
+        ..kernel?
     })
 }
 
-/// The kernel in the form that QEMU boots best, and its initrd.
-fn kernel(options: &Options) -> Result<(PathBuf, PathBuf)> {
+/// The kernel in the form that QEMU boots best, and its initrd. The firmware is still
+/// to be named.
+fn kernel(options: &Options) -> Result<Files> {
     let kernel = match &options.kernel {
         Some(path) => path.clone(),
         None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
     };
     let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    let firmware = PathBuf::new();
+    if extract::format(&bytes) == Format::Unified {
+        let command_line = Pe::read(&bytes)?.map(|pe| pe.command_line());
+        return Ok(Files {
+            firmware,
+            kernel,
+            initrd: None,
+            command_line,
+        });
+    }
     let initrd = match &options.initrd {
         Some(path) => path.clone(),
         None if extract::is_32_bit(&bytes) => initramfs::standard(Arch::I386)?,
@@ -351,21 +368,36 @@ fn kernel(options: &Options) -> Result<(PathBuf, PathBuf)> {
     } else {
         vmlinux_inside(kernel)?
     };
-    Ok((kernel, initrd))
+    Ok(Files {
+        firmware,
+        kernel,
+        initrd: Some(initrd),
+        command_line: None,
+    })
 }
 
 /// Tells of a kernel that QEMU will refuse; one of no known kind is an error, since
 /// what QEMU says of such a file leads nobody to the cause.
-fn may_boot(kernel: &Path, dry_run: bool) -> Result<()> {
+fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
     let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
     if let Some(doubt) = extract::doubt(&bytes) {
         let doubt = format!("{} {doubt}", kernel.display());
         ensure!(
-            dry_run || extract::format(&bytes) != Format::Unknown,
+            options.dry_run || extract::format(&bytes) != Format::Unknown,
             "{doubt}"
         );
         eprintln!("{doubt}");
     }
+    // QEMU says that the kernel is too old to load a ram disk or a device tree.
+    let mut more = options.qemu_options.iter();
+    let more = more.any(|option| option == "-initrd" || option == "-dtb");
+    ensure!(
+        extract::format(&bytes) != Format::Unified || options.initrd.is_none() && !more,
+        "{} is a unified kernel image, beside which QEMU refuses -initrd and -dtb; take its kernel \
+         out with: qboot extract {} vmlinux",
+        kernel.display(),
+        kernel.display(),
+    );
     Ok(())
 }
 
@@ -408,8 +440,10 @@ fn plan(options: &Options) -> Result<Plan> {
     add("-display", "none");
     add("-bios", &files.firmware.to_string_lossy());
     add("-kernel", &files.kernel.to_string_lossy());
-    add("-initrd", &files.initrd.to_string_lossy());
-    add("-append", &parameters(options, &accel, shell));
+    if let Some(initrd) = &files.initrd {
+        add("-initrd", &initrd.to_string_lossy());
+    }
+    add("-append", &parameters(options, &files, &accel, shell));
     if let Some(value) = options.log.value() {
         add("-fw_cfg", &format!("name=opt/org.qboot/log,string={value}"));
     }
@@ -482,7 +516,7 @@ fn has_pvh(machine: &str) -> bool {
     major.is_none_or(|major: u32| major >= 4)
 }
 
-fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
+fn parameters(options: &Options, files: &Files, accel: &Accel, shell: bool) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
     let time = match accel.name.starts_with("tcg") {
         true => Time::Host,
@@ -493,7 +527,7 @@ fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
         // Restart at once after a panic, which ends QEMU under -no-reboot.
         words.push("panic=-1".to_owned());
     }
-    if options.initrd.is_none() {
+    if options.initrd.is_none() && files.command_line.is_none() {
         words.push("quiet".to_owned());
         if shell {
             words.push("qboot.do=shell".to_owned());
@@ -512,7 +546,9 @@ fn parameters(options: &Options, accel: &Accel, shell: bool) -> String {
             words.push("qboot.do=report".to_owned());
         }
     }
-    words.extend(options.append.clone());
+    // The user's parameters replace a unified kernel image's own, as with QEMU alone.
+    let own = files.command_line.clone().filter(|own| !own.is_empty());
+    words.extend(options.append.clone().or(own));
     words.join(" ")
 }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
+use qboot_cli::uki;
+
 fn qboot(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qboot"));
     command.args(arguments).stdin(Stdio::null());
@@ -25,7 +27,37 @@ fn files_that_cannot_be_booted_are_named_before_anything_is_built() {
     let odd = dir.path().join("odd");
     fs::write(&odd, [0; 1000]).expect("a file");
     let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let made = |name: &str, bytes: &[u8]| {
+        let file = dir.path().join(name);
+        fs::write(&file, bytes).expect("a file");
+        path(&file)
+    };
+    let x86 = uki::build(0x8664, &[(".text", &[0; 600])]);
+    let arm = uki::build(0xaa64, &[(".linux", &[0; 600])]);
+    let mut arm_image = vec![0; 1000];
+    arm_image[0x38..0x3c].copy_from_slice(b"ARM\x64");
     for (option, file, why) in [
+        (
+            "--kernel",
+            made("x86.efi", &x86),
+            "is an EFI program without",
+        ),
+        ("--kernel", made("cut.efi", &x86[..0x300]), "is it whole?"),
+        (
+            "--kernel",
+            made("arm.efi", &arm),
+            "another processor, such as ARM",
+        ),
+        (
+            "--kernel",
+            made("Image", &arm_image),
+            "another processor, such as ARM",
+        ),
+        (
+            "--kernel",
+            made("vmlinux.gz", b"\x1f\x8b\x08"),
+            "is compressed with gzip",
+        ),
         ("--kernel", "/nonexistent".to_owned(), "No such file"),
         ("--kernel", path(dir.path()), "is a directory"),
         ("--kernel", path(&empty), "is empty"),
@@ -186,4 +218,60 @@ fn the_installer_asks_for_what_it_needs_first() {
     let (status, said) = install(&["--prefix", "/dev/null/prefix"]);
     assert_ne!(status, Some(0), "{said}");
     assert!(said.contains("cannot be written"), "{said}");
+}
+
+/// A unified kernel image whose kernel is a bzImage only by its header.
+fn unified() -> Vec<u8> {
+    let mut linux = vec![0; 4096];
+    linux[0x202..0x206].copy_from_slice(b"HdrS");
+    let line: &[u8] = b"root=/dev/vda\n";
+    uki::build(
+        0x8664,
+        &[(".cmdline", line), (".linux", &linux), (".initrd", b"07")],
+    )
+}
+
+#[test]
+fn a_unified_kernel_image_brings_its_own_initrd_and_command_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("image.efi");
+    fs::write(&file, unified()).expect("a file");
+    let file = file.to_str().expect("text");
+    for more in [&["--initrd", file][..], &["--", "-dtb", file]] {
+        let (status, said) = failure(&[&["run", "--kernel", file], more].concat());
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("qboot extract"), "{said}");
+    }
+    let rom = dir.path().join("rom");
+    fs::write(&rom, vec![0; 65536]).expect("a file");
+    let rom = rom.to_str().expect("text");
+    let dry = [
+        "run",
+        "--dry-run",
+        "--mode=report",
+        "--firmware",
+        rom,
+        "--kernel",
+        file,
+    ];
+    let line = |more: &[&str]| {
+        let output = qboot(&[&dry[..], more].concat()).output().expect("qboot");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let own = line(&[]);
+    assert!(
+        own.contains("root=/dev/vda") && !own.contains("-initrd"),
+        "{own}"
+    );
+    let mine = line(&["--append=init=/sh"]);
+    assert!(
+        mine.contains("init=/sh") && !mine.contains("root="),
+        "{mine}"
+    );
+    let output = qboot(&["inspect", file]).output().expect("qboot");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    for part in ["command line: root=/dev/vda", "4096  .linux", "2  .initrd"] {
+        assert!(said.contains(part), "{said}");
+    }
 }
