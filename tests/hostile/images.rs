@@ -3,6 +3,7 @@
 use qboot_tests::Field;
 use xtask::kernel::{self, Flavour};
 use xtask::probe::{Multiboot, PAYLOAD_LEN, Segment};
+use xtask::uki;
 
 use super::*;
 
@@ -226,6 +227,107 @@ fn linux_cut() -> Result<()> {
                 cases.push(case.with(|qemu| qemu.memory_mib(256).option("entry", "16")));
             }
         }
+    }
+    cases.run()
+}
+
+/// A unified kernel image around a kernel as Linux's. `.linux` is the third section.
+fn unified(machine: u16) -> Result<Vec<u8>> {
+    let linux = linux_like()?.bytes();
+    let stub = vec![0xcc; 40_000];
+    Ok(uki::build(
+        machine,
+        &[
+            (".text", &stub),
+            (".cmdline", b"own=1\n"),
+            (".linux", &linux),
+            (".initrd", &[7; 5000]),
+        ],
+    ))
+}
+
+#[test]
+fn unified_kernel_images() -> Result<()> {
+    use End::{Either, Entered, Fails};
+    use Error::{BadUki, KernelForOtherMachine, KernelIsPe, KernelTruncated};
+    const X86_64: u16 = 0x8664;
+    let mut cases = Cases::default();
+    let good = unified(X86_64)?;
+    cases.add("whole", &good, Entered)?;
+    cases.add("for 32 bits", &unified(0x14c)?, Entered)?;
+    for (machine, name) in [(0xaa64, "ARM64"), (0x1c0, "ARM"), (0x5064, "RISC-V")] {
+        cases.add(name, &unified(machine)?, Fails(KernelForOtherMachine))?;
+    }
+    // Where the file is cut; QEMU writes to 0x1fa with vga=.
+    for sects in [1, 2, 77, 78, 79, 80, 200] {
+        let mut image = good.clone();
+        image[hdr::SETUP_SECTS] = sects;
+        let case = case(format!("cut at {sects}"), cases.turn(), &image, Entered)?;
+        cases.push(case.with(|qemu| qemu.append("vga=ask x")));
+    }
+    let end = u32::try_from(good.len())?;
+    let linux = 0x98 + 2 * 40;
+    for (what, at, value, end) in [
+        ("signature", 0x3c, u32::MAX, Fails(BadUki)),
+        ("signature", 0x3c, 0x4000, Fails(BadUki)),
+        ("signature", 0x3c, 0x98, Fails(BadUki)),
+        ("sections", 0x86, 0xffff, Fails(BadUki)),
+        ("sections", 0x86, 0, Fails(KernelIsPe)),
+        ("optional header", 0x94, 0xffff, Fails(BadUki)),
+        ("name", linux, 0, Fails(KernelIsPe)),
+        ("raw size", linux + 16, 0, Fails(KernelIsPe)),
+        ("raw size", linux + 16, 0x2000, Fails(KernelTruncated)),
+        ("raw size", linux + 16, u32::MAX, Entered),
+        ("size", linux + 8, 1, Fails(KernelTruncated)),
+        ("size", linux + 8, 0x2000, Fails(KernelTruncated)),
+        ("size", linux + 8, u32::MAX, Either),
+        ("place", linux + 20, 0, Fails(BadUki)),
+        ("place", linux + 20, end, Fails(KernelTruncated)),
+        ("place", linux + 20, u32::MAX, Fails(KernelTruncated)),
+        ("initrd's place", linux + 60, 0, Entered),
+        (
+            "initrd's place",
+            linux + 60,
+            end - 4,
+            Fails(KernelTruncated),
+        ),
+        ("line's place", linux - 20, end - 4, Fails(KernelTruncated)),
+    ] {
+        let mut image = good.clone();
+        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        cases.add(format!("{what} {value:#x}"), &image, end)?;
+    }
+    let mut image = good.clone();
+    image.truncate(good.len() - 512);
+    cases.add("cut short", &image, Fails(KernelTruncated))?;
+    for (name, content) in [
+        ("gzip", &b"\x1f\x8b\x08"[..]),
+        ("ELF", b"\x7fELF"),
+        ("", b""),
+    ] {
+        let stub = vec![0xcc; 40_000];
+        let image = uki::build(X86_64, &[(".text", &stub), (".linux", content)]);
+        let error = if content.is_empty() {
+            KernelIsPe
+        } else {
+            BadUki
+        };
+        cases.add(format!("{name} as .linux"), &image, Fails(error))?;
+    }
+    cases.run()
+}
+
+#[test]
+fn flipped_bits_of_a_unified_kernel_image() -> Result<()> {
+    let mut dice = Dice(0x0c0f);
+    let mut cases = Cases::default();
+    let good = unified(0x8664)?;
+    while cases.0.len() < 24 {
+        let at = 0x80 + dice.below(0xb8) as usize;
+        let bit = dice.below(8);
+        let mut image = good.clone();
+        image[at] ^= 1 << bit;
+        cases.add(format!("bit {bit} at {at:#x}"), &image, End::Either)?;
     }
     cases.run()
 }

@@ -25,6 +25,8 @@ pub fn file(name: &str) -> Result<PathBuf> {
         ["file", path] => workspace::root().join(path),
         ["assembled", path] => assembled(path)?,
         ["grub"] => grub()?,
+        ["objcopy", flavour] => by_objcopy(flavour)?,
+        ["ukify", flavour] => by_ukify(flavour)?,
         [flavour] => debian_kernel(flavour)?.bzimage,
         [flavour, "vmlinux"] => extract::cached(&debian_kernel(flavour)?.bzimage)?
             .path
@@ -69,6 +71,79 @@ fn grub() -> Result<PathBuf> {
     let bytes = [fs::read(modules.join("lnxboot.img"))?, fs::read(core)?].concat();
     write_once(&image, &bytes)?;
     Ok(image)
+}
+
+/// The command line in the unified kernel images.
+const OWN_LINE: &str = "console=ttyS0 panic=-1 tsc_early_khz=2000000 quiet uki.from=section\n";
+/// Where systemd's packages have the stub.
+const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+
+/// A unified kernel image of this system's stub, as systemd's manual of Debian 12 makes
+/// one (systemd-stub(7)): with the standard initramfs.
+fn by_objcopy(flavour: &str) -> Result<PathBuf> {
+    let stub = packaged("systemd-boot-efi", STUB)?;
+    let kernel = debian_kernel(flavour)?.bzimage;
+    let initrd = initramfs::standard(Arch::Amd64)?;
+    let dir = directory()?;
+    let (line, image) = (dir.join("uki.cmdline"), dir.join("objcopy.efi"));
+    let _lock = workspace::lock("objcopy-uki")?;
+    write_once(&line, OWN_LINE.as_bytes())?;
+    let mut command = Command::new("objcopy");
+    for (name, file, addr) in [
+        (".cmdline", &line, "0x30000"),
+        (".linux", &kernel, "0x2000000"),
+        (".initrd", &initrd, "0x6000000"),
+    ] {
+        command.arg("--add-section");
+        command.arg(format!("{name}={}", file.display()));
+        command.arg("--change-section-vma");
+        command.arg(format!("{name}={addr}"));
+    }
+    run_quietly(command.arg(stub).arg(&image))?;
+    Ok(image)
+}
+
+/// A unified kernel image by Debian 13's ukify and stub: with the standard initramfs,
+/// an archive that stands for microcode, and a profile.
+fn by_ukify(flavour: &str) -> Result<PathBuf> {
+    let lists = || debian::Lists::Suite {
+        suite: "trixie".into(),
+        arch: "amd64".into(),
+    };
+    let unpacked = |name: &str| {
+        debian::unpack(&Package {
+            name: name.into(),
+            lists: lists(),
+        })
+    };
+    let (ukify, pefile) = (unpacked("systemd-ukify")?, unpacked("python3-pefile")?);
+    let stub = unpacked("systemd-boot-efi")?.join(STUB);
+    let kernel = debian_kernel(flavour)?.bzimage;
+    let dir = directory()?;
+    let (ucode, image) = (dir.join("ucode.cpio"), dir.join("ukify.efi"));
+    let _lock = workspace::lock("ukify-uki")?;
+    let archive = Initramfs::empty().file("microcode", 0o644, "none");
+    write_once(&ucode, &archive.archive()?)?;
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", pefile.join("usr/lib/python3/dist-packages"));
+    command.arg(ukify.join("usr/bin/ukify")).arg("build");
+    command.arg("--stub").arg(stub).arg("--linux").arg(kernel);
+    command
+        .arg("--initrd")
+        .arg(initramfs::standard(Arch::Amd64)?);
+    command.arg("--microcode").arg(ucode);
+    command.args(["--profile", "ID=main", "--cmdline", OWN_LINE.trim()]);
+    run_quietly(command.arg("--output").arg(&image))?;
+    Ok(image)
+}
+
+/// Runs a program, and shows what it says only if it fails.
+fn run_quietly(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let program = command.get_program().display();
+    ensure!(output.status.success(), "{program}: {complaint}");
+    Ok(())
 }
 
 fn debian_kernel(flavour: &str) -> Result<Kernel> {
