@@ -27,8 +27,6 @@ impl Kind {
     pub const RAM: Self = Self(1);
     /// Not usable.
     pub const RESERVED: Self = Self(2);
-    /// ACPI tables.
-    pub const ACPI: Self = Self(3);
 
     /// The number that the map carries.
     #[must_use]

@@ -127,7 +127,7 @@ impl Guest {
             || view.parts.iter().any(|part| part.range.contains(range))
             // The command line and what follows it were read as one.
             || view.block.is_some_and(|block| block.contains(range))
-            || view.is_kind(range, 3)
+            || view.is_reserved(range)
             // Notes are read where the headers say they lie.
             || view.loaded && self.is_note(range)
     }

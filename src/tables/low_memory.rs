@@ -204,7 +204,7 @@ mod tests {
     fn what_the_map_reserves_is_no_memory() {
         let mut map = map_of(64 << 20);
         let tables = PhysRange::fixed(0x3ff_0000, 0x400_0000);
-        map.reserve(tables, Kind::ACPI).unwrap();
+        map.reserve(tables, Kind::RESERVED).unwrap();
         let mut memory = Machine::default();
         write_ebda(&mut memory, map.entries()).unwrap();
         let ebda = memory.bytes(layout::EBDA).unwrap();

@@ -8,7 +8,7 @@ use crate::phys::{PhysRange, align_up};
 /// Where a table has to lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zone {
-    /// Anywhere below 4 GiB, in memory that E820 reserves for ACPI.
+    /// Anywhere below 4 GiB, in memory that E820 reserves.
     High,
     /// The F segment, where kernels search for RSDP, SMBIOS and MP table.
     FSegment,
@@ -84,11 +84,15 @@ impl<'m> TableSpace<'m> {
 
     /// Enters what was given out into the map.
     ///
+    /// Not as ACPI's, which a kernel may use once it has read the tables: the FACS
+    /// is needed when it wakes. And not as memory to be saved: a kernel that
+    /// puts back what it has saved would undo a new `vmgenid`.
+    ///
     /// # Errors
     /// [`Error::TooManyE820Entries`].
     pub fn finish(&mut self) -> Result<()> {
         let pending = core::mem::replace(&mut self.pending, PhysRange::EMPTY);
-        self.map.reserve(pending, Kind::ACPI)
+        self.map.reserve(pending, Kind::RESERVED)
     }
 }
 
@@ -106,8 +110,10 @@ mod tests {
         assert_eq!(first, PhysRange::fixed(0x3ff_f000, 0x3ff_f001));
         assert_eq!(second, PhysRange::fixed(0x3ff_d000, 0x3ff_e001));
         space.finish().unwrap();
-        let acpi = |e: &&crate::memory::map::Entry| e.kind() == Kind::ACPI;
-        let entries: std::vec::Vec<_> = map.entries().iter().filter(acpi).collect();
+        let tables = |e: &&crate::memory::map::Entry| {
+            e.kind() == Kind::RESERVED && e.base() > u64::from(layout::HIGH_RAM)
+        };
+        let entries: std::vec::Vec<_> = map.entries().iter().filter(tables).collect();
         assert_eq!(entries.len(), 1);
         assert_eq!(entries[0].base()..entries[0].end(), 0x3ff_d000..0x400_0000);
         assert!(map.is_claimed(0x3ff_d000));

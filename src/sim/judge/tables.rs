@@ -8,7 +8,7 @@ impl Guest {
     pub(super) fn check_tables(&self, view: &View) -> core::result::Result<(), String> {
         let memory = &self.machine.memory;
         let at = |addr: u32, len: u32| match PhysRange::new(addr, len) {
-            Some(range) if layout::F_TABLES.contains(range) || view.is_kind(range, 3) => {
+            Some(range) if layout::F_TABLES.contains(range) || view.is_reserved(range) => {
                 Ok(memory.peek(range))
             }
             _ => Err(format!("a table at {addr:#x}, {len} bytes: not reserved")),
@@ -84,7 +84,7 @@ impl Guest {
             if byte_sum(entry) != 0 {
                 return Err("the SMBIOS entry point's checksum is wrong".into());
             }
-            if !layout::F_TABLES.contains(range) && !view.is_kind(range, 3) {
+            if !layout::F_TABLES.contains(range) && !view.is_reserved(range) {
                 return Err(format!("SMBIOS structures at {range:x?}"));
             }
             return Ok(());

@@ -34,6 +34,11 @@ impl View {
         at >= end
     }
 
+    /// Whether `range` is reserved above 1 MiB, as memory for tables is.
+    pub(super) fn is_reserved(&self, range: PhysRange) -> bool {
+        range.start() >= layout::HIGH_RAM && self.is_kind(range, 2)
+    }
+
     pub(super) fn is_ram(&self, range: PhysRange) -> bool {
         self.is_kind(range, 1)
     }

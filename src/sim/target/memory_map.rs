@@ -72,7 +72,7 @@ fn e820_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
             _ => {
                 let start = u.arbitrary()?;
                 if let Some(range) = PhysRange::new(start, len)
-                    && map.reserve(range, Kind::ACPI).is_err()
+                    && map.reserve(range, Kind::RESERVED).is_err()
                 {
                     return Ok(());
                 }
