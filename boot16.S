@@ -13,6 +13,9 @@
  * chipset opens it as RAM. On microvm and isapc both are one writable memory,
  * which a jump to the reset vector runs again; so nothing is written to it.
  *
+ * A guest that sleeps has all of RAM in use but what E820 reserves: nothing else
+ * is written before rust_wake has seen that there is none to wake.
+ *
  * Exits to the host: pc 4 (bridge id 2, PAM 2), q35 5 (bridge id 2,
  * PCIEXBAR 2, PAM 1), else 2.
  */
@@ -44,7 +47,7 @@ boot32:
         movw    %ax, %es
         movw    %ax, %ss
         movl    ${stack_top}, %esp
-        pushl   %edx
+        movl    %edx, %ebx
         lidtl   idt_pointer
 
         /* Which host bridge: register 0 of 00:00.0. */
@@ -53,7 +56,7 @@ boot32:
         outl    %eax, %dx
         movb    $0xfc, %dl
         inl     %dx, %eax
-        pushl   %eax
+        movl    %eax, %esi
 
         cmpl    ${i440fx_id}, %eax
         je      i440fx
@@ -79,6 +82,10 @@ i440fx: /* PAM0 at 0x59, in the dword at 0x58. */
         outb    %al, %dx
 
 relocate:
+        /* A note of ours may say that a guest sleeps. */
+        cmpl    ${wake_mark}, {wake_note}
+        je      wake
+awake:
         /* What must be RAM at 0xf0000: at F000:FFF0, where Linux's reboot=bios
          * jumps to, 6 to port 0xcf9, which resets these machines, then a loop.
          * Services for real mode follow if a kernel needs them. */
@@ -92,13 +99,14 @@ relocated:
         rep stosl
 
         movl    ${stack_guard}, {stack_bottom}
+        pushl   %ebx
+        pushl   %esi
         call    {rust_main}     /* which does not return */
 
 /*
  * Exceptions: each gate calls, so the return address tells the vector; the
  * processor's frame is above it. Nothing returns.
  */
-        .balign 4
 gates:
         .rept   32
         call    gate            /* 5 bytes, by the displacement's size */
@@ -113,7 +121,6 @@ gate:
         pushl   $0
         jmp     {rust_exception}
 
-        .balign 8
 idt:
         .set    gate_offset, gates - boot16 + {boot_offset}
         .rept   32
@@ -124,7 +131,7 @@ idt:
         .set    gate_offset, gate_offset + 5
         .endr
 idt_end:
-        .balign 8
+        .balign 4
 gdt:
         .quad   0, 0
         .quad   {code_segment}

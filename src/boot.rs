@@ -6,7 +6,7 @@
 use crate::chipset::Chipset;
 use crate::error::{Error, Result};
 use crate::fw_cfg::{Directory, file};
-use crate::kernel::{Handoff, Kernel, Loader};
+use crate::kernel::{Handoff, Kernel, Loaded, Loader};
 use crate::log::{self, Log};
 use crate::memory::map::MemoryMap;
 use crate::pci;
@@ -17,6 +17,7 @@ use crate::settings::policy::{Facts, PciSetup};
 use crate::tables::acpi::{self, Tables};
 use crate::tables::space::TableSpace;
 use crate::tables::{low_memory, mptable, pcibios, smbios};
+use crate::wake;
 
 /// Boots: everything from the chipset to the filled-in block that the kernel
 /// gets. `host_bridge` is the dword at register 0 of 00:00.0; `scratch` is
@@ -57,7 +58,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     };
     let setup = facts.pci_setup()?;
     let all_buses = facts.needs_all_buses(options.buses);
-    if setup > PciSetup::Buses && facts.needs_8259a() {
+    if facts.is_legacy(setup) {
         chipset.set_up_legacy(p);
     }
     if all_buses {
@@ -98,6 +99,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     let rsdp = tables.rsdp.unwrap_or(0);
     let loaded = kernel.load(&mut Loader::new(p, &mut map), rsdp)?;
     log.loaded(p, &loaded, &map);
+    note_for_wake_up(p, chipset, &tables, &map, loaded, facts.is_legacy(setup))?;
     Ok(loaded.handoff)
 }
 
@@ -117,6 +119,22 @@ fn read_memory_map<P: Platform>(
     map.fill(raw, chipset.ecam)?;
     p.open(map.high());
     Ok(())
+}
+
+/// Leaves a note on machines that can sleep. On others nothing of [`wake`] may run:
+/// tables lie over its code (`linker.ld`).
+fn note_for_wake_up<P: Platform>(
+    p: &mut P,
+    chipset: &Chipset,
+    tables: &Tables,
+    map: &MemoryMap,
+    loaded: Loaded,
+    is_legacy: bool,
+) -> Result<()> {
+    if chipset.pci.is_none() {
+        return Ok(());
+    }
+    wake::note(p, tables, map, &loaded.handoff, is_legacy)
 }
 
 /// Turns x2APIC mode on if a processor has an APIC id of 255 or more: Linux

@@ -162,8 +162,13 @@ impl Chipset {
         if self.ecam.is_empty() {
             return Ok(());
         }
-        platform.write32(self.ecam.start() | PCIEXBAR, PCIEXBAR_256);
+        self.reach_all_buses(platform);
         map.reserve(layout::Q35_ECAM, Kind::RESERVED)
+    }
+
+    /// The register's part of [`Chipset::open_all_buses`].
+    pub fn reach_all_buses<P: Platform>(&self, platform: &mut P) {
+        platform.write32(self.ecam.start() | PCIEXBAR, PCIEXBAR_256);
     }
 
     fn write<P: Platform>(&self, platform: &mut P, registers: &[Register]) {
@@ -179,6 +184,16 @@ impl Chipset {
             }
         }
     }
+}
+
+/// Whether `map` says that [`Chipset::open_all_buses`] was called on Q35.
+#[must_use]
+pub fn has_all_buses(map: &MemoryMap) -> bool {
+    let (start, end) = (layout::Q35_ECAM.start(), layout::Q35_ECAM.end());
+    let mut entries = map.entries().iter();
+    entries.any(|e| {
+        e.kind() == Kind::RESERVED && e.base() == u64::from(start) && e.end() == u64::from(end)
+    })
 }
 
 /// Command and data ports of the two 8259A.

@@ -66,6 +66,8 @@ pub enum Error {
     SmbiosTooBig(Room),
     /// More PCI functions than the firmware can track.
     PciTooMany,
+    /// QEMU has written a guest over that was to wake up.
+    CannotResume,
     /// The firmware asked for memory that is not its own: a defect of ours.
     NotOurMemory,
     /// A processor exception inside the firmware.
@@ -119,6 +121,7 @@ impl Error {
             Self::BadSmbios => (0x35, "the SMBIOS tables are malformed; check -smbios file="),
             Self::SmbiosTooBig(_) => (0x36, "the SMBIOS tables do not fit into memory; give the guest more with -m or fewer -smbios strings"),
             Self::PciTooMany => (0x41, "too many PCI functions; use fewer devices or opt/org.qboot/pci=none"),
+            Self::CannotResume => (0x50, "the guest cannot wake up, since QEMU has loaded its PVH kernel anew; boot its bzImage, or use -global ICH9-LPC.disable_s3=1 (q35) or PIIX4_PM.disable_s3=1 (pc)"),
             Self::NotOurMemory => (0x70, "internal error: memory used that is not the firmware's; please report it"),
             Self::Exception => (0x71, "processor exception in the firmware; please report it"),
             Self::StackOverflow => (0x72, "internal error: stack overflow in the firmware; please report it"),
@@ -324,11 +327,12 @@ mod tests {
         Error::BadSmbios,
         Error::SmbiosTooBig(ROOM),
         Error::PciTooMany,
+        Error::CannotResume,
         Error::NotOurMemory,
         Error::Exception,
         Error::StackOverflow,
     ];
-    const COUNT: usize = 32;
+    const COUNT: usize = 33;
     const WARNINGS: [Warning; 2] = [Warning::PciUnplaced, Warning::PciUnnumbered];
 
     #[test]

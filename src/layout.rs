@@ -7,9 +7,10 @@
 //! 0x06000  free for placement
 //! 0x30000  scratch: file directory, loader script, kernel header
 //! 0x80000  free for placement: zero page, start_info, command line
-//! 0x9fc00  EBDA, reserved in E820
+//! 0x9fc00  EBDA, reserved in E820; at 0x9ff00 the note for a wake-up
 //! 0xa0000  (VGA, option ROMs)
-//! 0xf0000  F segment: the copied image, from 0xfe000 tables found by signature
+//! 0xf0000  F segment: stack of a wake-up, the copied services, from 0xfe000
+//!          tables found by signature
 //! 0x100000 RAM: kernel, initrd, ACPI tables at the top
 //! ```
 
@@ -29,10 +30,15 @@ pub const SCRATCH: PhysRange = PhysRange::fixed(0x3_0000, 0x8_0000);
 pub const LOW_FREE_TOP: PhysRange = PhysRange::fixed(0x8_0000, 0x9_fc00);
 /// Extended BIOS data area.
 pub const EBDA: PhysRange = PhysRange::fixed(0x9_fc00, 0xa_0000);
+/// The EBDA's part for what a wake-up needs to know.
+pub const WAKE_NOTE: PhysRange = PhysRange::fixed(0x9_ff00, 0xa_0000);
 /// VGA memory and option ROMs: never RAM.
 pub const LEGACY_HOLE: PhysRange = PhysRange::fixed(0xa_0000, 0xf_0000);
 /// The F segment, where kernels look for RSDP, SMBIOS and MP table.
 pub const F_SEGMENT: PhysRange = PhysRange::fixed(0xf_0000, 0x10_0000);
+/// The stack of a wake-up: RAM that is reserved and, at these offsets, used for
+/// nothing else (`linker.ld` keeps the copied services behind it).
+pub const WAKE_STACK: PhysRange = PhysRange::fixed(0xf_0000, 0xf_4000);
 /// The F segment's part for tables; the image ends below it (`linker.ld`).
 pub const F_TABLES: PhysRange = PhysRange::fixed(0xf_e000, 0xf_fc60);
 /// Where the image has SMBIOS structures of its own, and so the F segment where
@@ -61,6 +67,9 @@ pub const IO_APICS: PhysRange = PhysRange::fixed(0xfec0_0000, 0xfec1_1000);
 /// Bytes from the first I/O APIC to the second.
 pub const IO_APIC_STEP: u32 = 0x1_0000;
 
+/// Registers of a TPM: its locality 0 (TCG PC Client Platform TPM Profile 1.05, 6.2).
+pub const TPM: PhysRange = PhysRange::fixed(0xfed4_0000, 0xfed4_1000);
+
 /// Registers of the processor's own local APIC.
 pub const LOCAL_APIC: PhysRange = PhysRange::fixed(0xfee0_0000, 0xfee0_1000);
 
@@ -85,6 +94,8 @@ const _: () = {
     }
     assert!(F_SEGMENT.end() == HIGH_RAM);
     assert!(F_SEGMENT.contains(F_TABLES) && F_SEGMENT.contains(OWN_SMBIOS));
+    assert!(EBDA.contains(WAKE_NOTE) && F_SEGMENT.contains(WAKE_STACK));
+    assert!(!WAKE_STACK.overlaps(F_TABLES));
     assert!(F_TABLES.end() == OWN_SMBIOS.start());
     // The port of the DMA doorbell takes 16-byte aligned scratch as given.
     assert!(SCRATCH.start().is_multiple_of(16));
@@ -106,14 +117,17 @@ mod tests {
             ("SCRATCH", SCRATCH),
             ("LOW_FREE_TOP", LOW_FREE_TOP),
             ("EBDA", EBDA),
+            ("WAKE_NOTE", WAKE_NOTE),
             ("LEGACY_HOLE", LEGACY_HOLE),
             ("F_SEGMENT", F_SEGMENT),
+            ("WAKE_STACK", WAKE_STACK),
             ("F_TABLES", F_TABLES),
             ("OWN_SMBIOS", OWN_SMBIOS),
             ("Q35_ECAM", Q35_ECAM),
             ("Q35_ECAM_64", Q35_ECAM_64),
             ("MICROVM_ECAM", MICROVM_ECAM),
             ("IO_APICS", IO_APICS),
+            ("TPM", TPM),
             ("LOCAL_APIC", LOCAL_APIC),
         ] {
             let row = format!(

@@ -65,3 +65,4 @@ pub mod settings;
 pub mod sim;
 pub mod tables;
 pub mod text;
+pub mod wake;

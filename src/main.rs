@@ -20,6 +20,7 @@ use qboot::chipset;
 use qboot::error::{Error, Result};
 use qboot::kernel::Handoff;
 use qboot::layout;
+use qboot::wake;
 use rom::hardware::{self, Hardware};
 use x86_64::registers::control::Cr0Flags;
 use x86_64::structures::gdt::DescriptorFlags;
@@ -36,6 +37,7 @@ const CR0: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_
 
 global_asm!(
     include_str!("../boot16.S"),
+    include_str!("rom/asm/wake.S"),
     boot_offset = const BOOT_OFFSET,
     cr0 = const CR0.bits(),
     cr0_at_reset = const CR0_AT_RESET.bits(),
@@ -48,13 +50,17 @@ global_asm!(
     stack_top = const layout::STACK.end(),
     code_segment = const (DescriptorFlags::KERNEL_CODE32.bits() | DescriptorFlags::ACCESSED.bits()),
     data_segment = const (DescriptorFlags::KERNEL_DATA.bits() | DescriptorFlags::ACCESSED.bits()),
+    wake_mark = const wake::MARK,
+    wake_note = const layout::WAKE_NOTE.start(),
+    wake_stack_top = const layout::WAKE_STACK.end(),
     rust_main = sym rust_main,
+    rust_wake = sym rom::wake::rust_wake,
     rust_exception = sym rom::exception::rust_exception,
     options(att_syntax),
 );
 
-/// The first Rust code: `host_bridge` is the id at 00:00.0, `signature` what
-/// the processor left in EDX at reset.
+/// The first Rust code of a boot: `host_bridge` is the id at 00:00.0, `signature`
+/// what the processor left in EDX at reset.
 extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
     // SAFETY: called once, from the entry code, which gives the firmware's
     // memory to this call chain alone.

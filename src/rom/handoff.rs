@@ -43,8 +43,8 @@ pub unsafe fn enter(handoff: &Handoff) -> ! {
 /// running firmware whose memory is the kernel's.
 ///
 /// # Safety
-/// As for [`enter`]; `data` is 0x10 or 0x18.
-unsafe fn enter32(entry: u32, eax: u32, ebx: u32, esi: u32, data: u32) -> ! {
+/// The code at `entry` may run, as for [`enter`]; `data` is 0x10 or 0x18.
+pub unsafe fn enter32(entry: u32, eax: u32, ebx: u32, esi: u32, data: u32) -> ! {
     // SAFETY: by the caller. LTR marks a descriptor as busy, so it takes one on
     // the stack, which is RAM. The tables that stay are in the ROM.
     unsafe {

@@ -27,12 +27,20 @@ pub unsafe fn take() -> (Hardware, &'static mut [u8]) {
     // disjoint from all else, `memory::window` refuses it, and the caller
     // calls once: this is its only reference.
     let scratch = unsafe { core::slice::from_raw_parts_mut(start, scratch.len() as usize) };
-    let hardware = Hardware {
-        // SAFETY: the caller calls once, and has memory laid out like that.
+    // SAFETY: the caller calls once, and has memory laid out like that.
+    (unsafe { without_scratch() }, scratch)
+}
+
+/// The hardware alone.
+///
+/// # Safety
+/// As for [`take`], and nothing of another one is in use.
+pub unsafe fn without_scratch() -> Hardware {
+    Hardware {
+        // SAFETY: by the caller.
         window: unsafe { Window::new() },
         byte_wise: false,
-    };
-    (hardware, scratch)
+    }
 }
 
 impl Platform for Hardware {

@@ -1,4 +1,4 @@
-//! Port, ECAM and APIC access.
+//! Ports, and registers in memory.
 
 use super::hardware::Hardware;
 use core::arch::asm;
@@ -31,7 +31,7 @@ port!(in16, out16, u16, "ax");
 port!(in32, out32, u32, "eax");
 
 /// Whether `len` bytes at `addr` are where some machine has configuration space,
-/// an I/O APIC or the local APIC. The firmware itself has nothing there; on pc,
+/// an I/O APIC, a TPM or the local APIC. The firmware itself has nothing there; on pc,
 /// the guest's RAM may reach into another machine's configuration space.
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
@@ -39,6 +39,7 @@ fn is_device(addr: u32, len: u32) -> bool {
         && (inside(layout::Q35_ECAM)
             || inside(layout::MICROVM_ECAM)
             || inside(layout::IO_APICS)
+            || inside(layout::TPM)
             || inside(layout::LOCAL_APIC))
 }
 

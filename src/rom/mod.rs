@@ -13,3 +13,4 @@ mod memory;
 mod realmode;
 pub mod report;
 pub mod stack;
+pub mod wake;

@@ -37,6 +37,8 @@ unsafe extern "C" {
 
 /// Vectors 0x08 to 0x1f, 0x70 to 0x77, and one for all others.
 const VECTORS: usize = 24 + 8 + 1;
+/// Where a kernel's setup code begins, in paragraphs from its boot sector.
+const SETUP_CODE: u16 = 0x20;
 /// The F segment, as real mode names it.
 const F_SEGMENT: u32 = layout::F_SEGMENT.start() >> 4;
 
@@ -53,10 +55,8 @@ fn cmos(register: u8) -> u8 {
     in8(0x71)
 }
 
-/// Copies the services to the F segment, points the interrupt vectors there and
-/// fills in the BIOS data area. The devices that go with it are set up already,
-/// by `chipset::set_up_devices_for_bios`.
-pub fn install() {
+/// Copies the 16-bit code to the F segment; gives its offset there.
+fn copy_code() -> u32 {
     let (start, end) = (&raw const code16_start, &raw const code16_end);
     let offset = start.addr() as u32 & 0xffff;
     let len = end.addr().wrapping_sub(start.addr());
@@ -65,7 +65,14 @@ pub fn install() {
     // segment, which the linker script keeps free of tables; where both show
     // the same memory, it is written what it holds.
     unsafe { core::ptr::copy(start, home, len) };
+    offset
+}
 
+/// Puts the services where real mode can call them, points the interrupt vectors
+/// there and fills in the BIOS data area. The devices that go with it are set up
+/// already, by `chipset::set_up_devices_for_bios`.
+pub fn install() {
+    let offset = copy_code();
     let vectors = &raw const code16_vectors;
     // SAFETY: a table of the assembly in the ROM, of this length, aligned.
     let vectors = unsafe { vectors.read() };
@@ -104,22 +111,47 @@ fn write_model() {
     unsafe { copy.write_volatile(model) };
 }
 
+/// Enters a guest that sleeps, with the interrupt table at 0 (ACPI 6.5, 16.3.2).
+///
+/// # Safety
+/// The guest has asked to be entered there.
+pub unsafe fn wake(segment: u16, offset: u16) -> ! {
+    copy_code();
+    let entry = u32::from(segment) << 16 | u32::from(offset);
+    // SAFETY: the copy is made. Data and stack segment are the F segment, where the
+    // firmware's own stack is: nothing of the guest's is written.
+    unsafe {
+        asm!(
+            "mov ebp, eax",
+            "jmp {enter16}",
+            enter16 = sym enter16,
+            in("eax") entry,
+            in("ebx") F_SEGMENT,
+            in("ecx") 0,
+            in("edx") layout::WAKE_STACK.len(),
+            options(noreturn),
+        )
+    }
+}
+
 /// Enters 16-bit code in `segment`, with `stack` as its stack pointer.
 ///
 /// # Safety
 /// As for [`super::handoff::enter`], whose handoff these are from.
 pub unsafe fn enter(segment: u16, stack: u16, low_kernel: Option<PhysRange>) -> ! {
     install();
+    let entry = u32::from(segment.wrapping_add(SETUP_CODE)) << 16;
     let (from, len) = low_kernel.map_or((0, 0), |range| (range.start(), range.len()));
     // SAFETY: `boot` has claimed `low_kernel` and what it goes to, has loaded
     // the setup code, and has bounded both; the stack is not between them.
     unsafe {
         asm!(
             "mov esi, {from:e}",
+            "mov ebp, {entry:e}",
             "jmp {enter16}",
             from = in(reg) from,
+            entry = in(reg) entry,
             enter16 = sym enter16,
-            in("eax") 0,
             in("ebx") u32::from(segment),
             in("ecx") len.div_ceil(4),
             in("edx") u32::from(stack),

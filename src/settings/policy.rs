@@ -77,6 +77,12 @@ impl Facts {
         option == BusesOption::All || self.has_expanders || self.line.renumbers
     }
 
+    /// Whether the chipset is set up as kernels without ACPI need it, beside `setup`.
+    #[must_use]
+    pub fn is_legacy(&self, setup: PciSetup) -> bool {
+        setup > PciSetup::Buses && self.needs_8259a()
+    }
+
     /// Whether the kernel finds its processors in ACPI's tables.
     #[must_use]
     pub fn reads_acpi(&self) -> bool {

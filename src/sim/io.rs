@@ -12,6 +12,8 @@ pub struct Devices {
     pub pci: Sim,
     /// I/O APICs.
     pub io_apics: u32,
+    /// The CMOS register for the reason of a reset, and which one is selected.
+    pub shutdown_status: (u8, u8),
     /// Accesses so far.
     pub accesses: u64,
     /// Writes that are none to PCI's ports or ECAM.
@@ -38,7 +40,10 @@ impl Devices {
 impl Io for Devices {
     fn in8(&mut self, port: u16) -> u8 {
         self.accesses += 1;
-        self.pci.in8(port)
+        match (port, self.shutdown_status) {
+            (0x71, (status, 0x0f)) => status,
+            _ => self.pci.in8(port),
+        }
     }
     fn in16(&mut self, port: u16) -> u16 {
         self.accesses += 1;
@@ -50,7 +55,11 @@ impl Io for Devices {
     }
     fn out8(&mut self, port: u16, value: u8) {
         self.port(port, value.into());
-        self.pci.out8(port, value);
+        match (port, &mut self.shutdown_status) {
+            (0x70, (_, selected)) => *selected = value,
+            (0x71, (status, 0x0f)) => *status = value,
+            _ => self.pci.out8(port, value),
+        }
     }
     fn out16(&mut self, port: u16, value: u16) {
         self.port(port, value.into());

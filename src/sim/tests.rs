@@ -6,6 +6,7 @@ mod realmode;
 mod refused;
 mod setup_data;
 mod unified;
+mod wake;
 
 use super::*;
 use crate::capture;

@@ -46,6 +46,9 @@ const MAX_FILES: usize = 32;
 /// Tables that are kept a note of; QEMU's largest machines have some 20.
 const MAX_TABLES: usize = 64;
 
+/// Addresses told to QEMU that are kept a note of; QEMU's machines have one.
+pub const MAX_WRITTEN: usize = 16;
+
 /// QEMU fills its page-sized files; only larger ones can be mostly padding.
 const PADDED_FILE_MIN: u32 = 0x1_0000;
 
@@ -116,6 +119,20 @@ pub struct Table {
     pub range: PhysRange,
 }
 
+/// An address that QEMU was told in a file of its own.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct WrittenPointer {
+    /// The file.
+    pub selector: U16,
+    /// Bytes of the address there.
+    pub size: U16,
+    /// Where they are.
+    pub offset: U32,
+    /// The address.
+    pub address: U32,
+}
+
 /// What a script is to load, and has loaded.
 #[derive(Debug)]
 pub struct Tables {
@@ -124,6 +141,8 @@ pub struct Tables {
     pub rsdp: Option<u32>,
     /// Every table that has a checksum in its header, and the FACS.
     pub all: ArrayVec<Table, MAX_TABLES>,
+    /// What QEMU was told, as far as there is room.
+    pub written: ArrayVec<WrittenPointer, MAX_WRITTEN>,
 }
 
 impl Tables {
@@ -135,6 +154,7 @@ impl Tables {
             last_bus,
             rsdp: None,
             all: ArrayVec::new_const(),
+            written: ArrayVec::new_const(),
         }
     }
 
@@ -466,7 +486,14 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
             .get_mut(..usize::from(command.size))
             .ok_or(Error::BadLoaderScript)?;
         put_address(address, target)?;
-        self.platform.write(dest.selector, offset, address)
+        self.platform.write(dest.selector, offset, address)?;
+        let _ = self.tables.written.try_push(WrittenPointer {
+            selector: dest.selector.into(),
+            size: u16::from(command.size).into(),
+            offset: offset.into(),
+            address: target.into(),
+        });
+        Ok(())
     }
 }
 

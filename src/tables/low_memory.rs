@@ -7,8 +7,7 @@
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::memory::map::{Entry, high_ram_end};
-use crate::phys::Refused;
-use crate::phys::copy_at;
+use crate::phys::{PhysRange, Refused, copy_at};
 use crate::platform::Platform;
 use zerocopy::IntoBytes;
 
@@ -49,6 +48,9 @@ const _: () = {
     assert!(layout::EBDA.start() == (EBDA_SEGMENT as u32) << 4);
     assert!(layout::EBDA.len() == (EBDA_KIB as u32) << 10);
 };
+
+/// The EBDA but the note for a wake-up.
+const SERVICES: PhysRange = PhysRange::fixed(layout::EBDA.start(), layout::WAKE_NOTE.start());
 
 /// Offsets in the EBDA, which is otherwise the kernel's to leave alone.
 pub mod ebda {
@@ -108,7 +110,7 @@ pub fn ticks(hours: u8, minutes: u8, seconds: u8) -> u32 {
 pub fn write_ebda<P: Platform>(platform: &mut P, e820: &[Entry]) -> Result<()> {
     const SIXTEEN_MIB: u32 = 16 << 20;
     let high_ram_end = high_ram_end(e820);
-    let bytes = platform.bytes(layout::EBDA)?;
+    let bytes = platform.bytes(SERVICES)?;
     let too_many = |_| Error::TooManyE820Entries;
     let count = u16::try_from(e820.len()).map_err(|_| Error::TooManyE820Entries)?;
     copy_at(bytes, ebda::E820_ENTRIES, e820.as_bytes()).map_err(too_many)?;
@@ -144,7 +146,6 @@ mod tests {
     use super::*;
     use crate::memory::map::tests::map_of;
     use crate::memory::map::{Kind, MemoryMap};
-    use crate::phys::PhysRange;
     use crate::phys::{u16_at, u32_at};
     use crate::platform::GuestMemory as _;
     use crate::sim::Machine;

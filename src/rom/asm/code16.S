@@ -35,8 +35,9 @@ code16_start:
         .set    EOI, 0x20
 
 /*
- * Enters 16-bit code: BX is its segment, DX the stack pointer in it, and ECX
- * dwords are moved from ESI to EDI first, over memory that was the firmware's.
+ * Enters 16-bit code at EBP, segment above offset. BX is the segment of data and
+ * stack, DX the stack pointer in it, and ECX dwords are moved from ESI to EDI
+ * first, over memory that was the firmware's.
  */
         .code32
 enter16:
@@ -62,9 +63,7 @@ enter16:
         movw    %bx, %gs
         movw    %bx, %ss
         movzwl  %dx, %esp
-        addw    $0x20, %bx
-        pushw   %bx
-        pushw   $0
+        pushl   %ebp
         xorl    %eax, %eax
         xorl    %ebx, %ebx
         xorl    %ecx, %ecx

@@ -1,0 +1,39 @@
+//! The way back into a guest that sleeps.
+//!
+//! Stack and DMA descriptors lie in `layout::WAKE_STACK`. No static is touched while
+//! there is a guest, whose memory .bss is.
+
+use super::{cpu, handoff, hardware, realmode, report};
+use core::ptr::with_exposed_provenance_mut;
+use qboot::error::Error;
+use qboot::layout;
+use qboot::wake::{Vector, Wake, resume};
+
+/// Entered from `boot16.S` where a note is found, before anything of the guest's
+/// is written. Returns if no guest is to be woken.
+pub extern "C" fn rust_wake(host_bridge: u32, signature: u32) {
+    // SAFETY: called at most once, before `rust_main`, and what this makes is gone
+    // when it returns.
+    let mut hardware = unsafe { hardware::without_scratch() };
+    let vector = match resume(&mut hardware, host_bridge) {
+        Wake::Boot => return,
+        Wake::Lost => lost(),
+        Wake::Resume(vector) => vector,
+    };
+    cpu::enable_caching(signature);
+    match vector {
+        // SAFETY: the guest has asked to be entered there, in its FACS.
+        Vector::Real(segment, offset) => unsafe { realmode::wake(segment, offset) },
+        // SAFETY: as above.
+        Vector::Flat(entry) => unsafe { handoff::enter32(entry, 0, 0, 0, 0x18) },
+    }
+}
+
+/// Says that the guest is lost, and halts.
+fn lost() -> ! {
+    let start = with_exposed_provenance_mut::<u8>(layout::STATICS.start() as usize);
+    // SAFETY: the statics' own memory, where each is zero at first; none is in use,
+    // and the guest will not come back to what it has there.
+    unsafe { start.write_bytes(0, layout::STATICS.len() as usize) };
+    report::fail(Error::CannotResume)
+}

@@ -1,0 +1,222 @@
+//! Waking up from suspend to RAM (ACPI S3).
+//!
+//! QEMU wakes a guest by a reset that keeps RAM and writes 0xfe to CMOS 0x0f.
+//! The firmware restores what the reset took from the machine and enters the
+//! guest at the address in its FACS (ACPI 6.5, 16.3). All memory but what E820
+//! reserves is the guest's: what a wake-up needs is noted in the EBDA before the
+//! handoff, and CMOS is asked only if a note is there, so that a cold boot's
+//! accesses stay the same.
+
+mod tpm;
+
+use self::tpm::Version;
+use crate::chipset::{self, Chipset};
+use crate::error::{Error, Result};
+use crate::kernel::Handoff;
+use crate::layout;
+use crate::memory::map::MemoryMap;
+use crate::phys::PhysRange;
+use crate::platform::Platform;
+use crate::tables::acpi::{MAX_WRITTEN, Tables, WrittenPointer};
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Ports of the CMOS: register number, value.
+const CMOS: (u16, u16) = (0x70, 0x71);
+/// The CMOS register for the reason of a reset.
+const SHUTDOWN_STATUS: u8 = 0x0f;
+/// What QEMU writes there before it wakes a guest; it stays over other resets.
+const S3_RESUME: u8 = 0xfe;
+
+/// The first word of [`layout::WAKE_NOTE`] if there is a note.
+pub const MARK: u32 = u32::from_le_bytes(*b"zZzQ");
+
+/// What a wake-up needs. The guest can write it, so it has a checksum: garbage
+/// means that nothing can be woken.
+#[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Note {
+    /// [`MARK`].
+    mark: U32,
+    /// Makes the sum of all words zero.
+    checksum: U32,
+    /// Where the FACS lies.
+    facs: U32,
+    /// Some of the values below.
+    flags: U32,
+    /// Those that are not used have no size.
+    pointers: [WrittenPointer; MAX_WRITTEN],
+}
+/// QEMU writes the kernel's segments again at a reset.
+const IS_REWRITTEN: u32 = 1;
+/// There is a TPM 1.2.
+const HAS_TPM_1: u32 = 2;
+/// There is a TPM 2.0.
+const HAS_TPM_2: u32 = 4;
+/// The chipset was set up for a kernel without ACPI, too.
+const IS_LEGACY: u32 = 8;
+/// The ECAM reaches all buses.
+const HAS_ALL_BUSES: u32 = 16;
+const _: () = assert!(size_of::<Note>() <= layout::WAKE_NOTE.len() as usize);
+
+/// The FACS (ACPI 6.5, 5.2.10), as far as a wake-up reads it.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Facs {
+    signature: [u8; 4],
+    length: U32,
+    _hardware_signature: U32,
+    waking_vector: U32,
+    _global_lock: U32,
+    _flags: U32,
+    x_waking_vector: U64,
+    version: u8,
+}
+
+const FACS_LEN: u32 = 33;
+const _: () = assert!(size_of::<Facs>() == FACS_LEN as usize);
+
+/// What the firmware finds when a note is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// No guest waits to be woken: an ordinary reset.
+    Boot,
+    /// A guest that QEMU's reset has written over.
+    Lost,
+    /// The guest is ready to go on.
+    Resume(Vector),
+}
+
+/// Where a guest is to be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vector {
+    /// In real mode, at a segment and an offset.
+    Real(u16, u16),
+    /// In 32-bit mode without paging.
+    Flat(u32),
+}
+
+/// Notes what a wake-up will need, right before the handoff. `is_legacy`: the chipset
+/// was set up for a kernel without ACPI, too.
+///
+/// # Errors
+/// [`Error::NotOurMemory`], which the layout excludes.
+// `linker.ld` puts it where 540 bytes cost nothing.
+#[inline(never)]
+pub fn note<P: Platform>(
+    p: &mut P,
+    tables: &Tables,
+    map: &MemoryMap,
+    handoff: &Handoff,
+    is_legacy: bool,
+) -> Result<()> {
+    let mut facs = None;
+    let mut flags = 0;
+    for (is_so, flag) in [
+        (matches!(handoff, Handoff::Pvh { .. }), IS_REWRITTEN),
+        (is_legacy, IS_LEGACY),
+        (chipset::has_all_buses(map), HAS_ALL_BUSES),
+    ] {
+        if is_so {
+            flags |= flag;
+        }
+    }
+    for table in &tables.all {
+        match &table.signature {
+            b"FACS" => facs = Some(table.range.start()),
+            b"TCPA" => flags |= HAS_TPM_1,
+            b"TPM2" => flags |= HAS_TPM_2,
+            _ => {}
+        }
+    }
+    // A full list may lack a pointer.
+    let Some(facs) = facs.filter(|_| !tables.written.is_full()) else {
+        return Ok(());
+    };
+    let bytes = p.bytes(layout::WAKE_NOTE)?;
+    bytes.fill(0);
+    let (note, _) = Note::mut_from_prefix(bytes).map_err(|_| Error::NotOurMemory)?;
+    note.mark = MARK.into();
+    note.facs = facs.into();
+    note.flags = flags.into();
+    for (slot, written) in note.pointers.iter_mut().zip(&tables.written) {
+        *slot = *written;
+    }
+    note.checksum = 0_u32.wrapping_sub(sum(note)).into();
+    Ok(())
+}
+
+/// Tells whether this is a wake-up; if it is, restores what the reset took.
+pub fn resume<P: Platform>(p: &mut P, host_bridge: u32) -> Wake {
+    let (index, data) = CMOS;
+    p.out8(index, SHUTDOWN_STATUS);
+    if p.in8(data) != S3_RESUME {
+        return Wake::Boot;
+    }
+    // The next reset may not be a wake-up.
+    p.out8(data, 0);
+    let Some(note) = read_note(p) else {
+        return Wake::Boot;
+    };
+    let has = |flag| note.flags.get() & flag != 0;
+    if has(IS_REWRITTEN) {
+        return Wake::Lost;
+    }
+    let vector = waking_vector(p, note.facs.get());
+    let (Some(vector), Some(chipset)) = (vector, Chipset::find(host_bridge)) else {
+        return Wake::Boot;
+    };
+    chipset.set_up(p);
+    if has(IS_LEGACY) {
+        chipset.set_up_legacy(p);
+    }
+    if has(HAS_ALL_BUSES) {
+        chipset.reach_all_buses(p);
+    }
+    for pointer in &note.pointers {
+        let address = u64::from(pointer.address).to_le_bytes();
+        if let Some(address @ [_, ..]) = address.get(..pointer.size.get().into()) {
+            // A guest whose QEMU refuses that goes on all the same.
+            let _ = p.write(pointer.selector.get(), pointer.offset.get(), address);
+        }
+    }
+    if has(HAS_TPM_2) {
+        tpm::start(p, Version::V2);
+    } else if has(HAS_TPM_1) {
+        tpm::start(p, Version::V1);
+    }
+    Wake::Resume(vector)
+}
+
+fn read_note<P: Platform>(p: &mut P) -> Option<Note> {
+    let bytes = p.bytes(layout::WAKE_NOTE).ok()?;
+    let (note, _) = Note::read_from_prefix(bytes).ok()?;
+    (note.mark == MARK && sum(&note) == 0).then_some(note)
+}
+
+/// Where the guest wants to be entered, by the FACS at `addr`; `None` if that is
+/// no FACS, or has no address that can be entered.
+fn waking_vector<P: Platform>(p: &mut P, addr: u32) -> Option<Vector> {
+    let range = PhysRange::new(addr, FACS_LEN)?;
+    let end = range.end().min(layout::HIGH_RAM_END);
+    p.open(PhysRange::between(layout::HIGH_RAM, end)?);
+    let facs = Facs::ref_from_bytes(p.bytes(range).ok()?).ok()?;
+    if facs.signature != *b"FACS" {
+        return None;
+    }
+    let wide = facs.x_waking_vector.get();
+    if facs.version != 0 && wide != 0 {
+        return u32::try_from(wide).ok().map(Vector::Flat);
+    }
+    let vector = facs.waking_vector.get();
+    let segment = u16::try_from(vector >> 4).ok()?;
+    let offset = u16::try_from(vector & 15).ok()?;
+    (vector != 0).then_some(Vector::Real(segment, offset))
+}
+
+/// The sum of all words.
+fn sum(note: &Note) -> u32 {
+    let (words, _) = note.as_bytes().as_chunks();
+    let words = words.iter().map(|word| u32::from_le_bytes(*word));
+    words.fold(0, u32::wrapping_add)
+}
