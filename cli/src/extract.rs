@@ -67,17 +67,12 @@ pub fn format(bytes: &[u8]) -> Format {
 /// Why QEMU may not boot the kernel file `bytes`, for the end of a line that names
 /// it.
 pub fn doubt(bytes: &[u8]) -> Option<&'static str> {
-    // In the first 8 KiB, at a multiple of four.
-    let is_multiboot = || {
-        let words = bytes.get(..bytes.len().min(8192))?.chunks_exact(4);
-        words.into_iter().find(|word| *word == MULTIBOOT)
-    };
     match format(bytes) {
-        Format::Unknown if is_multiboot().is_none() => Some(known(bytes).unwrap_or(
+        Format::Unknown if !is_multiboot(bytes) => Some(known(bytes).unwrap_or(
             "looks like no kernel: a bzImage (as /boot/vmlinuz-*), an ELF vmlinux, a unified \
              kernel image or a multiboot kernel is needed",
         )),
-        Format::Elf if is_multiboot().is_none() && matches!(pvh_entry(bytes), Ok(None)) => {
+        Format::Elf if !is_multiboot(bytes) && matches!(pvh_entry(bytes), Ok(None)) => {
             Some("has no PVH entry point: build it with CONFIG_PVH=y, or take its bzImage")
         }
         _ => None,
@@ -115,6 +110,18 @@ pub fn bzimage(bytes: &[u8]) -> Result<&[u8]> {
         _ => Pe::read(bytes)?,
     };
     Ok(pe.and_then(|pe| pe.section(".linux")).unwrap_or(bytes))
+}
+
+/// Whether QEMU boots the ELF file `bytes` by PVH.
+pub fn is_pvh(bytes: &[u8]) -> bool {
+    format(bytes) == Format::Elf && !is_multiboot(bytes)
+}
+
+/// Whether the kernel file `bytes` has a multiboot header, in the first 8 KiB at a
+/// multiple of four.
+fn is_multiboot(bytes: &[u8]) -> bool {
+    let (words, _) = bytes[..bytes.len().min(8192)].as_chunks();
+    words.contains(&MULTIBOOT)
 }
 
 /// The magic number of a multiboot header.

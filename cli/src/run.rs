@@ -444,6 +444,12 @@ fn plan(options: &Options) -> Result<Plan> {
         add("-initrd", &initrd.to_string_lossy());
     }
     add("-append", &parameters(options, &files, &accel, shell));
+    if let Some(property) = suspend_property(&options.machine)
+        && extract::is_pvh(&fs::read(&files.kernel)?)
+    {
+        // QEMU loads such a kernel again to wake it, and the guest is lost.
+        add("-global", property);
+    }
     if let Some(value) = options.log.value() {
         add("-fw_cfg", &format!("name=opt/org.qboot/log,string={value}"));
     }
@@ -506,6 +512,18 @@ fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
     Ok(kernel)
 }
 
+/// What takes suspend to RAM away from `machine`, if that has it.
+fn suspend_property(machine: &str) -> Option<&'static str> {
+    let name = machine.trim_start_matches("type=").split(',').next()?;
+    if name == "q35" || name.starts_with("pc-q35-") {
+        Some("ICH9-LPC.disable_s3=1")
+    } else if name == "pc" || name.starts_with("pc-i440fx-") {
+        Some("PIIX4_PM.disable_s3=1")
+    } else {
+        None
+    }
+}
+
 /// Whether QEMU boots a vmlinux on `machine`: of its versioned types, such as
 /// pc-q35-3.1, those from 4.0 on.
 fn has_pvh(machine: &str) -> bool {
@@ -555,6 +573,25 @@ fn parameters(options: &Options, files: &Files, accel: &Accel, shell: bool) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn suspend_is_a_property_of_pc_and_q35() {
+        for (machine, chip) in [
+            ("q35", Some("ICH9-LPC.")),
+            ("pc-q35-7.2,smm=off", Some("ICH9-LPC.")),
+            ("type=pc,usb=off", Some("PIIX4_PM.")),
+            ("pc-i440fx-10.0", Some("PIIX4_PM.")),
+            ("microvm", None),
+            ("isapc", None),
+        ] {
+            let property = suspend_property(machine);
+            assert_eq!(property.is_some(), chip.is_some(), "{machine}");
+            let right = property
+                .zip(chip)
+                .is_none_or(|(is, chip)| is.starts_with(chip));
+            assert!(right, "{machine}: {property:?}");
+        }
+    }
 
     #[test]
     fn machines_of_old_versions_take_no_vmlinux() {
