@@ -1,0 +1,273 @@
+//! Linux, with devices in use and most of its memory filled.
+
+use super::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use xtask::debian::{self, Package};
+use xtask::initramfs::{Arch, Initramfs};
+use xtask::kernel::{self, Flavour};
+
+/// What `/suspend` in the guest does, by words of the kernel's command line.
+const SCRIPT: &str = include_str!("guest.sh");
+
+/// A Debian kernel with a guest that sleeps.
+struct Guest {
+    flavour: Flavour,
+    /// Modules, in the order in which they are loaded.
+    modules: &'static [&'static str],
+    /// Words for `guest.sh`.
+    words: &'static str,
+    /// Further files in the initial file system.
+    files: Vec<(String, Vec<u8>)>,
+}
+
+/// The file called `name` somewhere in `dir`.
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(dir).ok()?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if let Some(found) = find(&path, name) {
+                return Some(found);
+            }
+        } else if path.file_name().is_some_and(|found| found == name) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+impl Guest {
+    fn cloud(words: &'static str) -> Self {
+        Self {
+            flavour: Flavour::CloudAmd64,
+            modules: &[],
+            words,
+            files: Vec::new(),
+        }
+    }
+
+    /// A machine that boots it, whose files are in `dir`.
+    fn qemu(self, machine: Machine, dir: &Path) -> Result<Qemu> {
+        let kernel = kernel::debian(self.flavour)?.bzimage;
+        let arch = match self.flavour {
+            Flavour::I686Pae => Arch::I386,
+            _ => Arch::Amd64,
+        };
+        let package = kernel.parent().and_then(Path::parent);
+        let package = package.context("the kernel is not in a package's boot/")?;
+        let mut initramfs = Initramfs::standard(arch)?
+            .directory("modules")
+            .file("suspend", 0o755, SCRIPT);
+        for (n, name) in self.modules.iter().enumerate() {
+            let path = find(&package.join("lib/modules"), &format!("{name}.ko"));
+            let path = path.with_context(|| format!("no module {name}"))?;
+            initramfs = initramfs.file(&format!("modules/{n:02}"), 0o644, fs::read(path)?);
+        }
+        for (path, bytes) in self.files {
+            initramfs = initramfs.file(&path, 0o755, bytes);
+        }
+        let initrd = dir.join("initrd");
+        fs::write(&initrd, initramfs.archive()?)?;
+        let needed = xtask::linux::parameters(machine.name, xtask::linux::Time::Host, true);
+        let line = format!(
+            "console=ttyS0 panic=-1 quiet {} qboot.do=poweroff qboot.run=/suspend {}",
+            needed.join(" "),
+            self.words
+        );
+        let qemu = machine.qemu()?.kernel(kernel).initrd(initrd).append(&line);
+        Ok(qemu.qmp())
+    }
+}
+
+/// Wakes the guest each time it sleeps, until it has powered off; it must have said that
+/// all is well as often.
+fn sleeps(qemu: &Qemu, times: usize) -> Result<String> {
+    let mut vm = qemu.spawn()?;
+    for n in 1..=times {
+        vm.wait_serial(&format!("suspend: sleeps {n}\r\n"), TIMEOUT)?;
+        wake(&mut vm)?;
+        vm.wait_serial(&format!("suspend: awake {n} "), TIMEOUT)?;
+    }
+    let status = vm.wait_exit(TIMEOUT)?;
+    ensure!(
+        status.success(),
+        "QEMU ended with {status}\n{}",
+        vm.report()
+    );
+    let serial = vm.serial();
+    let well = serial.matches(" all is well").count();
+    ensure!(well == times, "{well} of {times}\n{}", vm.report());
+    for complaint in [
+        "ACPI Error",
+        "[Firmware Bug]",
+        "Call Trace",
+        "MTRRs disabled",
+    ] {
+        let line = serial.lines().find(|line| line.contains(complaint));
+        ensure!(line.is_none(), "the kernel complains: {line:?}");
+    }
+    Ok(serial)
+}
+
+/// Disks that the guest reads and writes.
+fn disks(qemu: Qemu, dir: &Path) -> Result<Qemu> {
+    let mut qemu = qemu;
+    for (name, device) in [("vda", "virtio-blk-pci"), ("nvme0n1", "nvme,serial=1")] {
+        let path = dir.join(name);
+        fs::write(&path, vec![0; 8 << 20])?;
+        let drive = format!("file={},if=none,format=raw,id={name}", path.display());
+        qemu = qemu.args(["-drive".to_owned(), drive]);
+        qemu = qemu.devices([format!("{device},drive={name}")]);
+    }
+    Ok(qemu)
+}
+
+const VIRTIO: [&str; 6] = [
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_blk",
+];
+
+/// One sleep, for every run of the tests.
+#[rstest]
+#[case(PC, 4)]
+#[case(Q35, 1)]
+fn linux_goes_on(#[case] machine: Machine, #[case] cpus: u32) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let guest = Guest {
+        modules: &VIRTIO,
+        ..Guest::cloud("suspend.times=1 suspend.fill=64 suspend.disks=vda,nvme0n1")
+    };
+    let qemu = disks(guest.qemu(machine, dir.path())?.memory_mib(256), dir.path())?;
+    sleeps(&qemu.smp(cpus), 1)?;
+    Ok(())
+}
+
+#[apply(each_chipset)]
+#[ignore = "takes minutes"]
+fn linux_goes_on_ten_times(machine: Machine, #[values(1, 4)] cpus: u32) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let guest = Guest {
+        modules: &VIRTIO,
+        ..Guest::cloud("suspend.times=10 suspend.fill=320 suspend.disks=vda,nvme0n1")
+    };
+    let qemu = disks(guest.qemu(machine, dir.path())?, dir.path())?;
+    sleeps(&qemu.smp(cpus), 10)?;
+    Ok(())
+}
+
+/// 32 bits, and a network card that DMA writes for.
+#[apply(each_chipset)]
+#[ignore = "takes minutes"]
+fn linux_of_32_bits_keeps_its_network(machine: Machine) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let guest = Guest {
+        flavour: Flavour::I686Pae,
+        modules: &["pps_core", "ptp", "e1000e"],
+        ..Guest::cloud("suspend.times=3 suspend.fill=128 suspend.ping=10.0.2.2")
+    };
+    let qemu = guest.qemu(machine, dir.path())?;
+    let qemu = qemu.args(["-netdev", "user,id=net"]);
+    sleeps(&qemu.devices(["e1000e,netdev=net"]), 3)?;
+    Ok(())
+}
+
+/// RAM above 4 GiB.
+#[apply(each_chipset)]
+#[ignore = "takes minutes"]
+fn five_gib_survive(machine: Machine) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let guest = Guest::cloud("suspend.times=2 suspend.fill=4300");
+    let qemu = guest.qemu(machine, dir.path())?.memory_mib(5 << 10);
+    sleeps(&qemu.smp(2), 2)?;
+    Ok(())
+}
+
+/// A kernel that the first one has started finds the way back too.
+#[apply(each_chipset)]
+#[ignore = "takes minutes"]
+fn after_kexec(machine: Machine) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let tools = debian::unpack_with_dependencies(&Package::system("kexec-tools"))?;
+    let kernel = kernel::debian(Flavour::CloudAmd64)?.bzimage;
+    let mut guest = Guest::cloud("suspend.times=2 suspend.fill=64 suspend.kexec=1");
+    guest.files = vec![("kernel".to_owned(), fs::read(kernel)?)];
+    for name in [
+        "kexec",
+        "libz.so.1",
+        "liblzma.so.5",
+        "libc.so.6",
+        "ld-linux-x86-64.so.2",
+    ] {
+        let path = find_real(&tools, name).with_context(|| format!("no {name}"))?;
+        guest.files.push((name.to_owned(), fs::read(path)?));
+    }
+    let qemu = guest.qemu(machine, dir.path())?.memory_mib(768).reboot();
+    let serial = sleeps(&qemu, 2)?;
+    ensure!(serial.contains("suspend: the second kernel"), "no kexec");
+    Ok(())
+}
+
+/// As [`find`], but for the file that a link there leads to.
+fn find_real(dir: &Path, name: &str) -> Option<PathBuf> {
+    find(dir, name).and_then(|path| fs::canonicalize(path).ok())
+}
+
+struct Tpm(Child);
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A TPM keeps what was measured, and takes commands.
+#[rstest]
+#[case(PC, "tpm-tis", false)]
+#[case(Q35, "tpm-tis", true)]
+#[case(Q35, "tpm-crb", true)]
+#[ignore = "takes minutes"]
+fn a_tpm_is_woken(
+    #[case] machine: Machine,
+    #[case] device: &str,
+    #[case] is_2: bool,
+) -> Result<()> {
+    if Command::new("swtpm").arg("--version").output().is_err() {
+        qboot_tests::skip("a_tpm_is_woken", "swtpm is not installed");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("swtpm");
+    let mut swtpm = Command::new("swtpm");
+    swtpm.arg("socket").args(is_2.then_some("--tpm2"));
+    let child = swtpm
+        .arg("--tpmstate")
+        .arg(format!("dir={}", dir.path().display()))
+        .arg("--ctrl")
+        .arg(format!("type=unixio,path={}", socket.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let _tpm = Tpm(child);
+    let mut patience = Patience::new(PROBE_TIMEOUT);
+    while !socket.exists() {
+        ensure!(patience.pause(), "swtpm opens no socket");
+    }
+    let guest = Guest::cloud("suspend.times=2 suspend.fill=16 suspend.tpm=1");
+    let qemu = guest.qemu(machine, dir.path())?;
+    let chardev = format!("socket,id=tpm,path={}", socket.display());
+    let qemu = qemu.args([
+        "-chardev",
+        &chardev,
+        "-tpmdev",
+        "emulator,id=tpm,chardev=tpm",
+    ]);
+    sleeps(&qemu.devices([format!("{device},tpmdev=tpm")]), 2)?;
+    Ok(())
+}
