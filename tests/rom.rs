@@ -231,9 +231,10 @@ fn names_no_directory(file: &[u8], more: &[&Path]) -> Result<()> {
         .filter(|text| text.len() > 4 && text.iter().all(|byte| matches!(byte, b' '..=b'~')));
     for text in texts {
         let words = text.split(|byte| b" =:,\"'(".contains(byte));
-        // A line of text may have a slash of its own.
-        let paths =
-            words.filter(|word| matches!(word, [b'/', next, ..] if next.is_ascii_alphanumeric()));
+        // A line of text may have a slash of its own, and numbers among debug
+        // information that happen to be letters make short words with one.
+        let paths = words
+            .filter(|word| matches!(word, [b'/', next, _, _, ..] if next.is_ascii_alphanumeric()));
         for path in paths {
             ensure!(
                 NAMED.iter().any(|named| path.starts_with(named)),
