@@ -444,10 +444,7 @@ fn plan(options: &Options) -> Result<Plan> {
         add("-initrd", &initrd.to_string_lossy());
     }
     add("-append", &parameters(options, &files, &accel, shell));
-    if let Some(property) = suspend_property(&options.machine)
-        && extract::is_pvh(&fs::read(&files.kernel)?)
-    {
-        // QEMU loads such a kernel again to wake it, and the guest is lost.
+    if let Some(property) = without_suspend(&options.machine, &files.kernel)? {
         add("-global", property);
     }
     if let Some(value) = options.log.value() {
@@ -510,6 +507,13 @@ fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
         kernel.display()
     );
     Ok(kernel)
+}
+
+/// What takes suspend to RAM away from a kernel that cannot wake up: QEMU loads a PVH
+/// kernel again to wake it, and the guest is lost.
+fn without_suspend(machine: &str, kernel: &Path) -> Result<Option<&'static str>> {
+    let is_pvh = extract::is_pvh(&fs::read(kernel)?);
+    Ok(suspend_property(machine).filter(|_| is_pvh))
 }
 
 /// What takes suspend to RAM away from `machine`, if that has it.
