@@ -28,8 +28,9 @@ const COMMAND_LINE: &str = "quiet no_timer_check panic=-1 rdinit=/init";
 const CLOCK: &str = "lpj=1000000 tsc=reliable tsc_early_khz=1000000";
 /// A clock and random numbers that are the same in every run, and so the counts.
 const REPEATABLE: [&str; 4] = ["-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
-/// Under TCG the kernel polls these to calibrate its clocks: the same with every
-/// firmware, and not at all under KVM, whose guests are told their clock.
+/// The kernel polls these to calibrate its clocks, with every firmware alike: the HPET
+/// as often as it can in two or three milliseconds, the PIT not at all under KVM, whose
+/// guests are told their clock.
 const CALIBRATION: [&str; 2] = ["hpet", "pit"];
 /// Longest that a boot may take: SeaBIOS and a traced kernel on a busy host.
 const TIMEOUT: Duration = Duration::from_secs(300);
