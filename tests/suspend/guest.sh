@@ -18,10 +18,12 @@ for module in /modules/*; do
 done
 
 if [ -n "$(word kexec)" ] && [ -z "$(word second)" ]; then
-    (cd / && find bin init suspend | cpio -o -H newc) >/initrd 2>/dev/null
-    /ld-linux-x86-64.so.2 --library-path / /kexec -s -l /kernel --initrd=/initrd \
-        --append="$(cat /proc/cmdline) suspend.second=1" &&
-        /ld-linux-x86-64.so.2 --library-path / /kexec -e
+    # Of what is mounted, the directories alone.
+    (cd / && (printf '%s\n' dev dev/console proc sys tmp && find bin init suspend) |
+        cpio -o -H newc) >/initrd 2>/dev/null
+    tool="/ld-linux-x86-64.so.2 --library-path / /kexec"
+    $tool -l -c /kernel --initrd=/initrd --command-line="$(cat /proc/cmdline) suspend.second=1" &&
+        $tool -e
     echo "suspend: no kexec"
 fi
 [ -z "$(word second)" ] || echo "suspend: the second kernel"
