@@ -9,9 +9,10 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell as Entry, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 
+use crate::measure::user_space::{self, Linux};
 use crate::measure::{self, Cell, Kit, Spread};
 use crate::output::say;
-use crate::{build, chart, progress, qemu, workspace};
+use crate::{build, chart, figures, progress, qemu, timeline, workspace};
 
 mod results;
 
@@ -35,7 +36,7 @@ pub struct Options {
     /// Leave KVM out
     #[arg(long)]
     pub no_kvm: bool,
-    /// Keep the chart in docs/, where the README shows it
+    /// Keep the chart in docs/, draw the timeline too, and write the pages' tables
     #[arg(long)]
     pub docs: bool,
     /// bzImage that gives the bzImage probe its setup header and 16-bit code
@@ -104,8 +105,10 @@ pub fn run(options: &Options) -> Result<()> {
     let cells = measure::named(cells, options.cell.as_deref())?;
 
     let kit = Kit::new(&measure::donor(options.donor.as_deref())?)?;
+    let linux = Linux::new(None)?;
     let mut results = Results {
         qemu: qemu::version()?,
+        linux: linux.release()?,
         rom_used_bytes: used,
         firmware: firmware.iter().map(|one| one.name.clone()).collect(),
         cells: cells.iter().map(|cell| cell.name.clone()).collect(),
@@ -113,6 +116,7 @@ pub fn run(options: &Options) -> Result<()> {
         skipped,
     };
     count(&kit, &firmware, &cells, &mut results)?;
+    boot(&linux, &firmware, &cells, &mut results);
     if options.no_kvm {
         results.skipped.push("KVM: left out by --no-kvm".to_owned());
     } else if let Some(reason) = qemu::kvm_missing() {
@@ -129,6 +133,10 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|(cell, _)| cell.as_str())
         .collect();
     ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
+    if options.docs {
+        timeline::run(&timeline::Options::for_docs())?;
+        figures::publish()?;
+    }
     Ok(())
 }
 
@@ -178,7 +186,11 @@ fn report(results: &Results, docs: bool) -> Result<()> {
         results.qemu,
         grouped(results.rom_used_bytes)
     )?;
-    say!("Each count is from reset to the kernel's first 32-bit instruction.")?;
+    say!(
+        "Exits: as KVM would have them, from reset to user space, Linux {}.",
+        results.linux
+    )?;
+    say!("Each other count is from reset to the kernel's first 32-bit instruction.")?;
     say!("{} skipped", results.skipped.len())?;
     for reason in &results.skipped {
         say!("  skipped {reason}")?;
@@ -220,6 +232,7 @@ fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results
             let outcome = Outcome {
                 counts,
                 pages,
+                user_space: None,
                 kvm: None,
             };
             let by_firmware = results.results.entry(cell.name.clone()).or_default();
@@ -227,6 +240,30 @@ fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results
         }
     }
     Ok(())
+}
+
+/// Boots each firmware to user space in the cells with one processor.
+fn boot(linux: &Linux, firmware: &[Firmware], cells: &[Cell], results: &mut Results) {
+    let cells: Vec<_> = cells.iter().filter(|cell| cell.smp == 1).collect();
+    for one in firmware {
+        let step = progress::step(format!("booting {} to user space under TCG", one.name));
+        let list = measure::two_at_a_time(cells.len(), |n| {
+            user_space::count(linux, one.image(cells[n]), cells[n])
+        });
+        step.done(&format!("{} cells", cells.len()));
+        for (cell, counted) in cells.iter().zip(list) {
+            let outcomes = results.results.entry(cell.name.clone()).or_default();
+            match (counted, outcomes.get_mut(&one.name)) {
+                (Ok(counted), Some(outcome)) => outcome.user_space = Some(counted),
+                (Err(error), _) => {
+                    eprintln!("{}: {error:#}", one.name);
+                    let reason = format!("{} in {}: no user space reached", one.name, cell.name);
+                    results.skipped.push(reason);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Runs of all firmware in turn, so that a change of the host's load meets all alike.
@@ -272,9 +309,9 @@ fn time(
 }
 
 /// Columns of the table that are empty where nothing was run under KVM.
-const KVM_COLUMNS: std::ops::Range<usize> = 5..8;
+const KVM_COLUMNS: std::ops::Range<usize> = 6..9;
 /// Those of which a terminal of 80 columns has no room: pages, exits, regions.
-const WIDE_COLUMNS: [usize; 3] = [4, 5, 8];
+const WIDE_COLUMNS: [usize; 3] = [5, 6, 9];
 
 /// The results as a table for a terminal.
 #[must_use]
@@ -286,6 +323,7 @@ pub fn table(results: &Results) -> Table {
         .set_header([
             "cell",
             "firmware",
+            "exits to user space",
             "accesses",
             "instructions",
             "pages touched",
@@ -313,6 +351,7 @@ pub fn table(results: &Results) -> Table {
             table.add_row([
                 Entry::new(if n == 0 { cell } else { "" }),
                 Entry::new(name),
+                number(one.user_space.as_ref().map(|u| u.exits)),
                 number(counts.map(|c| c.accesses)),
                 number(counts.map(|c| c.instructions)),
                 number(one.pages),

@@ -1,4 +1,5 @@
-//! The charts of `bench` and `timeline`, as SVG files: bars and text.
+//! The charts of `bench` and `timeline`, as SVG files for light and for dark pages:
+//! bars, text, and axes with ticks.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,71 +9,119 @@ use anyhow::{Context, Result};
 
 use crate::bench::{Outcome, Results, grouped};
 use crate::output::say;
-use crate::timeline::{self, Stage, Timeline};
+use crate::timeline::{self, Timeline};
 use crate::workspace;
 
 const WIDTH: i32 = 1120;
-const INK: &str = "#282828";
 /// Width of a letter as a share of its size, on average and a little more: the
 /// font is the viewer's.
 const LETTER: f64 = 0.6;
-/// Of firmware.
-const FIRMWARE: [&str; 5] = ["#b7410e", "#466ea0", "#a5a5a5", "#5a965a", "#966eaa"];
-/// Of a boot's stages.
-const STAGES: [&str; 7] = [
-    "#a5a5a5", "#6e280a", "#b7410e", "#e6965a", "#c8b43c", "#466ea0", "#5a965a",
+
+/// What a colour is for. The page decides which one it is.
+#[derive(Clone, Copy)]
+enum Colour {
+    Page,
+    Ink,
+    Grid,
+    Series(usize),
+}
+
+/// The end of the files' names, the page, ink and grid, and a colour for each series.
+struct Theme(&'static str, [&'static str; 3], [&'static str; 5]);
+
+const THEMES: [Theme; 2] = [
+    Theme(
+        "",
+        ["#ffffff", "#282828", "#d9d9d9"],
+        ["#b7410e", "#466ea0", "#8c8c8c", "#5a965a", "#966eaa"],
+    ),
+    Theme(
+        "-dark",
+        ["#0d1117", "#e6edf3", "#30363d"],
+        ["#ef7f4d", "#79a6dc", "#9a9a9a", "#7fbf7f", "#c39bd9"],
+    ),
 ];
 
-/// A white page.
+impl Colour {
+    /// Stands for the colour until a theme is chosen.
+    fn mark(self) -> String {
+        match self {
+            Self::Page => "$page".to_owned(),
+            Self::Ink => "$ink".to_owned(),
+            Self::Grid => "$grid".to_owned(),
+            Self::Series(n) => format!("$series{}", n % 5),
+        }
+    }
+}
+
+/// A page, whose colours are still marks.
 struct Svg(String);
 
 impl Svg {
     fn new(height: i32) -> Self {
+        let (ink, page) = (Colour::Ink.mark(), Colour::Page.mark());
         Self(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" fill=\"{INK}\">\n\
-             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
+             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" fill=\"{ink}\">\n\
+             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"{page}\"/>\n"
         ))
     }
 
-    /// Text that starts at `(x, y)`, or ends there; `y` is its middle.
-    fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, ends: bool) {
-        let anchor = if ends { " text-anchor=\"end\"" } else { "" };
+    /// Text at `(x, y)`; `y` is its middle, and `anchor` says which end `x` is.
+    fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, anchor: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
         let _ = writeln!(
             self.0,
-            "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" dy=\"0.35em\"{anchor}>{text}</text>"
+            "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" dy=\"0.35em\" \
+             text-anchor=\"{anchor}\">{text}</text>"
         );
     }
 
-    fn bar(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), colour: &str) {
+    fn bar(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), colour: Colour) {
+        let fill = colour.mark();
         let _ = writeln!(
             self.0,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{colour}\"/>"
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>"
         );
+    }
+
+    /// A vertical line through the chart, and its value below.
+    fn tick(&mut self, x: i32, (top, bottom): (i32, i32), label: &str) {
+        self.bar((x, top), (1, bottom - top), Colour::Grid);
+        self.text(label, (x, bottom + 10), 11, "middle");
     }
 
     /// Names beside their colours, in a line from the left.
-    fn legend<'n>(&mut self, y: i32, names: impl Iterator<Item = &'n str>, colours: &[&str]) {
+    fn legend<'n>(&mut self, y: i32, names: impl Iterator<Item = &'n str>) {
         let mut x = 16;
-        for (name, colour) in names.zip(colours.iter().cycle()) {
-            self.bar((x, y - 6), (12, 12), colour);
-            self.text(name, (x + 18, y), 13, false);
+        for (n, name) in names.enumerate() {
+            self.bar((x, y - 6), (12, 12), Colour::Series(n));
+            self.text(name, (x + 18, y), 13, "start");
             let width = name.chars().count() as f64 * 13.0 * LETTER;
             x += 18 + width as i32 + 16;
         }
     }
 
-    /// Writes the file and, for the documents, a copy to `docs/`.
-    fn write(mut self, path: &Path, keep_as: Option<&str>) -> Result<()> {
+    /// Writes `path`, a second file for dark pages beside it, and with `keep` copies of
+    /// both for the documents.
+    fn write(mut self, path: &Path, keep: bool) -> Result<()> {
         self.0.push_str("</svg>\n");
-        let write = |path: &Path| {
-            fs::write(path, &self.0).with_context(|| format!("writing {}", path.display()))
-        };
-        write(path)?;
-        if let Some(name) = keep_as {
-            write(&workspace::root().join("docs").join(name))?;
-            say!("wrote docs/{name}")?;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        for Theme(end, [page, ink, grid], series) in THEMES {
+            let mut text = self.0.replace("$page", page).replace("$ink", ink);
+            text = text.replace("$grid", grid);
+            for (n, colour) in series.iter().enumerate() {
+                text = text.replace(&format!("$series{n}"), colour);
+            }
+            let name = format!("{stem}{end}.svg");
+            let write = |path: &Path| {
+                fs::write(path, &text).with_context(|| format!("writing {}", path.display()))
+            };
+            write(&path.with_file_name(&name))?;
+            if keep {
+                write(&workspace::root().join("docs").join(&name))?;
+                say!("wrote docs/{name}")?;
+            }
         }
         Ok(())
     }
@@ -81,17 +130,41 @@ impl Svg {
 type Value = fn(&Outcome) -> Option<f64>;
 
 /// The benchmark's panels.
-const QUANTITIES: [(&str, Value); 3] = [
-    ("device accesses (exits)", |one| {
+const QUANTITIES: [(&str, Value); 4] = [
+    ("exits to user space", |one| {
+        Some(one.user_space.as_ref()?.exits as f64)
+    }),
+    ("accesses to the kernel", |one| {
         Some(one.counts.as_ref()?.accesses as f64)
     }),
-    ("instructions", |one| {
+    ("instructions to the kernel", |one| {
         Some(one.counts.as_ref()?.instructions as f64)
     }),
-    ("milliseconds under KVM", |one| {
+    ("ms to the kernel, KVM", |one| {
         Some(one.kvm.as_ref()?.ms.median)
     }),
 ];
+
+/// A panel's title, and its bars: the firmware's number, the place and the value.
+type Panel = (&'static str, Vec<(usize, i32, f64)>);
+
+/// The panels that have values; `place` gives the height for a cell and a firmware.
+fn panels(results: &Results, cells: &[&String], place: impl Fn(i32, i32) -> i32) -> Vec<Panel> {
+    let panels = QUANTITIES.map(|(title, get)| {
+        let mut bars = Vec::new();
+        for (n, cell) in (0..).zip(cells) {
+            let outcomes = results.results.get(*cell);
+            for (f, name) in results.firmware.iter().enumerate() {
+                if let Some(value) = outcomes.and_then(|by| get(by.get(name)?)) {
+                    bars.push((f, place(n, f as i32), value));
+                }
+            }
+        }
+        (title, bars)
+    });
+    let filled = |panel: &Panel| panel.1.iter().any(|(.., value)| *value > 0.0);
+    panels.into_iter().filter(filled).collect()
+}
 
 /// Draws the bare cells of a benchmark: bars on a logarithmic scale, one panel a
 /// quantity.
@@ -99,113 +172,138 @@ const QUANTITIES: [(&str, Value); 3] = [
 /// # Errors
 /// The file cannot be written.
 pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
-    const LABELS: i32 = 190;
+    const LABELS: i32 = 170;
     const BAR: i32 = 13;
     const GAP: i32 = 12;
-    const TOP: i32 = 84;
+    const TOP: i32 = 88;
     // Room right of the longest bar for its number.
-    const NUMBER: i32 = 84;
+    const NUMBER: i32 = 72;
 
     let bare = |cell: &&String| !cell.contains("server") && !cell.contains("initrd");
     let cells: Vec<&String> = results.cells.iter().filter(bare).collect();
     let row = BAR * results.firmware.len() as i32 + GAP;
-    // By quantity: the number and place of each bar, and its value.
-    let panels = QUANTITIES.map(|(title, get)| {
-        let mut bars = Vec::new();
-        for (n, cell) in (0..).zip(&cells) {
-            let outcomes = results.results.get(*cell);
-            for (f, name) in results.firmware.iter().enumerate() {
-                if let Some(value) = outcomes.and_then(|by| get(by.get(name)?)) {
-                    bars.push((f, TOP + row * n + BAR * f as i32, value));
-                }
-            }
-        }
-        (title, bars)
-    });
-    let panels: Vec<_> = panels
-        .into_iter()
-        .filter(|(_, bars)| bars.iter().any(|(.., value)| *value > 0.0))
-        .collect();
+    let bottom = TOP + row * cells.len() as i32 - GAP + 4;
+    let panels = panels(results, &cells, |n, f| TOP + row * n + BAR * f);
 
-    let mut svg = Svg::new(TOP + row * cells.len() as i32 + 16);
-    let title = "From reset to the kernel's first instruction (logarithmic)";
-    svg.text(title, (16, 22), 18, false);
-    svg.legend(44, results.firmware.iter().map(String::as_str), &FIRMWARE);
+    let mut svg = Svg::new(bottom + 28);
+    let title = "From reset to user space, and to the kernel's first instruction (logarithmic)";
+    svg.text(title, (16, 22), 18, "start");
+    svg.legend(44, results.firmware.iter().map(String::as_str));
     for (n, cell) in (0..).zip(&cells) {
-        svg.text(
-            cell,
-            (LABELS - 10, TOP + row * n + (row - GAP) / 2),
-            13,
-            true,
-        );
+        let y = TOP + row * n + (row - GAP) / 2;
+        svg.text(cell, (LABELS - 10, y), 13, "end");
     }
     let width = (WIDTH - LABELS) / panels.len().max(1) as i32;
     for (p, (title, bars)) in (0..).zip(&panels) {
         let left = LABELS + width * p;
-        svg.text(title, (left, 70), 14, false);
+        svg.text(title, (left, 72), 14, "start");
         let most = bars.iter().map(|(.., value)| *value).fold(0.0, f64::max);
-        for (f, y, value) in bars {
-            // One more than the value: the logarithm then starts at nothing.
+        // One more than the value: the logarithm then starts at nothing.
+        let place = |value: f64| {
             let share = (value + 1.0).ln() / (most + 1.0).ln();
-            let len = (f64::from(width - NUMBER) * share) as i32;
-            svg.bar((left, y + 1), (len, BAR - 2), FIRMWARE[f % FIRMWARE.len()]);
+            (f64::from(width - NUMBER) * share) as i32
+        };
+        let decades = [
+            (0.0, "0"),
+            (1e1, "10"),
+            (1e3, "1k"),
+            (1e5, "100k"),
+            (1e7, "10M"),
+        ];
+        for (value, label) in decades.into_iter().filter(|(value, _)| *value <= most) {
+            svg.tick(left + place(value), (TOP - 4, bottom), label);
+        }
+        for (f, y, value) in bars {
+            let len = place(*value);
+            svg.bar((left, y + 1), (len, BAR - 2), Colour::Series(*f));
             let number = if *value < 100.0 && value.fract() != 0.0 {
                 format!("{value:.1}")
             } else {
                 grouped(value.round() as u64)
             };
-            svg.text(&number, (left + len + 5, y + BAR / 2), 11, false);
+            svg.text(&number, (left + len + 5, y + BAR / 2), 11, "start");
         }
     }
-    svg.write(path, keep.then_some("benchmark.svg"))
+    svg.write(path, keep)
 }
 
-/// Draws one bar a boot, and under it the firmware's part again, enlarged.
+/// Draws one bar a boot: for each kernel the firmware one under another.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn timelines(timelines: &[Timeline], path: &Path, keep: bool) -> Result<()> {
-    const LEFT: i32 = 120;
-    const RIGHT: i32 = 100;
-    // Room for the note on the enlarged bar.
-    const NOTE: i32 = 300;
-    const ROW: i32 = 92;
-    const TOP: i32 = 90;
+    const LEFT: i32 = 190;
+    // Room for the note behind the longest bar.
+    const RIGHT: i32 = 270;
+    const BAR: i32 = 20;
+    const ROW: i32 = 28;
+    const GAP: i32 = 14;
+    const TOP: i32 = 74;
 
-    let mut svg = Svg::new(TOP + ROW * timelines.len() as i32 + 10);
-    let machine = timeline::MACHINE;
-    let title = format!("From QEMU's start to user space, {machine} under TCG");
-    svg.text(&title, (16, 22), 18, false);
-    let stages = timelines.first().map_or(&[][..], |one| &one.stages);
-    svg.legend(51, stages.iter().map(|stage| stage.name), &STAGES);
     let most = timelines.iter().map(Timeline::total).fold(1.0, f64::max);
     let scale = f64::from(WIDTH - LEFT - RIGHT) / most;
-    // The stages one after the other; gives where the last one ends.
-    let bars = |svg: &mut Svg, stages: &[Stage], colours: &[&str], scale: f64, y, height| {
-        let x = |ms: f64| LEFT + (ms * scale) as i32;
+    let x = |ms: f64| LEFT + (ms * scale) as i32;
+    let mut rows = Vec::new();
+    let (mut y, mut kernel) = (TOP, "");
+    for one in timelines {
+        if kernel != one.kernel && !kernel.is_empty() {
+            y += GAP;
+        }
+        kernel = one.kernel;
+        rows.push((y, one));
+        y += ROW;
+    }
+
+    let mut svg = Svg::new(y + 34);
+    let machine = timeline::MACHINE;
+    let title = format!("From QEMU's start to user space: {machine} under TCG, milliseconds");
+    svg.text(&title, (16, 22), 18, "start");
+    let stages = timelines.first().map_or(&[][..], |one| &one.stages);
+    svg.legend(48, stages.iter().map(|stage| stage.name));
+    let step = [50.0, 100.0, 200.0, 250.0, 500.0, 1000.0, 2000.0, 5000.0];
+    let step = step
+        .into_iter()
+        .find(|step| most / step <= 8.0)
+        .unwrap_or(1e4);
+    for n in 0..=(most / step) as i32 {
+        let ms = f64::from(n) * step;
+        svg.tick(x(ms), (TOP - 6, y), &grouped(ms as u64));
+    }
+    for (y, one) in rows {
+        let name = format!("{}, {}", one.kernel, one.firmware);
+        svg.text(&name, (LEFT - 12, y + BAR / 2), 13, "end");
         let mut at = 0.0;
-        for (stage, colour) in stages.iter().zip(colours) {
+        for (n, stage) in one.stages.iter().enumerate() {
             let width = (x(at + stage.ms) - x(at)).max(1);
-            svg.bar((x(at), y), (width, height), colour);
+            svg.bar((x(at), y), (width, BAR), Colour::Series(n));
             at += stage.ms;
         }
-        x(at)
-    };
-    for (n, one) in (0..).zip(timelines) {
-        let y = TOP + ROW * n;
-        svg.text(one.kernel, (LEFT - 12, y + 16), 13, true);
-        let end = bars(&mut svg, &one.stages, &STAGES, scale, y, 32);
-        let total = format!("{:.0} ms", one.total());
-        svg.text(&total, (end + 6, y + 16), 12, false);
-        // The firmware's three stages again, as large as there is room for.
-        if let (Some(stages), Some(colours)) = (one.stages.get(1..4), STAGES.get(1..4)) {
-            let ms: f64 = stages.iter().map(|stage| stage.ms).sum();
-            let fits = |times: &f64| ms * scale * times <= f64::from(WIDTH - LEFT - NOTE);
-            let times = [1000.0, 100.0, 10.0].into_iter().find(fits).unwrap_or(1.0);
-            let end = bars(&mut svg, stages, colours, scale * times, y + 42, 16);
-            let note = format!("firmware, {times} times enlarged: {ms:.2} ms");
-            svg.text(&note, (end + 8, y + 50), 12, false);
-        }
+        let firmware = one
+            .stages
+            .iter()
+            .find(|stage| stage.name == timeline::FIRMWARE);
+        let firmware = firmware.map_or(0.0, |stage| stage.ms);
+        let note = format!("{at:.0} ms, of which firmware {firmware:.1} ms");
+        svg.text(&note, (x(at) + 6, y + BAR / 2), 12, "start");
     }
-    svg.write(path, keep.then_some("timeline.svg"))
+    svg.write(path, keep)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_themes_have_all_their_colours() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut svg = Svg::new(20);
+        svg.tick(10, (0, 10), "a < b");
+        svg.legend(5, ["x", "y", "z", "v", "w", "u"].into_iter());
+        svg.write(&dir.path().join("chart.svg"), false).unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        let (light, dark) = (read("chart.svg"), read("chart-dark.svg"));
+        assert!(!light.contains('$') && !dark.contains('$'));
+        assert!(light.contains("a &lt; b") && light.contains("#ffffff"));
+        assert_ne!(light, dark);
+    }
 }

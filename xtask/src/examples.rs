@@ -17,6 +17,8 @@ Examples:
   qboot measure --trace --cell \"q35 PVH\"
   qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
   qboot measure --all --json | jq
+  qboot measure --user-space --cell \"q35 PVH\"
+  qboot measure --user-space --runs 5 --rom target/qboot.rom --rom /usr/share/qemu/qboot.rom
   qboot measure --update-budget          after a change that is worth it",
     ),
     (
@@ -25,7 +27,7 @@ Examples:
 Examples:
   qboot bench --bare
   qboot bench --cell microvm --runs 5
-  qboot bench --docs                     then figures, for the README",
+  qboot bench --docs                     and the charts and tables of the pages",
     ),
     (
         "timeline",

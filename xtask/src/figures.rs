@@ -51,9 +51,14 @@ fn replaced(page: &str, section: &str) -> Option<String> {
 fn sections(results: &Results) -> (String, String) {
     let bare = measure::core_cells();
     let is_bare = |name: &String| bare.iter().any(|cell| cell.name == *name);
-    let mut bare_cells = format!("Accesses / instructions, {}:\n\n", results.qemu);
+    let (bare_boots, more_boots) = boots(results, is_bare);
+    let mut bare_cells = bare_boots;
+    bare_cells
+        .push_str("\nAccesses / instructions from reset to the kernel's first instruction:\n\n");
     bare_cells.push_str(&columns(results));
-    let mut text = columns(results);
+    let mut text = more_boots;
+    text.push_str("\nAccesses / instructions from reset to the kernel's first instruction:\n\n");
+    text.push_str(&columns(results));
     let mut dearer = Vec::new();
     let mut pages = Vec::new();
     let mut ratios = Vec::new();
@@ -65,7 +70,7 @@ fn sections(results: &Results) -> (String, String) {
         } else {
             &mut text
         };
-        table.push_str(&row(results, cell));
+        table.push_str(&row(results, cell, entry));
         let (Some(ours), Some(theirs)) = (outcome(OURS), outcome(REFERENCE)) else {
             continue;
         };
@@ -116,7 +121,33 @@ fn columns(results: &Results) -> String {
     text
 }
 
-fn row(results: &Results, cell: &str) -> String {
+/// The tables of whole boots: of the bare machines, and of the others.
+fn boots(results: &Results, is_bare: impl Fn(&String) -> bool) -> (String, String) {
+    let head = format!(
+        "Exits / accesses from reset to user space, Linux {}, {}:\n\n{}",
+        results.linux,
+        results.qemu,
+        columns(results)
+    );
+    let (mut bare, mut more) = (head.clone(), head);
+    for cell in &results.cells {
+        let by_firmware = results.results.get(cell);
+        let mut outcomes = by_firmware.into_iter().flat_map(|by| by.values());
+        if outcomes.any(|one| one.user_space.is_some()) {
+            let table = if is_bare(cell) { &mut bare } else { &mut more };
+            table.push_str(&row(results, cell, booted));
+        }
+    }
+    (bare, more)
+}
+
+fn booted(outcome: &Outcome) -> String {
+    outcome.user_space.as_ref().map_or_else(dash, |one| {
+        format!("{} / {}", grouped(one.exits), grouped(one.accesses))
+    })
+}
+
+fn row(results: &Results, cell: &str, entry: fn(&Outcome) -> String) -> String {
     let outcomes = results.results.get(cell);
     let outcome = |name| outcomes.and_then(|by| by.get(name));
     let entries = results.firmware.iter();
@@ -142,6 +173,7 @@ fn entry(outcome: &Outcome) -> String {
 mod tests {
     use super::*;
     use crate::measure::Counts;
+    use crate::measure::user_space::UserSpace;
     use std::collections::BTreeMap;
 
     fn outcome(accesses: u64) -> Outcome {
@@ -152,6 +184,11 @@ mod tests {
         };
         Outcome {
             counts: Some(counts),
+            user_space: Some(UserSpace {
+                accesses: 20 * accesses,
+                exits: 10 * accesses,
+                regions: BTreeMap::new(),
+            }),
             pages: Some(accesses),
             kvm: None,
         }
@@ -162,6 +199,7 @@ mod tests {
         let by_firmware = by_firmware.map(|(name, outcome)| (name.to_owned(), outcome));
         Results {
             qemu: "QEMU".to_owned(),
+            linux: "6.1".to_owned(),
             rom_used_bytes: 0,
             firmware: vec![OURS.to_owned(), REFERENCE.to_owned()],
             cells: vec!["q35 PVH".to_owned()],
@@ -177,6 +215,7 @@ mod tests {
             bare.contains("| q35 PVH | 6 / 1,000 | 5 / 1,000 |"),
             "{bare}"
         );
+        assert!(bare.contains("| q35 PVH | 60 / 120 | 50 / 100 |"), "{bare}");
         assert!(more.contains("is cheaper in: q35 PVH."), "{more}");
         assert!(more.contains("q35 PVH (6 instead of 5)"), "{more}");
         let (_, more) = sections(&results(5));

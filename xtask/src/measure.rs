@@ -135,7 +135,7 @@ fn file_name(kernel: Kernel, mode: Mode) -> String {
 }
 
 /// Longest a measured boot may take: SeaBIOS on q35 with a full trace takes seconds.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Counts a cell's accesses and instructions, and lists the accesses in order.
 ///

@@ -1,56 +1,53 @@
-//! Where the time goes from QEMU's start to user space, for a bzImage and for
-//! the vmlinux inside it.
+//! Where the time goes from QEMU's start to user space, for each firmware, with a
+//! bzImage and with the vmlinux inside it.
 //!
-//! The ROM with the feature `markers` writes bytes to ports 0xf5 and 0xf4 as the
-//! tools of this field read them; QEMU's trace gives every write its time, those
-//! to the serial port too, so the kernel's own output dates the rest.
+//! QEMU's trace gives every write to a device its time. The firmware ends with its
+//! last fw_cfg transfer: the kernel that it jumps to makes none.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
 
-use crate::initramfs::{self, Arch, MARKER};
-use crate::measure::{self, Access};
+use crate::bench::{Firmware, OURS, peers};
+use crate::measure::user_space::{self, Linux};
+use crate::measure::{self, Access, Kernel, Spread};
 use crate::output::say;
-use crate::progress;
-use crate::qemu::{Accel, Qemu};
-use crate::{build, chart, extract, workspace};
-
-/// Marks of the firmware: 1 at its start, 5 before it loads the kernel.
-const FIRMWARE_PORT: u64 = 0xf5;
-/// Marks right before the jump: 2 multiboot, 3 bzImage, 4 PVH.
-const KERNEL_PORT: u64 = 0xf4;
-/// First serial port's data register.
-const SERIAL_PORT: u64 = 0x3f8;
-/// Longest that a boot may take.
-const TIMEOUT: Duration = Duration::from_secs(180);
+use crate::probe::REPORT_PORT;
+use crate::qemu::Accel;
+use crate::{build, chart, progress, workspace};
 
 /// One stretch of a boot.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stage {
     /// What runs.
     pub name: &'static str,
-    /// How long, in milliseconds.
+    /// How long, in milliseconds: the median.
     pub ms: f64,
 }
 
-/// One boot.
+/// Boots of one kernel with one firmware.
 #[derive(Clone, Debug, Serialize)]
 pub struct Timeline {
     /// Kernel's format.
     pub kernel: &'static str,
+    /// Firmware's name.
+    pub firmware: String,
     /// In order, from QEMU's start to the first process.
     pub stages: Vec<Stage>,
+    /// From the start to the end, in milliseconds.
+    pub spread: Spread,
+    /// How much more than ours in the same turn, in milliseconds.
+    pub more: Spread,
 }
 
 impl Timeline {
-    /// From the start to the end.
+    /// The stages' sum.
     #[must_use]
     pub fn total(&self) -> f64 {
         self.stages.iter().map(|stage| stage.ms).sum()
@@ -59,6 +56,9 @@ impl Timeline {
 
 /// What is booted.
 pub const MACHINE: &str = "q35";
+/// The stage that differs most.
+pub(crate) const FIRMWARE: &str = "firmware";
+const STAGES: [&str; 3] = ["QEMU", FIRMWARE, "kernel"];
 
 /// Options of `timeline`.
 #[derive(clap::Args, Debug)]
@@ -66,50 +66,70 @@ pub struct Options {
     /// bzImage to boot, as it is and as the vmlinux inside it [default: Debian's cloud kernel]
     #[arg(short, long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Boots of each, by turns
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub runs: usize,
+    /// Boot under KVM
+    #[arg(long)]
+    pub kvm: bool,
     /// Keep the chart in docs/, where the README shows it
     #[arg(long)]
     pub docs: bool,
 }
 
+impl Options {
+    /// Those that the pages show.
+    pub(crate) fn for_docs() -> Self {
+        Self {
+            kernel: None,
+            runs: 5,
+            kvm: false,
+            docs: true,
+        }
+    }
+}
+
 /// Measures, prints and draws the boots.
 ///
 /// # Errors
-/// The ROM with marks does not build, a boot does not reach user space, or a
-/// file cannot be written.
+/// The ROM does not build, a boot does not reach user space, or a file cannot be
+/// written.
 pub fn run(options: &Options) -> Result<()> {
-    let rom = build::rom(&["markers"])?;
-    let bzimage = measure::donor(options.kernel.as_deref())?;
-    let vmlinux = extract::cached(&bzimage)?.path;
-    let mut timelines = vec![boot("bzImage", &rom.image, &bzimage)?];
-    match vmlinux {
-        Some(path) => timelines.push(boot("vmlinux (PVH)", &rom.image, &path)?),
-        None => say!("skipped vmlinux: the kernel has no PVH entry point")?,
-    }
+    let ours = Firmware {
+        name: OURS.to_owned(),
+        image: build::rom(&[])?.image,
+        microvm: None,
+    };
+    let mut firmware = vec![ours];
+    firmware.extend(peers().into_iter().filter(|one| one.image.is_file()));
+    let linux = Linux::new(options.kernel.as_deref())?;
+    let accel = if options.kvm { Accel::Kvm } else { Accel::Tcg };
+    let mut timelines = boots(&linux, &firmware, "vmlinux", accel, options.runs)?;
+    timelines.extend(boots(&linux, &firmware, "bzImage", accel, options.runs)?);
 
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    let mut head = vec![Cell::new("stage, milliseconds")];
-    head.extend(timelines.iter().map(|one| Cell::new(one.kernel)));
+    let mut head = vec!["boot, milliseconds"];
+    head.extend(STAGES);
+    head.extend(["in all, median (least to most)", "more than ours, by turns"]);
     table.set_header(head);
-    let names = timelines.iter().flat_map(|one| &one.stages);
-    let mut seen = Vec::new();
-    for name in names.map(|stage| stage.name) {
-        if seen.contains(&name) {
-            continue;
-        }
-        seen.push(name);
-        let mut row = vec![Cell::new(name)];
-        row.extend(timelines.iter().map(|one| {
-            let ms = one.stages.iter().find(|stage| stage.name == name);
-            number(ms.map(|stage| stage.ms))
-        }));
+    for one in &timelines {
+        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        let mut row = vec![Cell::new(format!("{}, {}", one.kernel, one.firmware))];
+        row.extend(
+            one.stages
+                .iter()
+                .map(|stage| right(format!("{:.1}", stage.ms))),
+        );
+        row.extend([right(one.spread.to_string()), right(one.more.to_string())]);
         table.add_row(row);
     }
-    let mut row = vec![Cell::new("user space after")];
-    row.extend(timelines.iter().map(|one| number(Some(one.total()))));
-    table.add_row(row);
     say!("{table}")?;
-    say!("{MACHINE} under TCG: a translator's milliseconds, of which the shares count.")?;
+    let (release, runs) = (linux.release()?, options.runs);
+    say!("{MACHINE}, {accel:?}, Linux {release}, {runs} boots of each by turns")?;
+    if accel == Accel::Tcg {
+        say!("A translator's milliseconds, of which the shares count.")?;
+    }
 
     let dir = workspace::target().join("bench");
     fs::create_dir_all(&dir)?;
@@ -124,34 +144,56 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn number(ms: Option<f64>) -> Cell {
-    let text = ms.map_or("-".to_owned(), |ms| format!("{ms:.1}"));
-    Cell::new(text).set_alignment(CellAlignment::Right)
-}
-
-/// Boots once and dates the stages.
-fn boot(kernel: &'static str, rom: &Path, image: &Path) -> Result<Timeline> {
+/// Boots each firmware `runs` times, by turns.
+fn boots(
+    linux: &Linux,
+    firmware: &[Firmware],
+    kernel: &'static str,
+    accel: Accel,
+    runs: usize,
+) -> Result<Vec<Timeline>> {
     let step = progress::step(format!("booting the {kernel}"));
-    let qemu = Qemu::new(MACHINE)
-        .bios(rom)
-        .kernel(image)
-        .initrd(initramfs::standard(Arch::Amd64)?)
-        // Early output dates the kernel's start; the decompressor says nothing then.
-        .append("console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1 qboot.do=poweroff")
-        .accel(Accel::Tcg)
-        .trace("memory_region_ops_write")
-        .trace("vm_state_notify")
-        .args(["-msg", "timestamp=on"]);
-    let started = seconds(SystemTime::now())?;
-    let mut vm = qemu.spawn()?;
-    vm.wait_exit(TIMEOUT)?;
-    let report = vm.report();
-    let events = Events::read(&vm.trace_path())?;
-    let timeline = events
-        .stages(kernel, started)
-        .with_context(|| format!("{kernel}\n{report}"))?;
-    step.done(&format!("user space after {:.0} ms", timeline.total()));
-    Ok(timeline)
+    let wrapped = match kernel {
+        "bzImage" => Kernel::BzImage,
+        _ => Kernel::Pvh,
+    };
+    let cells = measure::core_cells();
+    let cell = cells
+        .iter()
+        .find(|cell| cell.machine == MACHINE && cell.kernel == wrapped)
+        .context("the machine is not measured")?;
+    let mut taken = vec![Vec::new(); firmware.len()];
+    for _ in 0..runs {
+        for (one, list) in firmware.iter().zip(&mut taken) {
+            let mut points = vec![seconds(SystemTime::now())?];
+            let trace = user_space::timed(linux, &one.image, cell, accel)?;
+            points.extend(Points::read(trace.path())?.ordered()?);
+            list.push(points);
+        }
+    }
+    step.done(&format!("{runs} boots of each"));
+    let total = |points: &Vec<f64>| (points[STAGES.len()] - points[0]) * 1e3;
+    let timelines = firmware.iter().zip(&taken).map(|(one, list)| {
+        let stages = STAGES.iter().enumerate().map(|(n, name)| {
+            let ms = list.iter().map(|points| (points[n + 1] - points[n]) * 1e3);
+            let ms = Spread::of(ms.collect()).context("no boots")?.median;
+            Ok(Stage { name, ms })
+        });
+        let ours = taken.first().into_iter().flatten().map(total);
+        let more = list
+            .iter()
+            .map(total)
+            .zip(ours)
+            .map(|(this, ours)| this - ours);
+        Ok(Timeline {
+            kernel,
+            firmware: one.name.clone(),
+            stages: stages.collect::<Result<_>>()?,
+            spread: Spread::of(list.iter().map(total).collect()).context("no boots")?,
+            more: Spread::of(more.collect()).context("no boots")?,
+        })
+    });
+    timelines.collect()
 }
 
 fn seconds(time: SystemTime) -> Result<f64> {
@@ -160,17 +202,15 @@ fn seconds(time: SystemTime) -> Result<f64> {
 
 /// When what happened, in seconds since 1970.
 #[derive(Debug, Default)]
-struct Events {
+struct Points {
     running: Option<f64>,
-    marks: Vec<(u64, u64, f64)>,
-    /// Start of each line on the serial port.
-    lines: Vec<(f64, String)>,
+    transfer: Option<f64>,
+    user_space: Option<f64>,
 }
 
-impl Events {
+impl Points {
     fn read(trace: &Path) -> Result<Self> {
         let mut this = Self::default();
-        let mut line = (0.0, String::new());
         for text in BufReader::new(File::open(trace)?).lines() {
             let text = text?;
             let Some(time) = measure::time_of(&text) else {
@@ -179,84 +219,27 @@ impl Events {
             if text.contains("vm_state_notify running 1") {
                 this.running.get_or_insert(time);
             }
-            let Some(access) = Access::parse(&text) else {
-                continue;
-            };
-            match access.addr {
-                FIRMWARE_PORT | KERNEL_PORT => {
-                    this.marks.push((access.addr, access.value, time));
+            match Access::parse(&text) {
+                Some(access) if access.addr == u64::from(REPORT_PORT) => {
+                    this.user_space.get_or_insert(time);
                 }
-                SERIAL_PORT => match u8::try_from(access.value).unwrap_or(0) {
-                    b'\n' => this.lines.push(std::mem::take(&mut line)),
-                    // Also the divisor latch: bytes of the port's set-up.
-                    byte if byte < b' ' => {}
-                    byte => {
-                        if line.1.is_empty() {
-                            line.0 = time;
-                        }
-                        line.1.push(char::from(byte));
-                    }
-                },
+                Some(access) if access.region.starts_with("fwcfg") => this.transfer = Some(time),
                 _ => {}
             }
         }
         Ok(this)
     }
 
-    fn mark(&self, port: u64, values: &[u64]) -> Option<f64> {
-        let found = self
-            .marks
-            .iter()
-            .find(|(at, value, _)| *at == port && values.contains(value));
-        found.map(|(_, _, time)| *time)
-    }
-
-    fn line(&self, text: &str) -> Option<f64> {
-        let found = self.lines.iter().find(|(_, line)| line.contains(text));
-        found.map(|(time, _)| *time)
-    }
-
-    fn stages(&self, kernel: &'static str, started: f64) -> Result<Timeline> {
-        let points = [
-            ("QEMU", self.running.context("the machine did not start")?),
-            (
-                "reset stub",
-                self.mark(FIRMWARE_PORT, &[1])
-                    .context("no mark of the firmware's start")?,
-            ),
-            (
-                "firmware",
-                self.mark(FIRMWARE_PORT, &[5])
-                    .context("no mark before the kernel's loading")?,
-            ),
-            (
-                "loading",
-                self.mark(KERNEL_PORT, &[2, 3, 4])
-                    .context("no mark before the jump")?,
-            ),
-            (
-                "decompressor and early kernel",
-                self.line("Linux version")
-                    .context("the kernel said nothing")?,
-            ),
-            (
-                "kernel",
-                self.line(" as init process")
-                    .context("no first process was started")?,
-            ),
-            ("init", self.line(MARKER).context("init said nothing")?),
-        ];
-        let mut before = started;
-        let mut stages = Vec::new();
-        for (name, time) in points {
-            ensure!(time >= before, "{name} ends before it starts");
-            stages.push(Stage {
-                name,
-                ms: (time - before) * 1e3,
-            });
-            before = time;
-        }
-        Ok(Timeline { kernel, stages })
+    /// The stages' ends.
+    fn ordered(&self) -> Result<[f64; STAGES.len()]> {
+        let running = self.running.context("the machine did not start")?;
+        let transfer = self.transfer.context("the firmware read nothing")?;
+        let user_space = self.user_space.context("user space was not reached")?;
+        ensure!(
+            running <= transfer && transfer <= user_space,
+            "a stage ends before it starts"
+        );
+        Ok([running, transfer, user_space])
     }
 }
 
@@ -264,47 +247,34 @@ impl Events {
 mod tests {
     use super::*;
 
-    fn trace(lines: &[&str]) -> Events {
+    fn points(lines: &[String]) -> Points {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         for line in lines {
             std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes()).unwrap();
         }
-        Events::read(file.path()).unwrap()
+        Points::read(file.path()).unwrap()
     }
 
-    fn write(time: &str, addr: &str, value: u32) -> String {
+    fn write(time: &str, addr: &str, region: &str) -> String {
         format!(
-            "1@{time}:memory_region_ops_write cpu 0 mr 0x1 addr {addr} value {value:#x} size 1 name 'io'"
+            "1@{time}:memory_region_ops_write cpu 0 mr 0x1 addr {addr} value 0x1 size 1 name '{region}'"
         )
     }
 
     #[test]
-    fn stages_are_the_distances_between_marks() {
-        let mut lines = vec![
-            "1@10.500000:vm_state_notify running 1 reason 9 (running)".to_owned(),
-            write("10.501000", "0xf5", 1),
-            write("10.502000", "0xf5", 5),
-            write("10.503000", "0xf4", 3),
+    fn the_last_transfer_ends_the_firmware() {
+        let running = "1@10.5:vm_state_notify running 1 reason 9 (running)".to_owned();
+        let lines = [
+            running.clone(),
+            write("10.6", "0x518", "fwcfg.dma"),
+            write("10.7", "0x510", "fwcfg"),
+            write("10.8", "0xcf8", "pci-conf-idx"),
+            write("10.9", "0xe0", "io"),
         ];
-        let output = [
-            ("10.600000", "Linux version 6.1\n".to_owned()),
-            ("10.800000", "Run /init as init process\n".to_owned()),
-            ("10.900000", format!("{MARKER} cpus=1\n")),
-        ];
-        for (time, text) in &output {
-            lines.extend(text.bytes().map(|byte| write(time, "0x3f8", byte.into())));
-        }
-        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-        let timeline = trace(&lines).stages("bzImage", 10.0).unwrap();
-        let ms: Vec<_> = timeline.stages.iter().map(|s| s.ms.round()).collect();
-        assert_eq!(ms, [500.0, 1.0, 1.0, 1.0, 97.0, 200.0, 100.0]);
-    }
-
-    #[test]
-    fn a_rom_without_marks_is_named() {
-        let error = trace(&["1@10.5:vm_state_notify running 1 reason 9 (running)"])
-            .stages("bzImage", 10.0)
-            .unwrap_err();
-        assert!(error.to_string().contains("no mark"), "{error}");
+        assert_eq!(points(&lines).ordered().unwrap(), [10.5, 10.7, 10.9]);
+        let error = points(&lines[..4]).ordered().unwrap_err();
+        assert!(error.to_string().contains("user space"), "{error}");
+        let error = points(&[running]).ordered().unwrap_err();
+        assert!(error.to_string().contains("read nothing"), "{error}");
     }
 }

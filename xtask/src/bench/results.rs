@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::user_space::UserSpace;
 use crate::measure::{Counts, Spread};
 
 /// Time and exits under KVM.
@@ -22,6 +23,9 @@ pub struct Kvm {
 pub struct Outcome {
     /// Accesses and instructions; absent when the kernel was not reached.
     pub counts: Option<Counts>,
+    /// A whole boot; absent where it was not counted or user space was not reached.
+    #[serde(default)]
+    pub user_space: Option<UserSpace>,
     /// Pages of guest RAM that were touched first between reset and kernel.
     pub pages: Option<u64>,
     /// Absent without KVM.
@@ -33,6 +37,9 @@ pub struct Outcome {
 pub struct Results {
     /// What `qemu --version` says.
     pub qemu: String,
+    /// Kernel that was booted to user space.
+    #[serde(default)]
+    pub linux: String,
     /// Used bytes of our ROM.
     pub rom_used_bytes: u64,
     /// Firmware names in the order of the table.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::{
     Access, Cell, Kernel, Spread, accesses, all_cells, donor, end, equipped, named, sums,
@@ -210,6 +210,24 @@ pub fn time(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Result<f64>
     let mut vm = qemu.spawn()?;
     end(&mut vm, rom, cell, TIMEOUT)?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Boots a cell and keeps the trace of its writes, each with its time.
+///
+/// # Errors
+/// User space is not reached.
+pub(crate) fn timed(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Result<NamedTempFile> {
+    let mut vm = linux
+        .machine(rom, cell, accel)?
+        .trace("memory_region_ops_write")
+        .trace("vm_state_notify")
+        .args(["-msg", "timestamp=on"])
+        .spawn()?;
+    end(&mut vm, rom, cell, TIMEOUT)?;
+    // The machine takes its files with it.
+    let kept = NamedTempFile::new()?;
+    fs::copy(vm.trace_path(), kept.path())?;
+    Ok(kept)
 }
 
 /// Milliseconds of each image's boots of a cell, `runs` of each, by turns: a change of
