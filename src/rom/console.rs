@@ -7,6 +7,8 @@ use super::hardware::Hardware;
 use super::io::{in8, out8};
 use qboot::platform::Terminal;
 use spin::Mutex;
+use uart_16550::Uart16550;
+use uart_16550::backend::PioBackend;
 
 /// The debug console's usual ports: QEMU's default, and SeaBIOS's and OVMF's.
 const DEBUG_CONSOLES: [u16; 2] = [0xe9, 0x402];
@@ -14,10 +16,6 @@ const DEBUG_CONSOLES: [u16; 2] = [0xe9, 0x402];
 const DEBUG_CONSOLE_ANSWER: u8 = 0xe9;
 /// COM1, a 16550.
 const COM1: u16 = 0x3f8;
-const LINE_STATUS: u16 = COM1 + 5;
-/// In the line status: the transmitter takes a byte.
-const TRANSMITTER_EMPTY: u8 = 1 << 5;
-const SCRATCH: u16 = COM1 + 7;
 /// 115,200 bits a second, 8 bits, no parity; FIFOs on and empty; DTR, RTS and OUT2;
 /// no interrupts.
 const SETTINGS: [(u16, u8); 7] = [
@@ -47,13 +45,16 @@ static OUTPUTS: Mutex<Outputs> = Mutex::new(Outputs {
     debug: [false; 2],
 });
 
-/// Whether COM1 is there: its scratch register keeps what is written. Sets it up,
-/// without waiting for what it may have to send.
+fn com1() -> Option<Uart16550<PioBackend>> {
+    // SAFETY: COM1's ports are a UART's or nobody's on every machine, and
+    // this console, behind its lock, is their only user.
+    unsafe { Uart16550::new_port(COM1) }.ok()
+}
+
+/// Sets COM1 up, if it is there. The driver's own set-up waits without bound for
+/// an empty transmitter.
 fn set_up_com1() -> bool {
-    let is_there = [0x42, 0x73].into_iter().all(|pattern| {
-        out8(SCRATCH, pattern);
-        in8(SCRATCH) == pattern
-    });
+    let is_there = com1().is_some_and(|mut uart| uart.check_present());
     if is_there {
         for (port, value) in SETTINGS {
             out8(port, value);
@@ -77,9 +78,10 @@ impl Outputs {
                 out8(*port, byte);
             }
         }
-        self.com1 = self.com1 && (0..SEND_TRIES).any(|_| in8(LINE_STATUS) & TRANSMITTER_EMPTY != 0);
-        if self.com1 {
-            out8(COM1, byte);
+        if self.com1
+            && let Some(mut uart) = com1()
+        {
+            self.com1 = (0..SEND_TRIES).any(|_| uart.try_send_byte(byte).is_ok());
         }
     }
 }
