@@ -86,10 +86,8 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     // own at the place where it would be put.
     let entry_point = smbios::load(p, &dir, &mut space, chipset.pci.is_none())?;
     log.smbios(p, entry_point);
-    // Last in the F segment, for it may be the largest there. With ACPI a kernel
-    // can do without.
-    let (needed, optional) = (facts.needs_mp_table(), facts.reads_acpi());
-    if needed && mptable::offer(p, chipset, &summary.roots, &mut space, optional)? {
+    // Last in the F segment, for it may be the largest there.
+    if facts.needs_mp_table() && mptable::offer(p, chipset, &summary.roots, &mut space)? {
         log.mp_table(p);
     }
     space.finish()?;

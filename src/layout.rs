@@ -9,7 +9,7 @@
 //! 0x80000  free for placement: zero page, start_info, command line
 //! 0x9fc00  EBDA, reserved in E820; at 0x9ff00 the note for a wake-up
 //! 0xa0000  (VGA, option ROMs)
-//! 0xf0000  F segment: stack of a wake-up, the copied services, from 0xfe000
+//! 0xf0000  F segment: stack of a wake-up, the copied services, from 0xfe800
 //!          tables found by signature
 //! 0x100000 RAM: kernel, initrd, ACPI tables at the top
 //! ```
@@ -40,7 +40,7 @@ pub const F_SEGMENT: PhysRange = PhysRange::fixed(0xf_0000, 0x10_0000);
 /// nothing else (`linker.ld` keeps the copied services behind it).
 pub const WAKE_STACK: PhysRange = PhysRange::fixed(0xf_0000, 0xf_4000);
 /// The F segment's part for tables; the image ends below it (`linker.ld`).
-pub const F_TABLES: PhysRange = PhysRange::fixed(0xf_e000, 0xf_fc60);
+pub const F_TABLES: PhysRange = PhysRange::fixed(0xf_e800, 0xf_fc60);
 /// Where the image has SMBIOS structures of its own, and so the F segment where
 /// that is the image.
 pub const OWN_SMBIOS: PhysRange = PhysRange::fixed(0xf_fc60, 0xf_fd00);

@@ -164,6 +164,16 @@ fn stands_in_for_acpi(#[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<
     Ok(())
 }
 
+/// So long a table has no room in the F segment, where its pointer has to be.
+#[test]
+fn has_room_for_as_many_processors_as_it_can_name() -> Result<()> {
+    let probe = Probe::new(Kind::BzImage)?;
+    let (_, mut vm) = probe.boot(&probe.machine(MICROVM.with("acpi=off"))?.smp(255))?;
+    let mp = from_mp(&mp_entries(&mut vm)?.context("no MP table")?)?;
+    ensure!(mp.processors == (0..255).collect::<Vec<_>>(), "{mp:?}");
+    Ok(())
+}
+
 /// A kernel that is not Linux may read nothing else, as xv6 does, though QEMU has
 /// ACPI tables.
 #[rstest]

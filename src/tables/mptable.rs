@@ -113,7 +113,8 @@ const HIGH_LEVEL: u16 = 0b11_01;
 /// Destination "all local APICs" (4.3.5).
 const ALL: u8 = 0xff;
 
-const FLOATING_LEN: usize = size_of::<FloatingPointer>();
+const POINTER_LEN: u32 = 16;
+const _: () = assert!(size_of::<FloatingPointer>() == 16);
 const HEADER_LEN: usize = size_of::<Header>();
 
 /// MP floating pointer structure (4.1).
@@ -264,19 +265,19 @@ impl Numbers {
 /// Interrupt pins that the table lists.
 const MAX_PINS: usize = 128;
 
-/// Builds the MP table in the F segment. Without an I/O APIC there is none:
-/// kernels take every entry of the table for true, and Linux stops at an I/O
-/// APIC that is not there. Gives whether it was built; it may be left out too if
-/// it does not fit and is `optional`.
+/// Builds the MP table: its floating pointer in the F segment, where kernels
+/// search, and the table after it, or above 1 MiB if it has too many processors for
+/// that. Without an I/O APIC there is none: kernels take every entry of the table
+/// for true, and Linux stops at an I/O APIC that is not there. Gives whether it was
+/// built.
 ///
 /// # Errors
-/// [`Error::TablesTooBig`] if it does not fit.
+/// [`Error::TablesTooBig`] if it fits nowhere.
 pub fn offer<P: Platform>(
     platform: &mut P,
     chipset: &Chipset,
     roots: &Roots,
     space: &mut TableSpace<'_>,
-    optional: bool,
 ) -> Result<bool> {
     if !has_io_apic(platform, 0) {
         return Ok(false);
@@ -314,18 +315,34 @@ pub fn offer<P: Platform>(
     let len = len
         .and_then(|pins| room(count.into(), pins))
         .ok_or(no_room)?;
-    let place = match space.alloc(Zone::FSegment, len, 16) {
-        Err(_) if optional => return Ok(false),
-        place => place?,
+    let pointer = space.alloc(Zone::FSegment, POINTER_LEN, 16)?;
+    let table = match space.alloc(Zone::FSegment, len, 16) {
+        Err(_) => space.alloc(Zone::High, len, 16)?,
+        table => table?,
     };
     let ids = Topology::read(platform).apic_ids(count);
-    let bytes = platform.bytes(place)?;
-    build(bytes, place.start(), ids, &wiring).ok_or(no_room)?;
+    build(platform.bytes(table)?, ids, &wiring).ok_or(no_room)?;
+    point_at(table.start(), platform.bytes(pointer)?).ok_or(no_room)?;
     Ok(true)
 }
 
-/// Writes floating pointer and table to the start of `buffer`, which lies at
-/// physical address `address`, a multiple of 16; gives their length in bytes.
+/// Writes the floating pointer of a table at physical address `table`. `None` means
+/// that `buffer` has another length than the pointer.
+#[must_use]
+pub fn point_at(table: u32, buffer: &mut [u8]) -> Option<()> {
+    let pointer = FloatingPointer {
+        signature: *b"_MP_",
+        table: table.into(),
+        length: 1,
+        revision: REVISION,
+        checksum: 0,
+        features: [0; 5],
+    };
+    copy_into(buffer, pointer.as_bytes()).ok()?;
+    subtract_sum(buffer, core::mem::offset_of!(FloatingPointer, checksum))
+}
+
+/// Writes the table to the start of `buffer`; gives its length in bytes.
 ///
 /// `apic_ids` are the processors' local APIC ids, the boot processor's first.
 /// Ids above 254 are left out, as the table has no room for them (4.3.1): a
@@ -334,22 +351,19 @@ pub fn offer<P: Platform>(
 #[must_use]
 pub fn build(
     buffer: &mut [u8],
-    address: u32,
     apic_ids: impl IntoIterator<Item = u32>,
     wiring: &Wiring<'_>,
 ) -> Option<usize> {
     let whole = buffer.len();
-    let (floating, rest) = buffer.split_at_mut_checked(FLOATING_LEN)?;
-    let (header, free) = rest.split_at_mut_checked(HEADER_LEN)?;
+    let (header, free) = buffer.split_at_mut_checked(HEADER_LEN)?;
     let mut table = Table { free, entries: 0 };
     push_entries(&mut table, apic_ids, wiring)?;
     let (free, entries) = (table.free.len(), table.entries);
     let len = whole.checked_sub(free)?;
-    let table_len = len.checked_sub(FLOATING_LEN)?;
 
     let table_header = Header {
         signature: *b"PCMP",
-        length: u16::try_from(table_len).ok()?.into(),
+        length: u16::try_from(len).ok()?.into(),
         revision: REVISION,
         checksum: 0,
         oem: *b"QBOOT   ",
@@ -363,17 +377,7 @@ pub fn build(
         reserved: 0,
     };
     copy_into(header, table_header.as_bytes()).ok()?;
-    let pointer = FloatingPointer {
-        signature: *b"_MP_",
-        table: address.checked_add(16)?.into(),
-        length: 1,
-        revision: REVISION,
-        checksum: 0,
-        features: [0; 5],
-    };
-    copy_into(floating, pointer.as_bytes()).ok()?;
-    subtract_sum(floating, core::mem::offset_of!(FloatingPointer, checksum))?;
-    let table = buffer.get_mut(FLOATING_LEN..len)?;
+    let table = buffer.get_mut(..len)?;
     subtract_sum(table, core::mem::offset_of!(Header, checksum))?;
     Some(len)
 }
@@ -498,9 +502,9 @@ fn push_entries(
 /// of [`Wiring::pci`].
 #[must_use]
 pub const fn room(processors: u32, pci: u32) -> Option<u32> {
-    // Floating pointer, header, ISA bus, 16 ISA interrupts, 2 local; two I/O
+    // Header, ISA bus, 16 ISA interrupts, 2 local; two I/O
     // APICs, and the second one's inputs.
-    const FIXED: u32 = 16 + 44 + 8 + 16 * 8 + 2 * 8 + 2 * 8 + 24 * 8;
+    const FIXED: u32 = 44 + 8 + 16 * 8 + 2 * 8 + 2 * 8 + 24 * 8;
     let Some(processors) = processors.checked_mul(20) else {
         return None;
     };

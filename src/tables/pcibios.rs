@@ -85,7 +85,7 @@ mod tests {
         [code[0], code[1], code[2], code[3]] = [20, 0, 0, 0];
         code
     };
-    const PLACE: PhysRange = PhysRange::fixed(0xf_e000, 0xf_e038);
+    const PLACE: PhysRange = PhysRange::fixed(0xf_e800, 0xf_e838);
 
     #[test]
     fn kernels_find_it_and_it_finds_itself() {
@@ -97,15 +97,15 @@ mod tests {
         let bytes = machine.bytes(PLACE).unwrap();
         let table = &bytes[..0x10];
         assert_eq!(&table[..4], b"_32_");
-        assert_eq!(u32_at(table, 4), Some(0xf_e010 + 8));
+        assert_eq!(u32_at(table, 4), Some(0xf_e810 + 8));
         assert_eq!(table[8..10], [0, 1]);
         assert_eq!(byte_sum(table), 0);
         let code = &bytes[0x10..];
-        assert_eq!(u32_at(code, ENTRY), Some(0xe010 + 20));
+        assert_eq!(u32_at(code, ENTRY), Some(0xe810 + 20));
         assert_eq!(code[LAST_BUS], 7);
         assert_eq!(code[8..], CODE[8..]);
         let next = space.alloc(Zone::FSegment, 1, 1).unwrap();
-        assert_eq!(next.start(), 0xf_e040);
+        assert_eq!(next.start(), 0xf_e840);
     }
 
     #[test]

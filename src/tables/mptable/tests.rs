@@ -9,26 +9,14 @@ use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
-const ADDRESS: u32 = 0xf_9000;
-
 /// Builds into `room` bytes; gives the entries, all else found right.
 fn entries(room: usize, apic_ids: &[u32], wiring: &Wiring<'_>) -> Option<Vec<Vec<u8>>> {
     let mut buffer = vec![0xa5; room + 64];
-    let len = build(
-        &mut buffer[..room],
-        ADDRESS,
-        apic_ids.iter().copied(),
-        wiring,
-    );
+    let len = build(&mut buffer[..room], apic_ids.iter().copied(), wiring);
     assert!(buffer[room..].iter().all(|byte| *byte == 0xa5));
     let len = len?;
     assert!(buffer[len..].iter().all(|byte| *byte == 0xa5));
-    let (floating, table) = buffer[..len].split_at(16);
-    assert_eq!(floating[..4], *b"_MP_");
-    assert_eq!(byte_sum(floating), 0);
-    assert_eq!(u32_at(floating, 4), Some(ADDRESS + 16));
-    assert_eq!((floating[8], floating[9]), (1, 4));
-    assert_eq!(floating[11..], [0; 5]);
+    let table = &buffer[..len];
     assert_eq!(table[..4], *b"PCMP");
     assert_eq!(byte_sum(table), 0);
     assert_eq!(u16_at(table, 4).map(usize::from), Some(table.len()));
@@ -50,6 +38,18 @@ fn entries(room: usize, apic_ids: &[u32], wiring: &Wiring<'_>) -> Option<Vec<Vec
 fn of_kind(entries: &[Vec<u8>], kind: u8) -> Vec<&[u8]> {
     let entries = entries.iter().map(Vec::as_slice);
     entries.filter(|entry| entry[0] == kind).collect()
+}
+
+#[test]
+fn the_pointer_is_found_by_signature_and_sum() {
+    let mut pointer = [0xa5; 16];
+    point_at(0x1234_5670, &mut pointer).unwrap();
+    assert_eq!(pointer[..4], *b"_MP_");
+    assert_eq!(byte_sum(&pointer), 0);
+    assert_eq!(u32_at(&pointer, 4), Some(0x1234_5670));
+    assert_eq!((pointer[8], pointer[9]), (1, 4));
+    assert_eq!(pointer[11..], [0; 5]);
+    assert_eq!(point_at(0, &mut pointer[1..]), None);
 }
 
 #[test]
