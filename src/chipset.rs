@@ -1,6 +1,6 @@
 //! The chipsets as data: what differs between QEMU's machines.
 //!
-//! A new machine is a new entry in [`CHIPSETS`]. The entry code has read the
+//! A new machine is a new entry in `CHIPSETS`. The entry code has read the
 //! host bridge's id and opened the F segment; on Q35 it has also placed the
 //! ECAM, so that each register here is one access.
 

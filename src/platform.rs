@@ -68,7 +68,7 @@ pub trait FwCfg {
     /// Selects `selector` and reads from its start.
     ///
     /// # Errors
-    /// [`Error::FwCfgTransfer`], [`Error::NoFwCfg`].
+    /// [`Error::FwCfgTransfer`](crate::error::Error::FwCfgTransfer), [`Error::NoFwCfg`](crate::error::Error::NoFwCfg).
     fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()>;
 
     /// Reads on in the selected item.
@@ -80,7 +80,7 @@ pub trait FwCfg {
     /// As [`FwCfg::read`], to guest memory.
     ///
     /// # Errors
-    /// [`Error::NotOurMemory`], and as [`FwCfg::read`].
+    /// [`Error::NotOurMemory`](crate::error::Error::NotOurMemory), and as [`FwCfg::read`].
     fn load(&mut self, selector: u16, to: PhysRange) -> Result<()>;
 
     /// As [`FwCfg::read_next`], to guest memory.
@@ -98,7 +98,7 @@ pub trait FwCfg {
     /// Writes `data` at `offset` of item `selector`.
     ///
     /// # Errors
-    /// [`Error::FwCfgTransfer`] also if the item is read-only.
+    /// [`Error::FwCfgTransfer`](crate::error::Error::FwCfgTransfer) also if the item is read-only.
     fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()>;
 
     /// A little-endian `u32` item; 0 if there is none.

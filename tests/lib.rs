@@ -81,7 +81,7 @@ const SKIPS: [(&str, &str); 12] = [
 /// Says that a test was not run and why, in a form that scripts count.
 ///
 /// # Panics
-/// The skip is not one of [`SKIPS`], or the file that scripts read cannot be written.
+/// The skip is not one of `SKIPS`, or the file that scripts read cannot be written.
 pub fn skip(test: &str, reason: &str) {
     let expected = |(name, why): &(&str, &str)| test.starts_with(name) && reason.starts_with(why);
     assert!(

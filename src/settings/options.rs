@@ -1,7 +1,7 @@
 //! What the user asks of the firmware: the files under `opt/org.qboot/` in
 //! fw_cfg.
 //!
-//! A new option is a type here with its values in [`CHOICES`], two lines in
+//! A new option is a type here with its values in `CHOICES`, two lines in
 //! [`Options::read`] and a row in `docs/options.md`.
 
 use crate::error::{BadValue, Error, OptionName, Result};

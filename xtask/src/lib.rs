@@ -7,7 +7,7 @@
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`probe`] makes kernels that say in what state they were entered.
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
-//! - [`bench`] compares several, [`timeline`] shows a whole boot.
+//! - [`mod@bench`] compares several, [`timeline`] shows a whole boot.
 //! - [`matrix`] starts the test that boots a table of machines and kernels.
 //! - [`capture`] records what a machine hands to its firmware.
 //! - [`package`] makes the Debian package, [`release`] everything that is handed out.

@@ -39,7 +39,7 @@ pub fn tool() -> Result<PathBuf> {
     Ok(tool)
 }
 
-/// Makes the Debian package of what [`dist`] has collected in `files`, in the
+/// Makes the Debian package of what `cargo xtask dist` has collected in `files`, in the
 /// directory `to`.
 ///
 /// # Errors

@@ -126,9 +126,9 @@ pub fn budget_cells() -> Vec<Cell> {
 /// What one boot to user space costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserSpace {
-    /// Port and MMIO accesses from reset to user space, without [`CALIBRATION`].
+    /// Port and MMIO accesses from reset to user space, without `CALIBRATION`.
     pub accesses: u64,
-    /// Those of them that KVM would hand to QEMU, see [`exits`].
+    /// Those of them that KVM would hand to QEMU, see `exits`.
     pub exits: u64,
     /// The accesses by the memory region's name.
     pub regions: BTreeMap<String, u64>,
