@@ -358,4 +358,4 @@ fn a_pvh_kernel_cannot_be_woken(machine: Machine) -> Result<()> {
 }
 
 /// Longest that Linux may take to wake and do its work, on a loaded machine.
-const TIMEOUT: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(900);

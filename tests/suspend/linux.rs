@@ -167,7 +167,7 @@ fn linux_of_32_bits_keeps_its_network(machine: Machine) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let guest = Guest {
         flavour: Flavour::I686Pae,
-        modules: &["pps_core", "ptp", "e1000e"],
+        modules: &["e1000e"],
         ..Guest::cloud("suspend.times=3 suspend.fill=128 suspend.ping=10.0.2.2")
     };
     let qemu = guest.qemu(machine, dir.path())?;
@@ -181,7 +181,7 @@ fn linux_of_32_bits_keeps_its_network(machine: Machine) -> Result<()> {
 #[ignore = "takes minutes"]
 fn five_gib_survive(machine: Machine) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let guest = Guest::cloud("suspend.times=1 suspend.fill=2400");
+    let guest = Guest::cloud("suspend.times=1 suspend.fill=1200");
     let qemu = guest.qemu(machine, dir.path())?.memory_mib(5 << 10);
     sleeps(&qemu.smp(2), 1)?;
     Ok(())
