@@ -125,7 +125,7 @@ pub fn run(options: &Options) -> Result<()> {
         time(&kit, &firmware, &cells, options.runs, &mut results)?;
     }
 
-    report(&results, options.docs)?;
+    report(&results)?;
     let missed: Vec<_> = results
         .results
         .iter()
@@ -174,8 +174,8 @@ fn firmware(options: &Options) -> Result<(Vec<Firmware>, u64, Vec<String>)> {
     Ok((firmware, used, skipped))
 }
 
-/// Prints the results and writes them down; `docs` keeps the chart.
-fn report(results: &Results, docs: bool) -> Result<()> {
+/// Prints the results and writes them down.
+fn report(results: &Results) -> Result<()> {
     let table = table(results);
     say!("{table}")?;
     if is_narrow(&table) {
@@ -201,7 +201,7 @@ fn report(results: &Results, docs: bool) -> Result<()> {
     fs::write(&json, serde_json::to_string_pretty(results)? + "\n")
         .with_context(|| format!("writing {}", json.display()))?;
     let svg = dir.join("results.svg");
-    chart::benchmark(results, &svg, docs)?;
+    chart::benchmark(results, &svg, false)?;
     for file in [json, svg] {
         let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
         say!("wrote {}", file.display())?;

@@ -102,9 +102,9 @@ impl Svg {
         }
     }
 
-    /// Writes `path`, a second file for dark pages beside it, and with `keep` copies of
-    /// both for the documents.
-    fn write(mut self, path: &Path, keep: bool) -> Result<()> {
+    /// Writes `path`, a second file for dark pages beside it, and for the documents
+    /// copies of both under the name `keep_as`.
+    fn write(mut self, path: &Path, keep_as: Option<&str>) -> Result<()> {
         self.0.push_str("</svg>\n");
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         for Theme(end, [page, ink, grid], series) in THEMES {
@@ -113,12 +113,12 @@ impl Svg {
             for (n, colour) in series.iter().enumerate() {
                 text = text.replace(&format!("$series{n}"), colour);
             }
-            let name = format!("{stem}{end}.svg");
             let write = |path: &Path| {
                 fs::write(path, &text).with_context(|| format!("writing {}", path.display()))
             };
-            write(&path.with_file_name(&name))?;
-            if keep {
+            write(&path.with_file_name(format!("{stem}{end}.svg")))?;
+            if let Some(keep_as) = keep_as {
+                let name = format!("{keep_as}{end}.svg");
                 write(&workspace::root().join("docs").join(&name))?;
                 say!("wrote docs/{name}")?;
             }
@@ -146,7 +146,7 @@ const QUANTITIES: [(&str, Value); 4] = [
 ];
 
 /// A panel's title, and its bars: the firmware's number, the place and the value.
-type Panel = (&'static str, Vec<(usize, i32, f64)>);
+type Panel = (&'static str, Vec<(usize, i32, Option<f64>)>);
 
 /// The panels that have values; `place` gives the height for a cell and a firmware.
 fn panels(results: &Results, cells: &[&String], place: impl Fn(i32, i32) -> i32) -> Vec<Panel> {
@@ -155,14 +155,13 @@ fn panels(results: &Results, cells: &[&String], place: impl Fn(i32, i32) -> i32)
         for (n, cell) in (0..).zip(cells) {
             let outcomes = results.results.get(*cell);
             for (f, name) in results.firmware.iter().enumerate() {
-                if let Some(value) = outcomes.and_then(|by| get(by.get(name)?)) {
-                    bars.push((f, place(n, f as i32), value));
-                }
+                let value = outcomes.and_then(|by| get(by.get(name)?));
+                bars.push((f, place(n, f as i32), value));
             }
         }
         (title, bars)
     });
-    let filled = |panel: &Panel| panel.1.iter().any(|(.., value)| *value > 0.0);
+    let filled = |panel: &Panel| panel.1.iter().any(|(.., value)| value.is_some());
     panels.into_iter().filter(filled).collect()
 }
 
@@ -177,7 +176,7 @@ pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
     const GAP: i32 = 12;
     const TOP: i32 = 88;
     // Room right of the longest bar for its number.
-    const NUMBER: i32 = 72;
+    const NUMBER: i32 = 80;
 
     let bare = |cell: &&String| !cell.contains("server") && !cell.contains("initrd");
     let cells: Vec<&String> = results.cells.iter().filter(bare).collect();
@@ -197,7 +196,10 @@ pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
     for (p, (title, bars)) in (0..).zip(&panels) {
         let left = LABELS + width * p;
         svg.text(title, (left, 72), 14, "start");
-        let most = bars.iter().map(|(.., value)| *value).fold(0.0, f64::max);
+        let most = bars
+            .iter()
+            .filter_map(|(.., value)| *value)
+            .fold(0.0, f64::max);
         // One more than the value: the logarithm then starts at nothing.
         let place = |value: f64| {
             let share = (value + 1.0).ln() / (most + 1.0).ln();
@@ -214,6 +216,10 @@ pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
             svg.tick(left + place(value), (TOP - 4, bottom), label);
         }
         for (f, y, value) in bars {
+            let Some(value) = value else {
+                svg.text("not reached", (left + 5, y + BAR / 2), 11, "start");
+                continue;
+            };
             let len = place(*value);
             svg.bar((left, y + 1), (len, BAR - 2), Colour::Series(*f));
             let number = if *value < 100.0 && value.fract() != 0.0 {
@@ -224,7 +230,7 @@ pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
             svg.text(&number, (left + len + 5, y + BAR / 2), 11, "start");
         }
     }
-    svg.write(path, keep)
+    svg.write(path, keep.then_some("benchmark"))
 }
 
 /// Draws one bar a boot: for each kernel the firmware one under another.
@@ -283,10 +289,11 @@ pub fn timelines(timelines: &[Timeline], path: &Path, keep: bool) -> Result<()> 
             .iter()
             .find(|stage| stage.name == timeline::FIRMWARE);
         let firmware = firmware.map_or(0.0, |stage| stage.ms);
-        let note = format!("{at:.0} ms, of which firmware {firmware:.1} ms");
+        let total = grouped(at.round() as u64);
+        let note = format!("{total} ms, of which firmware {firmware:.1} ms");
         svg.text(&note, (x(at) + 6, y + BAR / 2), 12, "start");
     }
-    svg.write(path, keep)
+    svg.write(path, keep.then_some("timeline"))
 }
 
 #[cfg(test)]
@@ -299,7 +306,7 @@ mod tests {
         let mut svg = Svg::new(20);
         svg.tick(10, (0, 10), "a < b");
         svg.legend(5, ["x", "y", "z", "v", "w", "u"].into_iter());
-        svg.write(&dir.path().join("chart.svg"), false).unwrap();
+        svg.write(&dir.path().join("chart.svg"), None).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let (light, dark) = (read("chart.svg"), read("chart-dark.svg"));
         assert!(!light.contains('$') && !dark.contains('$'));

@@ -1,4 +1,5 @@
-//! The figures of README.md and docs/benchmarks.md, from `target/bench/results.json`.
+//! The figures of README.md and docs/benchmarks.md and their chart, from
+//! `target/bench/results.json`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,8 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use crate::bench::{OURS, Outcome, REFERENCE, Results, grouped};
-use crate::measure;
-use crate::workspace;
+use crate::{chart, measure, workspace};
 
 const START: &str = "<!-- figures -->\n";
 const END: &str = "<!-- /figures -->";
@@ -29,6 +29,7 @@ pub fn publish() -> Result<()> {
             path.display()
         );
     }
+    chart::benchmark(&results, &path.with_extension("svg"), true)?;
     let (bare, more) = sections(&results);
     for (name, section) in [("README.md", bare), ("docs/benchmarks.md", more)] {
         let path = workspace::root().join(name);
@@ -138,7 +139,22 @@ fn boots(results: &Results, is_bare: impl Fn(&String) -> bool) -> (String, Strin
             table.push_str(&row(results, cell, booted));
         }
     }
-    (bare, more)
+    (lead(results) + &bare, more)
+}
+
+/// What the README says first.
+fn lead(results: &Results) -> String {
+    const CELL: &str = "q35 PVH";
+    let exits = |name: &String| {
+        let outcome = results.results.get(CELL)?.get(name)?;
+        let exits = grouped(outcome.user_space.as_ref()?.exits);
+        Some(format!("{exits} with {name}"))
+    };
+    let texts: Vec<_> = results.firmware.iter().filter_map(exits).collect();
+    format!(
+        "**Exits until user space on a bare q35: {}.**\n\n",
+        texts.join(", ")
+    )
 }
 
 fn booted(outcome: &Outcome) -> String {
@@ -215,6 +231,7 @@ mod tests {
             bare.contains("| q35 PVH | 6 / 1,000 | 5 / 1,000 |"),
             "{bare}"
         );
+        assert!(bare.starts_with("**Exits until user space on a bare q35: 60 with qboot-rs, 50"));
         assert!(bare.contains("| q35 PVH | 60 / 120 | 50 / 100 |"), "{bare}");
         assert!(more.contains("is cheaper in: q35 PVH."), "{more}");
         assert!(more.contains("q35 PVH (6 instead of 5)"), "{more}");

@@ -27,7 +27,7 @@ use crate::{build, chart, progress, workspace};
 pub struct Stage {
     /// What runs.
     pub name: &'static str,
-    /// How long, in milliseconds: the median.
+    /// How long, in milliseconds: the least of all boots, since load only adds.
     pub ms: f64,
 }
 
@@ -176,7 +176,7 @@ fn boots(
     let timelines = firmware.iter().zip(&taken).map(|(one, list)| {
         let stages = STAGES.iter().enumerate().map(|(n, name)| {
             let ms = list.iter().map(|points| (points[n + 1] - points[n]) * 1e3);
-            let ms = Spread::of(ms.collect()).context("no boots")?.median;
+            let ms = Spread::of(ms.collect()).context("no boots")?.min;
             Ok(Stage { name, ms })
         });
         let ours = taken.first().into_iter().flatten().map(total);
