@@ -173,8 +173,15 @@ fn simulated(
     Ok((guest, handoff))
 }
 
-/// Compares what lies at `range`, but for `except`.
-fn same(vm: &mut Vm, guest: &Guest, range: PhysRange, except: Range<u64>) -> Result<()> {
+/// Compares what lies at `range`, but for `except`; `is_image` says that the F
+/// segment is the image.
+fn same(
+    vm: &mut Vm,
+    guest: &Guest,
+    range: PhysRange,
+    except: Range<u64>,
+    is_image: bool,
+) -> Result<()> {
     let mut real = vm.memory(range.start().into(), range.len() as usize)?;
     let mut simulated = guest.machine.memory.peek(range).to_vec();
     ensure!(real.len() == simulated.len(), "{range:x?} is not all RAM");
@@ -191,6 +198,16 @@ fn same(vm: &mut Vm, guest: &Guest, range: PhysRange, except: Range<u64>) -> Res
         let at = at.map(|at| at..at + (except.end - except.start) as usize);
         if let Some(bytes) = at.and_then(|at| bytes.get_mut(at)) {
             bytes.fill(0);
+        }
+    }
+    // `.wake` lies there, where tables are not.
+    if tables && is_image {
+        let rom = std::fs::read(build::rom(&[])?.image)?;
+        let rom = &rom[(range.start() - layout::F_SEGMENT.start()) as usize..];
+        for (n, byte) in real.iter_mut().enumerate() {
+            if simulated[n] == 0 && *byte == rom[n] {
+                *byte = 0;
+            }
         }
     }
     if real == simulated {
@@ -242,7 +259,7 @@ fn the_simulation_leaves_the_same_memory(
         layout::F_TABLES,
         PhysRange::fixed(layout::HIGH_RAM, 64 << 20),
     ] {
-        same(&mut vm, &guest, range, own.clone())?;
+        same(&mut vm, &guest, range, own.clone(), machine.is(MICROVM))?;
     }
     Ok(())
 }
