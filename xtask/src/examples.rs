@@ -18,7 +18,7 @@ Examples:
   qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
   qboot measure --all --json | jq
   qboot measure --user-space --cell \"q35 PVH\"
-  qboot measure --user-space --runs 5 --rom target/qboot.rom --rom /usr/share/qemu/qboot.rom
+  qboot measure --user-space --runs 5 --rom /usr/share/qemu/qboot.rom
   qboot measure --update-budget          after a change that is worth it",
     ),
     (

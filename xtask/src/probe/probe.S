@@ -138,8 +138,9 @@ record:
         .equ    record_len, . - record
 
         # A checksum, in which order counts, of what the firmware leaves below
-        # 640 KiB but in its own memory (src/layout.rs), in the F segment and at
-        # the end of 16 MiB. It goes behind the record.
+        # 640 KiB and in the F segment but in its own memory (src/layout.rs: stack,
+        # statics, scratch and the stack of a wake-up), and at the end of 16 MiB. It
+        # goes behind the record.
         .org    0x2b0
 sum:
         leal    parts - start(%ebp), %edi
@@ -209,7 +210,7 @@ halt64:
 parts:
         .long   0x6000, 0x2a000 / 4
         .long   0x80000, 0x20000 / 4
-        .long   0xf0000, 0x10000 / 4
+        .long   0xf4000, 0xc000 / 4
         .long   0xf00000, 0x100000 / 4
 none:
         .long   0, 0
