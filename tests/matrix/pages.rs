@@ -46,16 +46,10 @@ fn ids(row: &Row) -> impl Iterator<Item = (&str, String)> {
     machines.map(|machine| (machine.as_str(), format!("{}@{machine}", row.name)))
 }
 
-fn head(first: &[&str]) -> String {
-    let names = FIRMWARES.map(|(_, name)| name);
-    let columns: Vec<&str> = first.iter().copied().chain(names).collect();
-    let rule = "|---".repeat(columns.len());
-    format!("| {} |\n{rule}|\n", columns.join(" | "))
-}
-
 /// How many cells of each group work with the oldest QEMU.
 fn summary(rows: &[Row], record: &Record) -> String {
-    let mut text = head(&["cells that work"]);
+    let names = FIRMWARES.map(|(_, name)| name).join(" | ");
+    let mut text = format!("| cells that boot | {names} |\n|---|---|---|---|\n");
     for group in groups(rows) {
         let _ = write!(text, "| {group} |");
         for (firmware, _) in FIRMWARES {
@@ -74,14 +68,14 @@ fn summary(rows: &[Row], record: &Record) -> String {
     text
 }
 
-/// Every cell; machines of a row on which all firmwares do the same share a line. What
-/// all of them boot is a list below the table.
+/// Every cell, in lists by the firmwares that boot it. Machines of a row on which all
+/// firmwares do the same share a line.
 fn whole(rows: &[Row], record: &Record) -> String {
     let mut text = String::new();
     let all: BTreeSet<&String> = record.cells().flat_map(|id| record.versions(id)).collect();
     for group in groups(rows) {
-        let _ = write!(text, "## {group}\n\n{}", head(&["what", "machine"]));
-        let mut list = String::new();
+        let _ = write!(text, "## {group}\n\n");
+        let mut lists: Vec<(String, String)> = Vec::new();
         for row in rows.iter().filter(|row| row.group == group) {
             let mut lines: Vec<(Vec<&str>, String, [String; 3])> = Vec::new();
             for (machine, id) in ids(row) {
@@ -99,21 +93,37 @@ fn whole(rows: &[Row], record: &Record) -> String {
                 }
             }
             for (machines, versions, outcomes) in lines {
-                let machines = machines.join(", ");
-                let _ = if outcomes.iter().all(|outcome| outcome == "yes") {
-                    writeln!(list, "- {}: {machines}{versions}", row.text)
-                } else {
-                    let outcomes = outcomes.join(" | ");
-                    writeln!(text, "| {} | {machines}{versions} | {outcomes} |", row.text)
-                };
+                let heading = boots(&outcomes);
+                let line = format!("- {}: {}{versions}\n", row.text, machines.join(", "));
+                match lists.iter_mut().find(|(known, _)| *known == heading) {
+                    Some((_, list)) => list.push_str(&line),
+                    None => lists.push((heading, line)),
+                }
             }
         }
-        if !list.is_empty() {
-            let _ = write!(text, "\nAll three boot:\n\n{list}");
+        for (heading, list) in lists {
+            let _ = write!(text, "{heading}:\n\n{list}\n");
         }
-        text.push('\n');
     }
     text
+}
+
+/// Which firmwares boot a cell with these outcomes; how it ends where that depends on
+/// QEMU's version.
+fn boots(outcomes: &[String; 3]) -> String {
+    let named = || FIRMWARES.iter().map(|(_, name)| *name).zip(outcomes);
+    let good = named().filter(|(_, outcome)| *outcome == "yes");
+    let good: Vec<&str> = good.map(|(name, _)| name).collect();
+    let mut heading = match good[..] {
+        [] => "Boots with none".to_owned(),
+        [one] => format!("Boots with {one} alone"),
+        [one, other] => format!("Boots with {one} and {other}"),
+        _ => "Boots with all three".to_owned(),
+    };
+    for (name, outcome) in named().filter(|(_, outcome)| outcome.contains(':')) {
+        let _ = write!(heading, "; {name}: {outcome}");
+    }
+    heading
 }
 
 /// What a firmware does in a cell, and with which QEMU where they differ.
@@ -125,7 +135,6 @@ fn outcomes(record: &Record, id: &str, firmware: &str) -> String {
         };
         let outcome = match outcome {
             WORKS => "yes",
-            "prints nothing" => "silent",
             _ => "no",
         };
         match found.iter_mut().find(|(same, _)| *same == outcome) {
@@ -137,8 +146,8 @@ fn outcomes(record: &Record, id: &str, firmware: &str) -> String {
         [(outcome, _)] => (*outcome).to_owned(),
         more => {
             let each = more.iter();
-            let each = each.map(|(what, versions)| format!("{}: {what}", versions.join(", ")));
-            each.collect::<Vec<_>>().join("; ")
+            let each = each.map(|(what, versions)| format!("{}: {what}", versions.join(" and ")));
+            each.collect::<Vec<_>>().join(", ")
         }
     }
 }
@@ -172,14 +181,12 @@ pub fn tell_what_works_and_how_the_rest_fails() {
     let text = summary(&rows, &record);
     assert!(text.contains("| G | 4 of 5 | 2 of 5 | 5 of 5 |"), "{text}");
     let text = whole(&rows, &record);
-    let line = "| Ta | pc, q35 | yes | silent | yes |";
-    assert!(text.contains(line), "{text}");
-    let line = "| Tb | pc | 7.2: yes; 10.0: silent | silent | yes |";
-    assert!(text.contains(line), "{text}");
-    let line = "| Tb | q35 (QEMU 7.2) | no | yes | yes |";
-    assert!(text.contains(line), "{text}");
-    assert!(
-        text.contains("\n\nAll three boot:\n\n- Tc: pc (QEMU 7.2)\n"),
-        "{text}"
-    );
+    let list = "\n\nBoots with qboot-rs and SeaBIOS:\n\n- Ta: pc, q35\n\n";
+    assert!(text.contains(list), "{text}");
+    let list = "\n\nBoots with SeaBIOS alone; qboot-rs: 7.2: yes, 10.0: no:\n\n- Tb: pc\n\n";
+    assert!(text.contains(list), "{text}");
+    let list = "\n\nBoots with C qboot and SeaBIOS:\n\n- Tb: q35 (QEMU 7.2)\n\n";
+    assert!(text.contains(list), "{text}");
+    let list = "\n\nBoots with all three:\n\n- Tc: pc (QEMU 7.2)\n\n";
+    assert!(text.contains(list), "{text}");
 }
