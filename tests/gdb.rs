@@ -17,8 +17,13 @@ fn block<'a>(page: &'a str, mark: &str) -> Result<&'a str> {
 }
 
 /// A line without what another version of the source or of gdb changes: numbers
-/// of lines, and the gaps that tables are drawn with.
+/// of lines, bytes and operands of instructions, and the gaps that tables are drawn
+/// with.
 fn shape(line: &str) -> String {
+    if let [address, _bytes, instruction] = line.split('\t').collect::<Vec<_>>()[..] {
+        let mnemonic = instruction.split(' ').next().unwrap_or(instruction);
+        return format!("{address} {mnemonic}");
+    }
     let line = match line.split_once(['\t', ' ']) {
         Some((number, rest)) if number.trim_end_matches(':').parse::<u32>().is_ok() => rest,
         _ => line,

@@ -27,7 +27,7 @@ Examples:
 Examples:
   qboot bench --bare
   qboot bench --cell microvm --runs 5
-  qboot bench --docs                     and the charts and tables of the pages",
+  qboot bench --docs                     and the figures of the pages",
     ),
     (
         "timeline",
