@@ -72,7 +72,7 @@ impl PhysRange {
         self.start == self.end
     }
 
-    /// Whether any byte is in both.
+    /// Whether any byte is in both, if neither is empty.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
@@ -205,32 +205,131 @@ pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
 
-    #[test]
-    fn ranges_never_wrap() {
-        assert_eq!(PhysRange::new(u32::MAX, 1), None);
-        assert_eq!(PhysRange::new(u32::MAX, 0).map(PhysRange::len), Some(0));
-        assert_eq!(PhysRange::between(2, 1), None);
-        let range = PhysRange::fixed(0x1000, 0x2000);
-        assert_eq!(range.part(0xfff, 1), PhysRange::new(0x1fff, 1));
-        assert_eq!(range.part(0xfff, 2), None);
-        assert_eq!(range.part(u32::MAX, 1), None);
+    /// Both ends of the addresses, and some between: no operation compares or adds
+    /// more than four, so with these every way to wrap occurs.
+    const SOME: [u32; 12] = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        0x7fff_ffff,
+        0x8000_0000,
+        0x8000_0001,
+        u32::MAX - 3,
+        u32::MAX - 2,
+        u32::MAX - 1,
+        u32::MAX,
+    ];
+
+    /// Every range between two of them.
+    fn ranges() -> impl Iterator<Item = PhysRange> {
+        let pairs = SOME.into_iter().flat_map(|a| SOME.map(|b| (a, b)));
+        pairs.filter_map(|(a, b)| PhysRange::between(a, b))
     }
 
     #[test]
-    fn touching_ranges_do_not_overlap() {
-        let low = PhysRange::fixed(0, 0x1000);
-        let high = PhysRange::fixed(0x1000, 0x2000);
-        assert!(!low.overlaps(high) && !high.overlaps(low));
-        assert!(low.overlaps(PhysRange::fixed(0xfff, 0x1001)));
+    fn ranges_are_what_wider_numbers_say() {
+        for (a, b) in SOME.into_iter().flat_map(|a| SOME.map(|b| (a, b))) {
+            let end = u64::from(a) + u64::from(b);
+            let fits = end <= u64::from(u32::MAX);
+            let new = PhysRange::new(a, b);
+            let parts = new.map(|new| (new.start(), u64::from(new.end()), new.len()));
+            assert_eq!(parts, fits.then_some((a, end, b)), "{a:x} {b:x}");
+            let between = PhysRange::between(a, b).map(|range| (range.start(), range.end()));
+            assert_eq!(between, (a <= b).then_some((a, b)));
+        }
+        for range in ranges() {
+            let (start, end) = (range.start(), range.end());
+            assert_eq!(range.is_empty(), range.start() == range.end());
+            for offset in SOME {
+                let from = u64::from(start) + u64::from(offset);
+                let behind = range.behind(offset).map(|r| (r.start().into(), r.end()));
+                assert_eq!(behind, (from <= end.into()).then_some((from, end)));
+                for len in SOME {
+                    let to = from + u64::from(len);
+                    let part = range.part(offset, len);
+                    let part = part.map(|part| (part.start().into(), part.end().into()));
+                    assert_eq!(part, (to <= end.into()).then_some((from, to)), "{range:x?}");
+                }
+            }
+        }
+    }
+
+    /// Precondition of `overlaps`: neither range is empty.
+    #[test]
+    fn ranges_contain_and_overlap_as_their_bytes_do() {
+        for (one, other) in ranges().flat_map(|one| ranges().map(move |other| (one, other))) {
+            // Where a byte can be in one and not in the next.
+            let mut bytes = SOME.into_iter().filter(|at| *at != u32::MAX);
+            let is_in = |range: PhysRange, at: u32| range.start() <= at && at < range.end();
+            if !one.is_empty() && !other.is_empty() {
+                let both = bytes.any(|at| is_in(one, at) && is_in(other, at));
+                assert_eq!(one.overlaps(other), both, "{one:x?} {other:x?}");
+            }
+            let ends = one.start() <= other.start() && other.end() <= one.end();
+            assert_eq!(one.contains(other), ends, "{one:x?} {other:x?}");
+        }
     }
 
     #[test]
-    fn rounding() {
-        assert_eq!(align_up(1, 4096), Some(4096));
-        assert_eq!(align_up(0xffff_f001, 4096), None);
-        assert_eq!(align_down(0x1fff, 4096), 0x1000);
+    fn rounding_goes_to_the_nearest_multiple() {
+        for (value, shift) in SOME.into_iter().flat_map(|v| (0..32).map(move |s| (v, s))) {
+            let (align, wide) = (1_u32 << shift, u64::from(value));
+            let up = wide.next_multiple_of(align.into());
+            assert_eq!(align_up(value, align), u32::try_from(up).ok(), "{value:x}");
+            assert_eq!(align_down(value, align), value - value % align);
+        }
+    }
+
+    #[test]
+    fn numbers_are_split_and_joined_and_read() {
+        let wide = 0x0123_4567_89ab_cdef;
+        assert_eq!(halves(wide), [0x0123_4567, 0x89ab_cdef]);
+        assert_eq!(join(0x0123_4567, 0x89ab_cdef), wide);
+        assert_eq!((kib(0), kib(1), kib(1024), kib(1025)), (0, 1, 1, 2));
+        let bytes = wide.to_le_bytes();
+        assert_eq!(u16_at(&bytes, 6), Some(0x0123));
+        assert_eq!(u32_at(&bytes, 4), Some(0x0123_4567));
+        assert_eq!(u64_at(&bytes, 0), Some(wide));
+        for offset in [7, 8, 9, usize::MAX] {
+            assert_eq!(u16_at(&bytes, offset), None);
+            assert_eq!(u32_at(&bytes, offset - 2), None);
+            assert_eq!(u64_at(&bytes, offset - 6), None);
+        }
+    }
+
+    #[test]
+    fn every_byte_counts_in_a_sum_and_no_other() {
+        for len in 0..50 {
+            for at in 0..len {
+                let mut bytes = std::vec![0; len];
+                bytes[at] = 0x93;
+                assert_eq!(byte_sum(&bytes), 0x93, "{at} of {len}");
+            }
+            assert_eq!(
+                byte_sum(&std::vec![0xff; len]),
+                0_u8.wrapping_sub(len as u8)
+            );
+        }
+    }
+
+    #[test]
+    fn copies_stay_inside() {
+        for (dest, offset, src) in
+            (0..5).flat_map(|d| (0..7).flat_map(move |o| (0..5).map(move |s| (d, o, s))))
+        {
+            let mut bytes = std::vec![0; dest];
+            let done = copy_at(&mut bytes, offset, &std::vec![1; src]);
+            assert_eq!(done.is_ok(), offset + src <= dest, "{dest} {offset} {src}");
+            for (at, byte) in bytes.iter().enumerate() {
+                let copied = done.is_ok() && (offset..offset + src).contains(&at);
+                assert_eq!(*byte, u8::from(copied));
+            }
+        }
     }
 }

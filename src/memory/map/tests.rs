@@ -122,30 +122,181 @@ fn placement_goes_round_what_is_held() {
     assert_eq!(map.largest_free(high), 0x6f_f000 - 0x10_0000);
 }
 
+/// Every four changes of a map of six bytes, beside an array that is painted with
+/// them. No change looks at what kind another was, so each has one of its own, which
+/// shows who has a byte. Precondition: there is room for the entries.
+#[test]
+fn the_map_has_what_was_painted_last() {
+    const BYTES: u64 = 6;
+    let ranges = (0..BYTES).flat_map(|base| (base + 1..=BYTES).map(move |end| (base, end)));
+    // One that holds no byte, too.
+    let ranges: Vec<_> = ranges.chain([(3, 3)]).collect();
+    let count = ranges.len();
+    for sequence in 0..count.pow(4) {
+        let mut map = MemoryMap::new();
+        let mut painted = [0; BYTES as usize];
+        for turn in 0..4 {
+            let (base, end) = ranges[sequence / count.pow(turn) % count];
+            map.set(base, end, Kind(turn + 1)).unwrap();
+            painted[base as usize..end as usize].fill(turn + 1);
+        }
+        let mut found = [0; BYTES as usize];
+        let mut last = 0;
+        for (base, end, kind) in listed(&map) {
+            assert!(last <= base && base < end, "{:?}", listed(&map));
+            found[base as usize..end as usize].fill(kind);
+            last = end;
+        }
+        assert_eq!(found, painted, "{sequence}");
+    }
+}
+
+/// What a map does, and the same by its definition.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Hold(PhysRange),
+    Claim(PhysRange),
+    Place(u32, u32),
+    PlaceLow(u32, u32),
+}
+
+/// The highest place: it ends below the end of its part, or below what is held, by
+/// less than an alignment.
+fn highest(held: &[PhysRange], len: u32, align: u32, within: PhysRange) -> Option<PhysRange> {
+    let tops = held.iter().map(|held| held.start()).chain([within.end()]);
+    let starts = tops.filter_map(|top| Some(align_down(top.checked_sub(len)?, align)));
+    let free = starts
+        .filter_map(|start| PhysRange::new(start, len))
+        .filter(|range| within.contains(*range) && !held.iter().any(|held| held.overlaps(*range)));
+    free.max_by_key(|range| range.start())
+}
+
+impl Step {
+    fn run(self, map: &mut MemoryMap) {
+        let held = map.claims().to_vec();
+        let high = map.high();
+        let parts = [high, layout::LOW_FREE_TOP, layout::LOW_FREE];
+        let is_ram = |range| parts.iter().any(|part| part.contains(range));
+        let (given, expected) = match self {
+            Self::Hold(range) => {
+                assert_eq!(map.hold(range).is_some(), is_ram(range), "{self:x?}");
+                return;
+            }
+            Self::Claim(range) => {
+                let is_free = is_ram(range) && !held.iter().any(|held| held.overlaps(range));
+                (map.claim(range), is_free.then_some(range))
+            }
+            Self::Place(len, align) => (
+                map.place(len, align, high),
+                highest(&held, len, align, high),
+            ),
+            Self::PlaceLow(len, align) => {
+                let low = |part| highest(&held, len, align, part);
+                let place = low(layout::LOW_FREE_TOP).or_else(|| low(layout::LOW_FREE));
+                (map.place_low(len, align), place)
+            }
+        };
+        assert_eq!(
+            given.map(|claim| claim.range()),
+            expected,
+            "{self:x?} {held:x?}"
+        );
+        assert_eq!(map.claims(), [&held[..], expected.as_slice()].concat());
+    }
+}
+
+/// Every two steps, with ranges from and to the addresses where RAM that may be held
+/// starts and ends, and beside them. Preconditions: no length is 0, an alignment is a
+/// power of two, QEMU's segments are held before anything is claimed, and fewer than
+/// 48 are held.
+#[test]
+fn claims_are_free_ram_and_the_highest_that_there_is() {
+    const RAM: u32 = 0x10_8000;
+    let borders = [
+        0x6000, 0x3_0000, 0x8_0000, 0x9_fc00, 0x10_0000, 0x10_4000, RAM,
+    ];
+    let points: Vec<u32> = borders
+        .iter()
+        .flat_map(|at| [at - 1, *at, at + 1])
+        .collect();
+    let pairs = points
+        .iter()
+        .flat_map(|a| points.iter().map(move |b| (*a, *b)));
+    let ranges = pairs
+        .filter(|(a, b)| a < b)
+        .map(|(a, b)| PhysRange::fixed(a, b));
+    let ranges: Vec<_> = ranges.collect();
+    let lens = [
+        1, 0x1000, 0x1001, 0x4000, 0x8000, 0x1_fc00, 0x1_fc01, 0x2_a000,
+    ];
+    let aligned = lens
+        .iter()
+        .flat_map(|len| [1, 16, 0x1000].map(|align| (*len, align)));
+    let places =
+        aligned.flat_map(|(len, align)| [Step::Place(len, align), Step::PlaceLow(len, align)]);
+    let steps: Vec<_> = ranges
+        .iter()
+        .copied()
+        .map(Step::Claim)
+        .chain(places)
+        .collect();
+    let held = ranges.iter().copied().map(Step::Hold);
+    for first in held.chain(steps.iter().copied()) {
+        for second in &steps {
+            let mut map = map_of(RAM.into());
+            first.run(&mut map);
+            second.run(&mut map);
+            for claim in map.claims() {
+                assert!(!claim.overlaps(layout::FIRMWARE) && !claim.overlaps(layout::SCRATCH));
+                assert!(claim.start() >= layout::LOW_FREE.start() && claim.end() <= RAM);
+            }
+            let high = map.high();
+            let largest = map.largest_free(high);
+            assert!(map.place(largest + 1, 1, high).is_none());
+            assert!(largest == 0 || map.place(largest, 1, high).is_some());
+        }
+    }
+}
+
 proptest! {
+    /// At each address where anything changes the map says what the entries do: the
+    /// last that is not RAM, then a device's registers, then RAM.
     #[test]
-    fn the_map_is_always_sorted_and_disjoint(
-        entries in prop::collection::vec((0xa_0000_u64..1 << 34, 0u64..1 << 33, 1u32..4), 0..12)
+    fn the_map_says_what_the_entries_say(
+        entries in prop::collection::vec((0xa_0000_u64..1 << 34, 0u64..1 << 33, 1u32..4), 0..12),
+        registers in prop::sample::select(&[NONE, layout::Q35_ECAM, layout::IO_APICS][..]),
     ) {
         let mut entries = entries;
         entries.push((0, MIB, 1));
         let mut map = MemoryMap::new();
-        prop_assert_eq!(map.fill(&raw(&entries), NONE), Ok(()));
+        prop_assert_eq!(map.fill(&raw(&entries), registers), Ok(()));
         let list = listed(&map);
-        for pair in list.windows(2) {
-            prop_assert!(pair[0].1 <= pair[1].0);
-        }
-        for (base, end, kind) in list {
-            prop_assert!(base < end);
-            // RAM only where some entry says RAM and none says otherwise.
-            if kind == 1 {
-                for at in [base, end - 1] {
-                    let says = |k: u32| entries.iter()
-                        .any(|e| e.0 <= at && at < e.0 + e.1 && (e.2 == 1) == (k == 1));
-                    prop_assert!(says(1) && !says(2));
-                }
+        prop_assert!(list.iter().all(|entry| entry.0 < entry.1));
+        prop_assert!(list.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        let registers = u64::from(registers.start())..u64::from(registers.end());
+        let says = |at: u64| {
+            let covers = |e: &&(u64, u64, u32)| e.0 <= at && at < e.0 + e.1;
+            let other = entries.iter().rfind(|e| e.2 != 1 && covers(e));
+            let is_ram = entries.iter().any(|e| e.2 == 1 && covers(&e));
+            match at {
+                _ if other.is_some() => other.map(|e| e.2),
+                0x9_fc00..0xa_0000 | 0xf_0000..MIB => Some(2),
+                0xa_0000..0xf_0000 => None,
+                _ if registers.contains(&at) => Some(2),
+                _ => is_ram.then_some(1),
             }
+        };
+        let borders = entries.iter().flat_map(|e| [e.0, e.0 + e.1]);
+        let fixed = [0, 0x9_fc00, 0xa_0000, 0xf_0000, MIB, registers.start, registers.end];
+        for at in borders.chain(fixed).flat_map(|at| [at.saturating_sub(1), at]) {
+            let found = list.iter().find(|e| e.0 <= at && at < e.1).map(|e| e.2);
+            prop_assert_eq!(found, says(at), "{:x}", at);
         }
+        // What the window takes as given.
+        let high = map.high();
+        prop_assert!(high.start() == layout::HIGH_RAM && high.end() <= layout::HIGH_RAM_END);
+        let is_ram = |e: &(u64, u64, u32)| e.0 <= MIB && u64::from(high.end()) <= e.1 && e.2 == 1;
+        prop_assert!(high.is_empty() || list.iter().any(is_ram));
     }
 
     #[test]
