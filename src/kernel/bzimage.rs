@@ -430,3 +430,164 @@ impl<'a> BzImage<'a> {
         Ok(Loaded { handoff, initrd })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The start of an image whose header has this protocol and length; what is not
+    /// set holds 0xff.
+    fn image(version: u16, len: u8) -> [u8; 1024] {
+        let mut image = [0xff; 1024];
+        image[0x201] = len;
+        image[0x206..0x208].copy_from_slice(&version.to_le_bytes());
+        image
+    }
+
+    fn header(version: u16) -> SetupHeader {
+        *SetupHeader::read(&mut image(version, 0x68)).unwrap()
+    }
+
+    /// Every length of a header, with each protocol: it is refused if a field that its
+    /// protocol has is missing, or taken up to its end and no further.
+    #[test]
+    fn a_header_is_read_up_to_its_end() {
+        for (version, least) in [
+            (0, 0x220),
+            (0x204, 0x220),
+            (0x205, 0x235),
+            (0x209, 0x235),
+            (0x20a, 0x264),
+            (0x20f, 0x264),
+            (u16::MAX, 0x264),
+        ] {
+            for len in 0..=u8::MAX {
+                let mut given = image(version, len);
+                let before = given;
+                let end = 0x202 + usize::from(len);
+                let header = SetupHeader::read(&mut given).copied();
+                let is_good = (least..=0x290).contains(&end);
+                assert_eq!(header.is_ok(), is_good, "{version:x} {end:x}");
+                let Ok(header) = header else { continue };
+                assert!(given[..end] == before[..end] && given[0x290..] == before[0x290..]);
+                for at in end..0x290 {
+                    let default = match at {
+                        // initrd_addr_max and cmdline_size.
+                        0x22c..0x230 => OLD_INITRD_ADDR_MAX.to_le_bytes()[at - 0x22c],
+                        0x238..0x23c => OLD_CMDLINE_SIZE.to_le_bytes()[at - 0x238],
+                        _ => 0,
+                    };
+                    assert_eq!(header.as_bytes()[at - HEADER_OFFSET], default, "{at:x}");
+                }
+            }
+        }
+        for end in 0..0x290 {
+            let error = SetupHeader::read(&mut image(0x20f, 0x68)[..end]).map(|_| ());
+            assert_eq!(error, Err(Error::BadSetupHeader), "{end:x}");
+        }
+        for end in 0..0x210 {
+            let mut start = [0; 0x210];
+            start[0x202..0x206].copy_from_slice(b"HdrS");
+            assert_eq!(SetupHeader::is_in(&start[..end]), end >= 0x206);
+        }
+    }
+
+    #[test]
+    fn fields_count_from_their_protocol_on() {
+        for version in 0x200..0x210 {
+            let mut header = header(version);
+            header.syssize = 3.into();
+            header.xloadflags = 3.into();
+            header.payload_offset = 0x1000.into();
+            header.payload_length = 0x30.into();
+            assert_eq!(header.protocol(), version);
+            assert_eq!(header.code_len() == 48, version >= 0x204);
+            assert_eq!(header.initrd_addr_max() == u32::MAX, version >= 0x203);
+            assert_eq!(header.cmdline_size() == u32::MAX, version >= 0x206);
+            assert_eq!(header.xloadflags().is_empty(), version < 0x20c);
+            assert_eq!(header.payload().is_some(), version >= 0x208);
+            let least = if version >= 0x208 {
+                0x1030
+            } else if version >= 0x204 {
+                16
+            } else {
+                0
+            };
+            assert_eq!(header.least_len(), least, "{version:x}");
+            header.syssize = 0x1000.into();
+            if version >= 0x208 {
+                assert_eq!(header.least_len(), 0x1_0000 - 32);
+            }
+            header.payload_length = 0.into();
+            assert_eq!(header.payload(), None);
+        }
+        assert_eq!([0, 1, 4, 255].map(setup_len), [2560, 1024, 2560, 0x2_0000]);
+    }
+
+    #[test]
+    fn linux_is_what_has_a_payload() {
+        for (version, flags, name, payload, guest) in [
+            (0x20f, 1, 1, 1, Guest::Linux),
+            (0x20f, 1, 0, 1, Guest::Linux),
+            (0x20f, 0, 1, 1, Guest::Linux32),
+            (0x20f, 0, 0, 1, Guest::Linux),
+            (0x20f, 0, 1, 0, Guest::Other),
+            (0x20b, 0, 1, 1, Guest::Linux),
+            (0x207, 0, 1, 1, Guest::Other),
+        ] {
+            let mut header = header(version);
+            header.xloadflags = flags.into();
+            header.kernel_version = name.into();
+            header.payload_length = payload.into();
+            assert_eq!(
+                header.guest(),
+                guest,
+                "{version:x} {flags} {name} {payload}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_kernel_is_entered_as_header_and_option_say() {
+        for (version, is_high, is_relocatable, auto) in [
+            (0x205, 1, 1, Entry::Bits32),
+            (0x20f, 1, 0, Entry::Bits16),
+            (0x204, 1, 1, Entry::Bits16),
+            (0x20f, 0, 1, Entry::Bits16),
+        ] {
+            let mut header = header(version);
+            header.loadflags = is_high;
+            header.relocatable_kernel = is_relocatable;
+            assert_eq!(header.entry(EntryOption::Auto), Ok(auto));
+            assert_eq!(header.entry(EntryOption::Bits16), Ok(Entry::Bits16));
+            let asked = header.entry(EntryOption::Bits32);
+            let expected = (is_high == 1).then_some(Entry::Bits32);
+            assert_eq!(asked, expected.ok_or(Error::Needs16BitEntry));
+        }
+    }
+
+    #[test]
+    fn a_kernel_runs_at_the_higher_of_two_addresses() {
+        let run = |version, load, preferred: u64, align: u32| {
+            let mut header = header(version);
+            header.pref_address = preferred.into();
+            header.kernel_alignment = align.into();
+            header.init_size = 5.into();
+            header.runtime(load)
+        };
+        assert_eq!(run(0x209, 0x10_0000, 1 << 32, 3), Ok(None));
+        assert_eq!(
+            run(0x20a, 0x10_0000, 0x100, 0x20_0000),
+            Ok(Some((0x20_0000, 5)))
+        );
+        assert_eq!(
+            run(0x20a, 0x10_0000, 0x100_0000, 16),
+            Ok(Some((0x100_0000, 5)))
+        );
+        let bad = Err(Error::BadSetupHeader);
+        assert_eq!(run(0x20a, 0x10_0000, 1 << 32, 16), bad);
+        assert_eq!(run(0x20a, 0x10_0000, 0, 0), bad);
+        assert_eq!(run(0x20a, 0x10_0000, 0, 3), bad);
+        assert_eq!(run(0x20a, u32::MAX, 0, 16), bad);
+    }
+}

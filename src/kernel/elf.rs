@@ -337,3 +337,238 @@ pub fn guest_by_remains(
     }
     Guest::Other
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// A program header: type, address, bytes in the file, bytes in memory.
+    type Header = (u32, u64, u64, u64);
+
+    /// The first bytes of a file with these headers at `at`.
+    fn file(is_64: bool, at: usize, headers: &[Header]) -> Vec<u8> {
+        let mut file = std::vec![0; at];
+        file[..5].copy_from_slice(&[0x7f, b'E', b'L', b'F', 1 + u8::from(is_64)]);
+        let (phoff, size, len) = if is_64 {
+            (0x20, 0x36, 56)
+        } else {
+            (0x1c, 0x2a, 32)
+        };
+        file[phoff] = at as u8;
+        file[size] = len;
+        file[size + 2] = headers.len() as u8;
+        for (kind, addr, in_file, in_memory) in headers {
+            file.extend(kind.to_le_bytes());
+            let fields = [0, *addr, *addr, *in_file, *in_memory];
+            if is_64 {
+                file.extend([0; 4]);
+                file.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
+            } else {
+                file.extend(
+                    fields
+                        .iter()
+                        .flat_map(|field| (*field as u32).to_le_bytes()),
+                );
+            }
+            file.resize(file.len().next_multiple_of(8), 0);
+            file.extend(std::vec![0; usize::from(len) - if is_64 { 48 } else { 24 }]);
+        }
+        file
+    }
+
+    fn range(range: PhysRange) -> (u64, u64) {
+        (range.start().into(), range.end().into())
+    }
+
+    /// Every file of two headers with these fields: the span and each segment are what
+    /// wider numbers say, and nothing above 4 GiB is taken for something below it.
+    #[test]
+    fn a_span_has_all_that_is_loaded_and_no_more() {
+        const TOP: u64 = u32::MAX as u64;
+        let kinds = [PT_LOAD, PT_NOTE, 2];
+        let addrs = [0, 1, 0x10_0000, TOP - 1, TOP, TOP + 1];
+        let sizes = [0, 1, 2, TOP, TOP + 1];
+        let mut all = Vec::new();
+        for kind in kinds {
+            for addr in addrs {
+                all.extend(sizes.map(|size| (kind, addr, 1, size)));
+            }
+        }
+        for is_64 in [false, true] {
+            let fit = |header: &&Header| is_64 || header.1 <= TOP && header.3 <= TOP;
+            for one in all.iter().filter(fit) {
+                for other in all.iter().filter(fit) {
+                    let headers = [*one, *other];
+                    let is_loaded = |h: &&Header| h.0 == PT_LOAD && h.3 != 0;
+                    let loaded: Vec<_> = headers.iter().filter(is_loaded).collect();
+                    let is_wide = |h: &Header| h.1 > TOP || h.3 > TOP;
+                    let is_bad =
+                        headers.iter().any(is_wide) || loaded.iter().any(|h| h.1 + h.3 > TOP);
+                    let start = loaded.iter().map(|h| h.1).min();
+                    let end = loaded.iter().map(|h| h.1 + h.3).max();
+                    let expected = start.zip(end).filter(|_| !is_bad);
+                    let file = file(is_64, 0x40, &headers);
+                    let elf = Elf::parse(&file);
+                    let span = elf.map(|elf| range(elf.span));
+                    assert_eq!(span, expected, "{is_64} {headers:x?}");
+                    let Some(elf) = elf else { continue };
+                    let mut found = Vec::new();
+                    let all = elf.loaded(|segment| {
+                        found.push(range(segment));
+                        Some(())
+                    });
+                    assert_eq!(all, Some(()));
+                    let ends = |h: &&Header| (h.1, h.1 + h.3);
+                    assert_eq!(found, loaded.iter().map(ends).collect::<Vec<_>>());
+                    let notes = headers.iter().find(|h| h.0 == PT_NOTE);
+                    let notes = notes.filter(|h| h.1 < TOP).map(|h| (h.1, h.1 + h.2));
+                    let is_first = !elf.notes.is_empty();
+                    assert_eq!(is_first.then(|| range(elf.notes)), notes, "{headers:x?}");
+                }
+            }
+        }
+    }
+
+    /// Every start of a file, and every size and number of its headers.
+    #[test]
+    fn headers_are_read_if_all_are_there() {
+        for is_64 in [false, true] {
+            let len = if is_64 { 56 } else { 32 };
+            let whole = file(is_64, 0x40, &[(PT_LOAD, 1, 1, 1), (PT_LOAD, 2, 2, 2)]);
+            for end in 0..=whole.len() {
+                let start = &whole[..end];
+                assert_eq!(Elf::is_elf(start), end >= 4);
+                let is_there = end >= 0x40 + 2 * len;
+                assert_eq!(Elf::has_headers(start), is_there, "{is_64} {end:#x}");
+                assert_eq!(Elf::parse(start).is_some(), is_there, "{is_64} {end:#x}");
+            }
+            let size = if is_64 { 0x36 } else { 0x2a };
+            for given in 0..=u8::MAX {
+                let mut file = whole.clone();
+                file[size] = given;
+                assert_eq!(Elf::parse(&file).is_some(), usize::from(given) == len);
+                let fits = 0x40 + 2 * usize::from(given) <= file.len();
+                assert_eq!(Elf::has_headers(&file), fits);
+                let mut file = whole.clone();
+                file[size + 2] = given;
+                let count = usize::from(given);
+                assert_eq!(Elf::parse(&file).is_some(), (1..3).contains(&count));
+                let mut file = whole.clone();
+                file[4] = given;
+                let is_class = given == 1 + u8::from(is_64);
+                assert_eq!(Elf::parse(&file).is_some(), is_class, "class {given}");
+            }
+        }
+    }
+
+    fn note(name: &[u8], desc: &[u8], kind: u32) -> Vec<u8> {
+        let mut note = Vec::new();
+        for word in [name.len() as u32, desc.len() as u32, kind] {
+            note.extend(word.to_le_bytes());
+        }
+        for part in [name, desc] {
+            note.extend(part);
+            note.resize(note.len().next_multiple_of(4), 0);
+        }
+        note
+    }
+
+    #[test]
+    fn notes_count_if_they_are_xens_and_whole() {
+        let entry = note(b"Xen\0", &7_u32.to_le_bytes(), NOTE_PHYS32_ENTRY);
+        let linux = note(b"Xen\0", b"linux", NOTE_GUEST_OS);
+        let others = [
+            note(b"GNU\0", &9_u32.to_le_bytes(), NOTE_PHYS32_ENTRY),
+            note(b"Xen\0", b"x", NOTE_PHYS32_ENTRY + 1),
+            note(b"longer name\0", b"12345", NOTE_GUEST_OS),
+            note(b"", b"", 0),
+        ];
+        let found = |notes: &[&[u8]]| {
+            let notes = Notes::read(&notes.concat());
+            (notes.entry, notes.is_linux)
+        };
+        assert_eq!(found(&[]), (None, false));
+        for other in &others {
+            assert_eq!(found(&[other]), (None, false));
+            assert_eq!(found(&[other, &entry, other, &linux]), (Some(7), true));
+            assert_eq!(found(&[&linux, other, &entry]), (Some(7), true));
+        }
+        let other_guest = note(b"Xen\0", b"lin", NOTE_GUEST_OS);
+        assert_eq!(found(&[&entry, &other_guest]), (Some(7), false));
+        let short = note(b"Xen\0", &[1, 2, 3], NOTE_PHYS32_ENTRY);
+        assert_eq!(
+            found(&[&short])
+                .0
+                .filter(|entry| *entry & 0xff_ffff != 0x3_0201),
+            None
+        );
+        // Lengths that no file has end the list.
+        for at in [0, 4] {
+            for len in [100, u32::MAX - 3, u32::MAX] {
+                let mut bad = entry.clone();
+                bad[at..at + 4].copy_from_slice(&len.to_le_bytes());
+                assert!(!found(&[&bad, &linux]).1, "{at} {len:x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_guest_is_known_by_its_notes_and_addresses() {
+        let linux = Notes {
+            entry: None,
+            is_linux: true,
+        };
+        for (is_64, offset, guest) in [
+            (false, 0, Guest::Linux),
+            (false, 0xc0, Guest::Linux32),
+            (true, 0, Guest::Linux),
+            (true, 0xc0, Guest::Linux),
+        ] {
+            let mut file = file(is_64, 0x40, &[(PT_LOAD, 1, 1, 1)]);
+            // The last byte of p_vaddr.
+            file[0x40 + if is_64 { 23 } else { 11 }] = offset;
+            let elf = Elf::parse(&file).unwrap();
+            assert_eq!(elf.guest(linux), guest, "{is_64} {offset}");
+            assert_eq!(elf.guest(Notes::default()), Guest::Other);
+        }
+    }
+
+    /// A note's header that is left of a file is believed if its notes lie in what was
+    /// loaded and give the entry that QEMU has found.
+    #[test]
+    fn remains_are_believed_if_their_notes_fit() {
+        let span = PhysRange::fixed(0x1000, 0x2000);
+        let guest = |is_64, header: Header, offset: u8, entry| {
+            let mut bytes = file(is_64, 0x40, &[header]);
+            bytes[..0x40].fill(0xff);
+            bytes[0x40 + if is_64 { 23 } else { 11 }] = offset;
+            guest_by_remains(&bytes, span, entry, |range| {
+                assert!(span.contains(range), "{range:x?}");
+                let is_notes = range.start() == 0x1800 || range.start() == 0x1fff;
+                Notes {
+                    entry: is_notes.then_some(7),
+                    is_linux: true,
+                }
+            })
+        };
+        for is_64 in [false, true] {
+            let linux32 = if is_64 { Guest::Linux } else { Guest::Linux32 };
+            assert_eq!(guest(is_64, (PT_NOTE, 0x1800, 8, 8), 0, 7), Guest::Linux);
+            assert_eq!(guest(is_64, (PT_NOTE, 0x1800, 8, 8), 0xc0, 7), linux32);
+            for (header, entry) in [
+                ((PT_NOTE, 0x1800, 8, 8), 8),
+                ((PT_LOAD, 0x1800, 8, 8), 7),
+                ((PT_NOTE, 0x1810, 8, 8), 7),
+                ((PT_NOTE, 0x1fff, 2, 2), 7),
+            ] {
+                assert_eq!(guest(is_64, header, 0, entry), Guest::Other, "{header:x?}");
+            }
+        }
+    }
+}

@@ -173,3 +173,101 @@ pub(super) fn find<P: Platform>(
         Err(Error::BadUki)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::phys::u32_at;
+    use std::vec::Vec;
+    use zerocopy::FromZeros;
+
+    fn section(name: u64, virtual_size: u32, raw: u32, offset: u32) -> SectionHeader {
+        let mut section = SectionHeader::new_zeroed();
+        section.name = name.into();
+        section.virtual_size = virtual_size.into();
+        section.size_of_raw_data = raw.into();
+        section.pointer_to_raw_data = offset.into();
+        section
+    }
+
+    /// Every section with these sizes lies in its file, or is refused.
+    #[test]
+    fn an_extent_lies_in_the_file() {
+        let some = [0, 1, 2, 3, 4, u32::MAX - 1, u32::MAX];
+        for (virtual_size, raw) in some.into_iter().flat_map(|a| some.map(|b| (a, b))) {
+            for (offset, file_len) in some.into_iter().flat_map(|a| some.map(|b| (a, b))) {
+                let extent = section(LINUX, virtual_size, raw, offset).extent(file_len);
+                let len = if virtual_size == 0 {
+                    raw
+                } else {
+                    raw.min(virtual_size)
+                };
+                let fits = u64::from(offset) + u64::from(len) <= file_len.into();
+                let expected = fits.then_some(Extent { offset, len });
+                assert_eq!(extent, expected.ok_or(Error::KernelTruncated));
+            }
+        }
+    }
+
+    /// Every table of five sections with these names.
+    #[test]
+    fn the_first_profile_counts_and_what_is_before_it() {
+        const NAMES: [u64; 6] = [LINUX, CMDLINE, UCODE, INITRD, PROFILE, 0];
+        for table in 0..NAMES.len().pow(5) {
+            let names: Vec<u64> = (0..5)
+                .map(|at| NAMES[table / NAMES.len().pow(at) % NAMES.len()])
+                .collect();
+            // The place in the file tells which one it was.
+            let sections = names.iter().zip(1..);
+            let sections: Vec<_> = sections
+                .map(|(name, at)| section(*name, 1, 1, at))
+                .collect();
+            let mut image = Image::plain(0, 100);
+            assert_eq!(find_parts(&sections, &mut image), Ok(()));
+            let mut profiles = names.split(|name| *name == PROFILE);
+            let base = profiles.next().unwrap();
+            let first = profiles.next().unwrap_or(&[]);
+            let expected = |name: u64| {
+                let of = |part: &[u64]| part.iter().position(|own| *own == name);
+                let in_first = of(first).map(|at| base.len() + 1 + at);
+                in_first.or(of(base)).map_or(0, |at| at as u32 + 1)
+            };
+            for (part, name) in [
+                (image.linux, LINUX),
+                (image.cmdline, CMDLINE),
+                (image.ucode, UCODE),
+                (image.initrd, INITRD),
+            ] {
+                let offset = expected(name);
+                assert_eq!(part.offset, offset, "{names:x?} {name:x}");
+                assert_eq!(part.len, u32::from(offset != 0));
+            }
+        }
+    }
+
+    /// Every start of a file, and headers at every place in it and outside.
+    #[test]
+    fn headers_are_read_if_all_are_there() {
+        let whole = crate::sim::uki(0, &[(".linux", b"x"), (".initrd", b"y")]);
+        // Section headers follow the optional header.
+        let table = 0x80 + 24 + 0xf0;
+        for end in 0..=table + 100 {
+            let header = file_header(&whole[..end]);
+            assert_eq!(header.is_some(), end >= 0x98, "{end:#x}");
+            let sections = header.and_then(|(file, rest)| section_table(file, rest));
+            assert_eq!(sections.is_some(), end >= table + 80, "{end:#x}");
+        }
+        let beyond = [0, 1, 3, 4, 0x18, 0x7fff_ffff, 0x8000_0000].map(|n| u32::MAX - n);
+        for at in (0..whole.len() as u32 + 4).chain(beyond) {
+            let mut file = whole.clone();
+            file[0x3c..0x40].copy_from_slice(&at.to_le_bytes());
+            let is_there = u32_at(&file, at as usize) == Some(u32::from_le_bytes(*b"PE\0\0"));
+            assert_eq!(file_header(&file).is_some(), is_there, "{at:#x}");
+        }
+        let (file, rest) = file_header(&whole).unwrap();
+        let names: Vec<_> = section_table(file, rest).unwrap().iter().collect();
+        assert_eq!(names.len(), 2);
+        assert_eq!((names[0].name.get(), names[1].name.get()), (LINUX, INITRD));
+    }
+}

@@ -237,4 +237,55 @@ mod tests {
         let bad = Err(Error::NoKernel);
         assert_eq!(decide(PciOption::Auto, bad), Err(Error::NoKernel));
     }
+
+    /// Every guest, with every line and machine, beside the rules in another form.
+    #[test]
+    fn every_case_is_decided_by_the_rules() {
+        const SETUPS: [PciSetup; 4] = [
+            PciSetup::None,
+            PciSetup::Buses,
+            PciSetup::Scan,
+            PciSetup::Full,
+        ];
+        let flags = |case: u32| [1, 2, 4, 8].map(|bit| case & bit != 0);
+        for guest in [Guest::Linux, Guest::Linux32, Guest::Other] {
+            for acpi in [AcpiUse::Full, AcpiUse::NotForPci, AcpiUse::Off] {
+                for [has_acpi, has_expanders, has_ecam, renumbers] in (0..16).map(flags) {
+                    let facts = Facts {
+                        guest,
+                        has_acpi,
+                        has_expanders,
+                        has_ecam,
+                        line: CommandLine {
+                            acpi,
+                            renumbers,
+                            ..LINUX.line
+                        },
+                        ..LINUX
+                    };
+                    let by_acpi = has_acpi && acpi == AcpiUse::Full;
+                    let setup = match (guest, by_acpi) {
+                        (Guest::Linux, false) => PciSetup::Scan,
+                        (Guest::Linux, true) if !has_expanders => match (has_ecam, renumbers) {
+                            (true, false) => PciSetup::Buses,
+                            _ => PciSetup::None,
+                        },
+                        _ => PciSetup::Full,
+                    };
+                    assert_eq!(facts.pci_setup(), Ok(setup), "{facts:?}");
+                    let is_other = guest == Guest::Other;
+                    assert_eq!(facts.needs_8259a(), is_other || !by_acpi);
+                    let reads = has_acpi && acpi != AcpiUse::Off;
+                    assert_eq!(facts.reads_acpi(), reads);
+                    assert_eq!(facts.needs_mp_table(), is_other || !reads);
+                    let some = has_expanders || renumbers;
+                    assert_eq!(facts.needs_all_buses(BusesOption::Auto), some);
+                    assert!(facts.needs_all_buses(BusesOption::All));
+                    let legacy = SETUPS.map(|setup| facts.is_legacy(setup));
+                    let both = is_other || !by_acpi;
+                    assert_eq!(legacy, [false, false, both, both]);
+                }
+            }
+        }
+    }
 }
