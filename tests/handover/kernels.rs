@@ -167,6 +167,31 @@ fn old_protocols(
     check_initrd(&mut vm, &handover, &initrd)
 }
 
+/// The state that 16-bit code was entered in, as `setup.S` stores it: its boot sector
+/// in all data segments and as the stack's, the code 0x20 paragraphs behind it,
+/// interrupts off, and the interrupt table where real mode has it (Linux boot protocol,
+/// "Running the Kernel").
+fn check_real_mode(state: &[u8], boot_sector: u32) -> Result<()> {
+    let [eflags, eax, esp, others, cr0, cr4] = [0, 4, 8, 12, 16, 20].map(|at| state.u32(at));
+    let segment = u16::try_from(boot_sector >> 4)?;
+    let segments = [24, 26, 28, 30, 32, 34].map(|at| state.u16(at).unwrap_or(0));
+    let all = || format!("{state:x?}");
+    // Of EFLAGS what an addition leaves may be set.
+    ensure!(eflags? & !0x8d5 == 2, "EFLAGS: {}", all());
+    ensure!((eax?, others?) == (0, 0), "general registers: {}", all());
+    ensure!((0x400..0x1_0000).contains(&esp?), "ESP: {}", all());
+    ensure!((cr0?, cr4?) == (0x10, 0), "CR0, CR4: {}", all());
+    let [code, data @ ..] = segments;
+    ensure!(code == segment + 0x20, "CS: {}", all());
+    ensure!(data == [segment; 5], "DS, ES, FS, GS, SS: {}", all());
+    ensure!(
+        (state.u16(36)?, state.u32(38)?) == (0x3ff, 0),
+        "IDT: {}",
+        all()
+    );
+    Ok(())
+}
+
 /// Kernels that only their own 16-bit code may enter: older than protocol 2.05,
 /// or not relocatable. That code asks the BIOS for the memory map itself.
 #[apply(each_machine)]
@@ -186,10 +211,11 @@ fn sixteen_bit_entry(
         .append("sixteen bits")
         .initrd(probe.file("initrd", &initrd)?);
     let (handover, mut vm) = probe.boot(&qemu)?;
-    // The other registers are those of the kernel's own 16-bit code.
+    // The registers in the record are those of the kernel's own 16-bit code.
     let record = &handover.record;
     ensure!((record.idtr_base, record.idtr_limit) == (0, 0x3ff));
-    ensure!(record.entry == 0x10_0000);
+    ensure!(record.entry == 0x10_0000 && record.x87 == (0x37f, 0xffff));
+    check_real_mode(&handover.zero_page[0x3d0..0x400], record.esi)?;
     ensure!(handover.cmdline == b"sixteen bits");
     check_initrd(&mut vm, &handover, &initrd)
 }

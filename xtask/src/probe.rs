@@ -29,7 +29,7 @@ pub const EXIT_PORT: u16 = 0x501;
 /// QEMU's exit status after a probe has ended it.
 pub const EXIT_STATUS: i32 = (0x10 << 1) | 1;
 /// Bytes of a record.
-pub const RECORD_LEN: usize = 128;
+pub const RECORD_LEN: usize = 156;
 /// Bytes that follow the record in [`Mode::Sum`] and [`Mode::SumAndReset`].
 pub const SUM_LEN: usize = 4;
 /// Where in the 32-bit code the record lies.
@@ -92,6 +92,8 @@ pub struct Record {
     pub data_descriptor: u64,
     /// IA32_MTRR_DEF_TYPE.
     pub mtrr_def_type: u32,
+    /// The x87's control word and its tags, which are MMX's too.
+    pub x87: (u16, u16),
 }
 
 impl Record {
@@ -136,6 +138,7 @@ impl Record {
             code_descriptor: long(108),
             data_descriptor: long(116),
             mtrr_def_type: word(124),
+            x87: (word(128) as u16, word(136) as u16),
         })
     }
 }

@@ -93,6 +93,7 @@ start:
         movl    $0x2ff, %ecx            # IA32_MTRR_DEF_TYPE
         rdmsr
         movl    %eax, 124(%edi)
+        fnstenv 128(%edi)               # 28 bytes, with the tags, which MMX fills
 
         leal    record - start(%ebp), %esi
         movl    $record_len, %ecx
@@ -134,14 +135,14 @@ start64:
 
         .org    0x220
 record:
-        .fill   128, 1, 0
+        .fill   156, 1, 0
         .equ    record_len, . - record
 
         # A checksum, in which order counts, of what the firmware leaves below
         # 640 KiB and in the F segment but in its own memory (src/layout.rs: stack,
         # statics, scratch and the stack of a wake-up), and at the end of 16 MiB. It
         # goes behind the record.
-        .org    0x2b0
+        .org    0x2c0
 sum:
         leal    parts - start(%ebp), %edi
         xorl    %ebx, %ebx

@@ -10,7 +10,30 @@
 
         .org    0x26c
 begin:
+        # The state at the entry, by CS alone: in real mode code can be written.
+        pushfl
+        popl    %cs:state - 0x200
         cli
+        movl    %eax, %cs:state - 0x200 + 4
+        movl    %esp, %cs:state - 0x200 + 8
+        movl    %ebx, %eax
+        orl     %ecx, %eax
+        orl     %edx, %eax
+        orl     %esi, %eax
+        orl     %edi, %eax
+        orl     %ebp, %eax
+        movl    %eax, %cs:state - 0x200 + 12
+        movl    %cr0, %eax
+        movl    %eax, %cs:state - 0x200 + 16
+        movl    %cr4, %eax
+        movl    %eax, %cs:state - 0x200 + 20
+        movw    %cs, %cs:state - 0x200 + 24
+        movw    %ds, %cs:state - 0x200 + 26
+        movw    %es, %cs:state - 0x200 + 28
+        movw    %fs, %cs:state - 0x200 + 30
+        movw    %gs, %cs:state - 0x200 + 32
+        movw    %ss, %cs:state - 0x200 + 34
+        sidtl   %cs:state - 0x200 + 36
         xorl    %eax, %eax
         movw    %cs, %ax                # CS is the setup's segment + 0x20
         subw    $0x20, %ax
@@ -56,4 +79,7 @@ gdtr:   .word   . - gdt - 1
         .long   0
 target: .long   0
         .word   0x10
-        .org    0x400
+
+        # What probe::Record16 reads.
+        .org    0x3d0
+state:  .fill   48, 1, 0
