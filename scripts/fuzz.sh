@@ -26,7 +26,9 @@ command -v cargo-fuzz >/dev/null || {
 mode=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(directory loader e820 smbios header elf pci boot)
+if [ ${#targets[@]} -eq 0 ]; then
+    for file in fuzz/fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+fi
 corpus=${FUZZ_CORPUS:-fuzz/corpus}
 # A machine of 3 GiB is mapped, not touched.
 limits=(-rss_limit_mb=3000 -malloc_limit_mb=5000 -timeout=30)

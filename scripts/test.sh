@@ -40,6 +40,8 @@ step "unsafe code" scripts/unsafe.sh
 step lints cargo clippy --workspace --all-targets -- -D warnings
 step "lints without features" cargo clippy --package qboot -- -D warnings
 step "lints of the ROM" cargo clippy --package qboot --profile rom --features rom --target $target --bin firmware -- -D warnings
+# Their corpus is replayed by the library's tests. Nothing is linked, so no libFuzzer is needed.
+step "fuzz targets" env CUSTOM_LIBFUZZER_PATH=/libfuzzer.a cargo check --manifest-path fuzz/Cargo.toml --locked
 step "ROM" cargo xtask build
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --document-private-items
 step "library, 32 bits" cargo test --package qboot --lib --test linker_loader --target $target

@@ -155,3 +155,37 @@ fn a_test_is_unstable_once() -> Result<()> {
     ensure!(record.lines().count() == 2, "{record}");
     Ok(())
 }
+
+/// What a workflow takes from others is named by its digest, which nobody can move, and
+/// what it runs of ours is there.
+#[test]
+fn workflows_name_digests_and_scripts_that_exist() -> Result<()> {
+    let root = workspace::root();
+    let mut taken = 0;
+    for entry in fs::read_dir(root.join(".github/workflows"))? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path)?;
+        for line in text.lines() {
+            let line = line.trim_start().trim_start_matches("- ");
+            let at = || format!("{}: {line}", path.display());
+            let digest = if let Some(action) = line.strip_prefix("uses: ") {
+                action.split('@').nth(1).map(|rest| (rest, 40))
+            } else if let Some(image) = line.strip_prefix("container: ") {
+                image.split("@sha256:").nth(1).map(|rest| (rest, 64))
+            } else {
+                let words = line.split([' ', ',']);
+                for script in words.filter(|word| word.starts_with("scripts/")) {
+                    ensure!(root.join(script).is_file(), "{}", at());
+                }
+                continue;
+            };
+            let (rest, len) = digest.with_context(at)?;
+            let hex = rest.split(' ').next().unwrap_or_default();
+            let is_hex = hex.len() == len && hex.chars().all(|c| c.is_ascii_hexdigit());
+            ensure!(is_hex, "{}", at());
+            taken += 1;
+        }
+    }
+    ensure!(taken > 5, "only {taken} actions and containers");
+    Ok(())
+}
