@@ -48,8 +48,8 @@ fn replaced(page: &str, section: &str) -> Option<String> {
 }
 
 /// README.md gets the boots of the bare machines to user space. docs/benchmarks.md
-/// gets the other boots, the counts to the kernel, and the cells where C qboot is
-/// cheaper.
+/// gets the other boots, the counts to the kernel on bare machines, and the cells
+/// where C qboot is cheaper.
 fn sections(results: &Results) -> (String, String) {
     let bare = measure::core_cells();
     let is_bare = |name: &str| bare.iter().any(|cell| cell.name == *name);
@@ -61,7 +61,9 @@ fn sections(results: &Results) -> (String, String) {
     let mut pages = Vec::new();
     let mut ratios = Vec::new();
     for cell in &results.cells {
-        text.push_str(&row(results, cell, entry));
+        if is_bare(cell) {
+            text.push_str(&row(results, cell, entry));
+        }
         let outcomes = results.results.get(cell);
         let outcome = |name: &str| outcomes.and_then(|by| by.get(name));
         let (Some(ours), Some(theirs)) = (outcome(OURS), outcome(REFERENCE)) else {
@@ -244,6 +246,8 @@ mod tests {
         assert!(readme.contains("| q35 PVH | 50 / 100 |") && !readme.contains("more |"));
         assert!(more.contains("| q35 PVH, more | 50 / 100 |"), "{more}");
         assert!(!more.contains("| q35 PVH | 50 / 100 |"), "{more}");
+        assert!(more.contains("| q35 PVH | 5 / 1,000 |"), "{more}");
+        assert!(!more.contains("| q35 PVH, more | 5 / 1,000 |"), "{more}");
     }
 
     #[test]
