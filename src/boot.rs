@@ -1,7 +1,7 @@
 //! The boot sequence: from a set-up processor to a kernel's entry point.
 //!
-//! Each step stands where it does for a reason, written beside it.
-//! `docs/boot-flow.md` tells the same with the entry code and the handoff.
+//! The reason for a step's place is written beside it. `docs/boot-flow.md` describes
+//! the same boot with the entry code and the handoff.
 
 use crate::chipset::Chipset;
 use crate::error::{Error, Result};
@@ -19,16 +19,15 @@ use crate::tables::space::TableSpace;
 use crate::tables::{low_memory, mptable, pcibios, smbios};
 use crate::wake;
 
-/// Boots: everything from the chipset to the filled-in block that the kernel
-/// gets. `host_bridge` is the dword at register 0 of 00:00.0; `scratch` is
-/// working memory that is free again afterwards.
+/// Boots: sets up the chipset, loads everything, and fills in the block that the kernel
+/// gets. `host_bridge` is the dword at register 0 of 00:00.0. `scratch` is working
+/// memory, free again afterwards.
 ///
 /// # Errors
-/// Whatever [`Error`] names; nothing of the guest's has been overwritten
-/// then but free memory.
+/// Any [`Error`]. Only free memory has been written then.
 pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Result<Handoff> {
     let chipset = Chipset::find(host_bridge).ok_or(Error::UnknownMachine)?;
-    // Before any ACPI file is read: QEMU builds them from these registers.
+    // Before any ACPI file is read: QEMU builds the tables from these registers.
     chipset.set_up(p);
 
     let (dir, scratch) = Directory::read(p, scratch)?;
@@ -40,12 +39,12 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     read_memory_map(p, &dir, chipset, &mut map, scratch)?;
     log.map(p, &map);
 
-    // The kernel's memory before the tables': its place is given, theirs is
-    // not. Its command line before PCI, which it may ask for.
+    // The kernel claims its memory before the tables: its place is given, theirs is
+    // not. The command line is read before PCI is set up, since it may ask for that.
     let (kernel, scratch) = Kernel::claim(&mut Loader::new(p, &mut map), options.entry, scratch)?;
     log.kernel(p, &kernel);
 
-    // PCI before the tables: QEMU writes what is programmed into them.
+    // PCI before the tables: QEMU builds them from what is programmed.
     let script = dir.find(file::TABLE_LOADER);
     let line = p.bytes(kernel.command_line());
     let facts = Facts {
@@ -82,11 +81,11 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     }
     log.acpi(p, &tables);
     reach_processors(p, &facts, &tables);
-    // Without a host bridge the F segment is the image, which has SMBIOS of its
-    // own at the place where it would be put.
+    // Without a host bridge the F segment is the image, which has SMBIOS structures of
+    // its own.
     let entry_point = smbios::load(p, &dir, &mut space, chipset.pci.is_none())?;
     log.smbios(p, entry_point);
-    // Last in the F segment, for it may be the largest there.
+    // Last in the F segment, since it may be the largest.
     if facts.needs_mp_table() && mptable::offer(p, chipset, &summary.roots, &mut space)? {
         log.mp_table(p);
     }
@@ -119,8 +118,8 @@ fn read_memory_map<P: Platform>(
     Ok(())
 }
 
-/// Leaves a note on machines that can sleep. On others nothing of [`wake`] may run:
-/// tables lie over its code (`linker.ld`).
+/// Leaves a note on machines that can sleep. On others [`wake`] must not run: tables
+/// lie over its code (`linker.ld`).
 fn note_for_wake_up<P: Platform>(
     p: &mut P,
     chipset: &Chipset,
@@ -135,8 +134,8 @@ fn note_for_wake_up<P: Platform>(
     wake::note(p, tables, map, &loaded.handoff, is_legacy)
 }
 
-/// Turns x2APIC mode on if a processor has an APIC id of 255 or more: Linux
-/// leaves such processors out unless it is on already.
+/// Turns x2APIC mode on if a processor has an APIC id above 254: otherwise Linux leaves
+/// such processors out.
 fn reach_processors<P: Platform>(p: &mut P, facts: &Facts, tables: &Tables) {
     /// CPUID leaf 1, ECX: the processor has x2APIC.
     const X2APIC: u32 = 1 << 21;

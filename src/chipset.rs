@@ -99,8 +99,8 @@ pub static Q35: Chipset = Chipset {
     pci: Some(PciHost::Q35),
 };
 
-/// Machine types `microvm` and `isapc`: nothing answers at 00:00.0. What PCI a
-/// microvm has is found by its ECAM.
+/// Machine types `microvm` and `isapc`: nothing answers at 00:00.0. A microvm with PCI
+/// is found by its ECAM.
 pub static NONE: Chipset = Chipset {
     name: "no host bridge",
     host_bridge: u32::MAX,
@@ -111,7 +111,7 @@ pub static NONE: Chipset = Chipset {
     pci: None,
 };
 
-/// All that are known.
+/// Every known chipset.
 static CHIPSETS: [&Chipset; 3] = [&I440FX, &Q35, &NONE];
 
 /// Q35's PCIEXBAR at 00:00.0 (Intel G35 Express datasheet, 5.1.17): base, length
@@ -129,22 +129,20 @@ pub const CAM_ADDRESS: u16 = 0xcf8;
 pub const CAM_DATA: u16 = 0xcfc;
 
 impl Chipset {
-    /// By the dword at register 0 of 00:00.0; `None` if it is not known.
+    /// The chipset with this dword at register 0 of 00:00.0.
     #[must_use]
     pub fn find(host_bridge: u32) -> Option<&'static Self> {
         let mut all = CHIPSETS.into_iter();
         all.find(|chipset| chipset.host_bridge == host_bridge)
     }
 
-    /// Routes interrupts and switches power management on: what every kernel
-    /// needs. It comes before any ACPI file is read, since QEMU writes the FADT
-    /// from what is programmed here.
+    /// Routes interrupts and switches power management on, as every kernel needs it.
+    /// Call it before any ACPI file is read: QEMU writes the FADT from these registers.
     pub fn set_up<P: Platform>(&self, platform: &mut P) {
         self.write(platform, self.registers);
     }
 
-    /// Sets up what only kernels without ACPI need. Linux with ACPI does all of
-    /// it itself.
+    /// Sets up what only kernels without ACPI need. Linux with ACPI does it itself.
     pub fn set_up_legacy<P: Platform>(&self, platform: &mut P) {
         set_up_interrupt_controllers(platform);
         if self.pci.is_some() {
@@ -166,7 +164,7 @@ impl Chipset {
         map.reserve(layout::Q35_ECAM, Kind::RESERVED)
     }
 
-    /// The register's part of [`Chipset::open_all_buses`].
+    /// Sets PCIEXBAR for [`Chipset::open_all_buses`].
     pub fn reach_all_buses<P: Platform>(&self, platform: &mut P) {
         platform.write32(self.ecam.start() | PCIEXBAR, PCIEXBAR_256);
     }
@@ -228,13 +226,12 @@ pub fn set_up_interrupt_controllers<P: Platform>(platform: &mut P) {
     }
 }
 
-/// What a PC's BIOS leaves in the devices that real-mode code uses.
+/// Sets up the devices that real-mode code uses, as a PC's BIOS does.
 ///
-/// The timer runs as timer 0 in mode 2, 18.2 times a second, and is the one
-/// interrupt that is open, if `ticks`: a kernel that is entered in 32 bits takes
-/// none, and one that came before it masks LINT0 would stay in QEMU's processor
-/// without a vector. COM1 has 115,200 bits a second, 8 bits, no parity.
-/// A20 is open; the port that closes it is to say so.
+/// Timer 0 runs in mode 2, 18.2 times a second. With `ticks` its interrupt is the only
+/// one that is open. A kernel entered in 32 bits takes no interrupts: a tick before it
+/// masks LINT0 would stay pending in QEMU's processor without a vector. COM1 has
+/// 115,200 bits a second, 8 bits, no parity. A20 is open, and port 0x92 says so.
 pub fn set_up_devices_for_bios<P: Platform>(platform: &mut P, ticks: bool) {
     set_up_interrupt_controllers(platform);
     for (port, value) in [

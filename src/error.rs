@@ -6,7 +6,7 @@ use crate::text::{Terminal, print, print_foreign};
 /// Everything that stops a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// No fw_cfg device answers: not a QEMU machine, or one without it.
+    /// No fw_cfg device answers.
     NoFwCfg,
     /// fw_cfg reports a failed transfer.
     FwCfgTransfer,
@@ -16,7 +16,7 @@ pub enum Error {
     BadE820,
     /// More memory map entries than a zero page can carry.
     TooManyE820Entries,
-    /// The firmware does not know the host bridge, which it would have to set up.
+    /// The firmware does not know the host bridge.
     UnknownMachine,
     /// An option, a file or `qboot.pci=`, has a value that does not exist.
     BadOption(BadValue),
@@ -25,7 +25,7 @@ pub enum Error {
     /// The kernel is a PE/COFF image without a Linux setup header or a `.linux`
     /// section.
     KernelIsPe,
-    /// The kernel's format is none of bzImage, ELF with PVH note, multiboot.
+    /// The kernel is not a bzImage, an ELF file with a PVH note, or a multiboot kernel.
     UnknownKernel,
     /// An ELF kernel without a PVH entry note.
     ElfWithoutPvh,
@@ -45,8 +45,7 @@ pub enum Error {
     Needs16BitEntry,
     /// The kernel is for another processor than x86.
     KernelForOtherMachine,
-    /// A unified kernel image whose sections make no sense, or whose `.linux` is
-    /// no bzImage.
+    /// A unified kernel image is malformed, or its `.linux` is not a bzImage.
     BadUki,
     /// The multiboot information that QEMU prepared is malformed.
     BadMultiboot,
@@ -66,9 +65,9 @@ pub enum Error {
     SmbiosTooBig(Room),
     /// More PCI functions than the firmware can track.
     PciTooMany,
-    /// QEMU has written a guest over that was to wake up.
+    /// QEMU has overwritten the guest that was to wake up.
     CannotResume,
-    /// The firmware asked for memory that is not its own: a defect of ours.
+    /// The firmware asked for memory that is not its own: a defect of the firmware.
     NotOurMemory,
     /// A processor exception inside the firmware.
     Exception,
@@ -83,9 +82,8 @@ impl From<Refused> for Error {
 }
 
 impl Error {
-    /// The stable code and the message. The code is printed in hexadecimal and
-    /// written to the debug-exit port. Codes are never reused; 0x40 and 0x42
-    /// were errors that are warnings now.
+    /// The stable code and the message. The code is printed in hexadecimal and written
+    /// to the debug-exit port. Codes are never reused, and 0x40 and 0x42 are used up.
     ///
     /// The message says what is wrong and, after the semicolon, what to do. It
     /// has no full stop: details may follow in brackets.
@@ -140,8 +138,7 @@ impl Error {
         self.describe().1
     }
 
-    /// Prints the error's line: code, message, and its sizes or the value
-    /// that it is about.
+    /// Prints the error's line: code, message, and the sizes or the value.
     pub fn report(self, terminal: &mut dyn Terminal) {
         print(terminal, "qboot: error %: ", &[self.code().into()]);
         terminal.print(self.message().as_bytes());
@@ -161,8 +158,7 @@ impl Error {
 /// How much room was needed and how much there was, in bytes: the upper and the
 /// lower half.
 ///
-/// This and the other payloads are one number each: an error, and with it the
-/// result of a step that gives nothing else, is then returned in registers.
+/// Each payload is one number, so that a `Result<()>` is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room(u64);
 
@@ -171,8 +167,7 @@ pub struct Room(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length(u64);
 
-/// An option, in the first byte, and the start of the value that the user gave
-/// it.
+/// The option in the first byte, then the start of the value that the user gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadValue(u64);
 
@@ -283,7 +278,7 @@ impl Warning {
     }
 }
 
-/// The result of anything that can stop a boot.
+/// The result of a step that can stop a boot.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 #[cfg(test)]
@@ -338,7 +333,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_and_none_is_left_out() {
         assert!(ALL.windows(2).all(|pair| pair[0].code() < pair[1].code()));
-        // Twice the code and one has to be an exit status.
+        // `code << 1 | 1` has to be an exit status.
         assert!(ALL.iter().all(|error| error.code() < 0x80));
         let warnings = WARNINGS.map(Warning::code);
         assert!(ALL.iter().all(|error| !warnings.contains(&error.code())));

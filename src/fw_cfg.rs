@@ -29,7 +29,7 @@ pub mod item {
     pub const INITRD_SIZE: u16 = 0x0b;
     /// Load address of the initrd, `u32`.
     pub const INITRD_ADDR: u16 = 0x0a;
-    /// On x86, the highest possible APIC id and one more, `u16`.
+    /// On x86, one more than the highest possible APIC id, `u16`.
     pub const MAX_CPUS: u16 = 0x0f;
     /// Entry point of an ELF kernel, `u32`.
     pub const KERNEL_ENTRY: u16 = 0x10;
@@ -51,7 +51,7 @@ pub mod item {
     pub const IRQ0_OVERRIDE: u16 = 0x8002;
 }
 
-/// The first selector that is a file's; all below are fixed items.
+/// The first selector of a file; all below are fixed items.
 pub const FIRST_FILE: u16 = 0x20;
 
 bitflags! {
@@ -146,13 +146,12 @@ pub struct Directory<'a> {
     entries: &'a [FileEntry],
 }
 
-/// Files that the first transfer has room for: what QEMU's default number
-/// of slots allows, so that one transfer is enough.
+/// Files that the first transfer has room for: QEMU's default number of slots, so that
+/// one transfer is enough.
 const FIRST_FILES: usize = 63;
 
 impl<'a> Directory<'a> {
-    /// Reads the directory into the start of `scratch`; gives back what is
-    /// left of it.
+    /// Reads the directory into the start of `scratch`; returns the rest of it.
     ///
     /// # Errors
     /// [`Error::TooManyFiles`] if it does not fit, and the transfer's.
@@ -213,10 +212,10 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// Whether `field` holds `name` and ends there: in a NUL, behind which
-/// anything may lie, or with the field.
+/// Whether `field` holds `name`, ended by a NUL or by the field's end. Anything may
+/// follow the NUL.
 ///
-/// Few names of the same length end in the same letter, so that is asked first.
+/// It compares the last letter first: few names of the same length share it.
 #[must_use]
 pub fn is_called(field: &FileName, name: &[u8]) -> bool {
     let [.., last] = name else {

@@ -18,7 +18,7 @@ use crate::phys::PhysRange;
 
 /// Real-mode interrupt vectors and the BIOS data area.
 pub const IVT_BDA: PhysRange = PhysRange::fixed(0, 0x600);
-/// `.bss`: in one page with the stack's guard, so that one less is touched.
+/// `.bss`, in one page with the stack's guard: one page less is touched.
 pub const STATICS: PhysRange = PhysRange::fixed(0x2000, 0x2100);
 /// The stack; the lowest word is its guard.
 pub const STACK: PhysRange = PhysRange::fixed(0x2100, 0x6000);
@@ -30,31 +30,31 @@ pub const SCRATCH: PhysRange = PhysRange::fixed(0x3_0000, 0x8_0000);
 pub const LOW_FREE_TOP: PhysRange = PhysRange::fixed(0x8_0000, 0x9_fc00);
 /// Extended BIOS data area.
 pub const EBDA: PhysRange = PhysRange::fixed(0x9_fc00, 0xa_0000);
-/// The EBDA's part for what a wake-up needs to know.
+/// The EBDA's part for the note that a wake-up reads.
 pub const WAKE_NOTE: PhysRange = PhysRange::fixed(0x9_ff00, 0xa_0000);
 /// VGA memory and option ROMs: never RAM.
 pub const LEGACY_HOLE: PhysRange = PhysRange::fixed(0xa_0000, 0xf_0000);
 /// The F segment, where kernels look for RSDP, SMBIOS and MP table.
 pub const F_SEGMENT: PhysRange = PhysRange::fixed(0xf_0000, 0x10_0000);
-/// The stack of a wake-up: RAM that is reserved and, at these offsets, used for
-/// nothing else (`linker.ld` keeps the copied services behind it).
+/// The stack of a wake-up. E820 reserves it; `linker.ld` keeps the copied services
+/// behind it.
 pub const WAKE_STACK: PhysRange = PhysRange::fixed(0xf_0000, 0xf_4000);
 /// The F segment's part for tables; the image ends below it (`linker.ld`).
 pub const F_TABLES: PhysRange = PhysRange::fixed(0xf_e800, 0xf_fc60);
-/// Where the image has SMBIOS structures of its own, and so the F segment where
-/// that is the image.
+/// Where the image has SMBIOS structures of its own. On machines whose F segment is the
+/// image, kernels find them here.
 pub const OWN_SMBIOS: PhysRange = PhysRange::fixed(0xf_fc60, 0xf_fd00);
 /// Where RAM goes on after the legacy hole.
 pub const HIGH_RAM: u32 = 0x10_0000;
-/// Where the I/O APIC and other fixed devices start, and no RAM is below 4 GiB.
+/// Where the I/O APIC and other fixed devices start: RAM below 4 GiB ends here.
 pub const HIGH_RAM_END: u32 = 0xfec0_0000;
-/// Everything below 1 MiB that the running firmware occupies.
+/// What the running firmware occupies below 1 MiB.
 pub const FIRMWARE: PhysRange = PhysRange::fixed(STATICS.start(), LOW_FREE.start());
 
-/// Where q35's ECAM lies, as QEMU's ACPI tables expect it: 256 buses of 1 MiB at
-/// the most. QEMU's window for PCI memory starts behind it.
+/// Where q35's ECAM lies, as QEMU's ACPI tables expect it: at most 256 buses of 1 MiB.
+/// QEMU's window for PCI memory starts behind it.
 pub const Q35_ECAM: PhysRange = PhysRange::fixed(0xb000_0000, 0xc000_0000);
-/// The part of it that is opened unless more buses are needed: 64 buses.
+/// Its part for 64 buses, opened unless more are needed.
 pub const Q35_ECAM_64: PhysRange = PhysRange::fixed(Q35_ECAM.start(), 0xb400_0000);
 
 /// ECAM of `microvm,pcie=on` (QEMU `include/hw/i386/microvm.h`).
@@ -97,7 +97,7 @@ const _: () = {
     assert!(EBDA.contains(WAKE_NOTE) && F_SEGMENT.contains(WAKE_STACK));
     assert!(!WAKE_STACK.overlaps(F_TABLES));
     assert!(F_TABLES.end() == OWN_SMBIOS.start());
-    // The port of the DMA doorbell takes 16-byte aligned scratch as given.
+    // `fw_cfg` relies on 16-byte aligned scratch.
     assert!(SCRATCH.start().is_multiple_of(16));
 };
 

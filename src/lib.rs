@@ -1,11 +1,10 @@
 //! qboot: boot firmware for x86 QEMU, its logic.
 //!
-//! Everything here is free of `unsafe` and of hardware: it reaches the machine
-//! through [`platform::Platform`], so the same code runs in the ROM and on the
-//! host.
+//! The library has no `unsafe` and touches no hardware. It reaches the machine through
+//! [`platform::Platform`], so the same code runs in the ROM and on the host.
 //!
-//! [`boot::boot`] is the sequence; start there. What comes out is a
-//! [`kernel::Handoff`] or an [`error::Error`].
+//! Start with [`boot::boot`], the sequence. It returns a [`kernel::Handoff`] or an
+//! [`error::Error`].
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -36,12 +35,10 @@
 //! | processor | [Intel SDM](https://www.intel.com/sdm) | [`chipset`], [`tables::mptable`] |
 //! | chipsets | Intel 82371AB (PIIX4) and ICH9 datasheets | [`chipset`] |
 //! | BIOS services | [Ralf Brown's interrupt list](https://www.ctyme.com/rbrown.htm) | [`tables::low_memory`] |
-//!
-//! Sections are named where something is taken from them.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-// Fakes and simulations have a heap; nothing of the firmware does.
+// Only fakes and simulations have a heap.
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 

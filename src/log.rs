@@ -1,5 +1,5 @@
-//! The log: what each step of a boot took and found, if `opt/org.qboot/log`
-//! asks for it. It prints what it is told as the steps pass.
+//! The log: how long each step of a boot took and what it found, if `opt/org.qboot/log`
+//! asks for it.
 
 use crate::chipset::Chipset;
 use crate::error::Warning;
@@ -30,8 +30,8 @@ impl Log {
         Self { option, last: 0 }
     }
 
-    /// Starts the line of a step with the time that it took, without what
-    /// printing takes; `false` if there is no log.
+    /// Starts a step's line with the time that the step took, printing not counted;
+    /// `false` if there is no log.
     fn begin<P: Platform>(&mut self, platform: &mut P) -> bool {
         if self.option == LogOption::Off {
             return false;
@@ -73,7 +73,7 @@ impl Log {
         }
         let ram = map.entries().iter().filter(|e| e.kind() == Kind::RAM);
         let bytes: u64 = ram.fold(0, |sum, entry| sum.saturating_add(entry.len()));
-        // What of the first MiB is no RAM rounds away.
+        // Rounds up: part of the first MiB is not RAM.
         let mib = u32::try_from(bytes.saturating_add(0xf_ffff) >> 20).unwrap_or(u32::MAX);
         let entries = count(map.entries().len());
         print(p, "e820: # entries, # MiB", &[entries, mib]);
@@ -108,7 +108,7 @@ impl Log {
         print(p, ", at 0x$-0x$", &[at.start(), at.end()]);
         if self.end(p) {
             p.print(b"qboot:   command line ");
-            // Byte by byte: the line lies where only the platform reaches.
+            // Byte by byte: the platform lends the line's bytes, and prints too.
             let line = kernel.command_line();
             for offset in 0..line.len() {
                 let byte = line.part(offset, 1).and_then(|at| p.bytes(at).ok());
@@ -121,7 +121,7 @@ impl Log {
         }
     }
 
-    /// What was decided about PCI, and what came of it.
+    /// What was decided about PCI, and the result.
     pub fn pci<P: Platform>(
         &mut self,
         p: &mut P,
@@ -151,7 +151,7 @@ impl Log {
             AcpiUse::Full => b" with ACPI",
         });
         if setup != PciSetup::None {
-            // What has no number or no place is told in a warning.
+            // Warnings report what has no number or no place.
             let counts = [summary.functions.into(), summary.last_bus.into()];
             print(p, ", # functions, last bus #", &counts);
         }
@@ -234,7 +234,7 @@ fn ranges(terminal: &mut dyn Terminal, map: &MemoryMap) {
     }
 }
 
-/// Prints what the guest will miss of PCI, with a log and without.
+/// Prints warnings about PCI, with a log and without.
 pub fn warn(terminal: &mut dyn Terminal, summary: &Summary) {
     if let Some(first) = summary.first_unplaced {
         begin_warning(terminal, Warning::PciUnplaced, summary.unplaced, first.bdf);

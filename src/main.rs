@@ -59,8 +59,8 @@ global_asm!(
     options(att_syntax),
 );
 
-/// The first Rust code of a boot: `host_bridge` is the id at 00:00.0, `signature`
-/// what the processor left in EDX at reset.
+/// The first Rust code of a boot. `host_bridge` is the id at 00:00.0; `signature` is
+/// EDX at reset, the processor's signature.
 extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
     // SAFETY: called once, from the entry code, which gives the firmware's
     // memory to this call chain alone.
@@ -72,7 +72,7 @@ extern "C" fn rust_main(host_bridge: u32, signature: u32) -> ! {
     rom::cpu::enable_caching(signature);
     #[cfg(feature = "markers")]
     qboot::markers::entering(&mut hardware, handoff);
-    // SAFETY: `boot` has given it, and the stack's guard is whole.
+    // SAFETY: `boot` returned the handoff, and the stack's guard is whole.
     unsafe { rom::handoff::enter(&handoff) }
 }
 

@@ -1,15 +1,14 @@
-//! One-byte progress writes for timing scripts, such as those that read
-//! `perf record -e kvm:kvm_pio`: a build of its own, since each is an exit.
+//! One-byte progress writes for timing scripts that read a trace of KVM's port writes.
+//! Each is an exit, so only the feature `markers` has them.
 //!
-//! The numbers are those that this field's scripts look for.
+//! The ports and numbers are C qboot's, which such scripts look for.
 
 use crate::kernel::Handoff;
 use crate::platform::Platform;
 
 /// How far the firmware is.
 const PROGRESS: u16 = 0xf5;
-/// Which kernel is entered; `-device isa-debug-exit,iobase=0xf4` ends QEMU
-/// here.
+/// The kernel's kind; `-device isa-debug-exit,iobase=0xf4` ends QEMU here.
 const KERNEL: u16 = 0xf4;
 
 /// The firmware starts.
@@ -27,7 +26,7 @@ pub fn entering<P: Platform>(platform: &mut P, handoff: Handoff) {
     let kind = match handoff {
         Handoff::Multiboot { .. } => 2,
         Handoff::Pvh { .. } => 4,
-        // A bzImage, however it is entered.
+        // A bzImage, entered in 32-bit or in real mode.
         _ => 3,
     };
     platform.out8(KERNEL, kind);

@@ -1,12 +1,11 @@
-//! Guest-physical ranges, and the little that is done to bytes everywhere.
+//! Guest-physical ranges, and small helpers for bytes.
 //!
 //! The library never makes a pointer from an address. It asks the platform for
 //! the bytes of a [`PhysRange`].
 
-/// Memory that is outside what the firmware may touch: an internal error.
+/// The firmware may not touch this memory: an internal error.
 ///
-/// A type of its own without a value in it, so that a slice that may be refused
-/// is returned in registers.
+/// It holds nothing, so a `Result` with a slice is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
@@ -22,7 +21,7 @@ impl PhysRange {
     /// No byte, at address 0.
     pub const EMPTY: Self = Self { start: 0, end: 0 };
 
-    /// `[start, start + len)`, or `None` when it would pass 4 GiB.
+    /// `[start, start + len)`, or `None` if it would pass 4 GiB.
     #[must_use]
     pub const fn new(start: u32, len: u32) -> Option<Self> {
         match start.checked_add(len) {
@@ -31,7 +30,7 @@ impl PhysRange {
         }
     }
 
-    /// `[start, end)`, or `None` when they are the wrong way round.
+    /// `[start, end)`, or `None` if they are the wrong way round.
     #[must_use]
     pub const fn between(start: u32, end: u32) -> Option<Self> {
         if start <= end {
@@ -84,7 +83,7 @@ impl PhysRange {
         self.start <= other.start && other.end <= self.end
     }
 
-    /// What lies behind the first `offset` bytes.
+    /// The part behind the first `offset` bytes.
     #[must_use]
     pub const fn behind(self, offset: u32) -> Option<Self> {
         match self.start.checked_add(offset) {
@@ -96,7 +95,7 @@ impl PhysRange {
     /// `len` bytes at `offset` inside this range.
     ///
     /// # Errors
-    /// `None` when they do not all lie inside.
+    /// `None` if they do not all lie inside.
     #[must_use]
     pub fn part(self, offset: u32, len: u32) -> Option<Self> {
         let part = Self::new(self.start.checked_add(offset)?, len)?;
@@ -167,7 +166,7 @@ pub fn byte_sum(bytes: &[u8]) -> u8 {
 /// Copies `src` to the start of `dest`.
 ///
 /// # Errors
-/// [`Refused`] when `dest` is too short.
+/// [`Refused`] if `dest` is too short.
 pub fn copy_into(dest: &mut [u8], src: &[u8]) -> Result<(), Refused> {
     dest.get_mut(..src.len())
         .ok_or(Refused)?
@@ -178,7 +177,7 @@ pub fn copy_into(dest: &mut [u8], src: &[u8]) -> Result<(), Refused> {
 /// Copies `src` to `offset` in `dest`.
 ///
 /// # Errors
-/// [`Refused`] when it does not fit there.
+/// [`Refused`] if it does not fit there.
 pub fn copy_at(dest: &mut [u8], offset: usize, src: &[u8]) -> Result<(), Refused> {
     copy_into(dest.get_mut(offset..).ok_or(Refused)?, src)
 }

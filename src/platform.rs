@@ -1,12 +1,11 @@
-//! The one seam between the firmware's logic and what it runs on.
+//! The one seam between the firmware's logic and the machine.
 //!
-//! Everything above takes a `P: Platform`. In the ROM that is the hardware
-//! (`src/rom/`); on the host it is a simulated machine. The method groups are
-//! traits of their own, so that each can be implemented where its device is;
-//! nothing above this file has to name them.
+//! Everything above takes a `P: Platform`: the hardware in the ROM (`src/rom/`), a
+//! simulated machine on the host. Each method group is a trait, implemented in the file
+//! of its device; only this file names them.
 //!
-//! Each access to a device is an exit to the host, some thousand instructions'
-//! worth of time: callers count them.
+//! Each access to a device is an exit to the host, which takes as long as some thousand
+//! instructions. Callers count them.
 
 use crate::error::Result;
 use crate::phys::PhysRange;
@@ -15,12 +14,11 @@ pub use crate::text::Terminal;
 
 /// A machine, as the firmware reaches it.
 pub trait Platform: Io + FwCfg + GuestMemory + Terminal {
-    /// The CPUID instruction: leaf and subleaf to EAX, EBX, ECX, EDX. It is an
-    /// exit.
+    /// EAX, EBX, ECX, EDX of the CPUID instruction, which is an exit.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4];
 
-    /// Turns the local APIC's x2APIC mode on. The caller has seen in CPUID
-    /// that the processor has it.
+    /// Turns the local APIC's x2APIC mode on. The caller has checked by CPUID that the
+    /// processor has it.
     fn enable_x2apic(&mut self);
 
     /// The PCI BIOS's code, to be copied for kernels; empty if there is none.
@@ -29,8 +27,8 @@ pub trait Platform: Io + FwCfg + GuestMemory + Terminal {
 
 /// Ports, and registers in memory.
 ///
-/// An `addr` is guest-physical and naturally aligned. An implementation ignores
-/// writes to, and reads all ones from, whatever is not a device's window.
+/// An `addr` is guest-physical and naturally aligned. Outside the devices' windows,
+/// reads give all ones and writes are ignored.
 pub trait Io {
     /// Reads a byte from a port.
     fn in8(&mut self, port: u16) -> u8;
@@ -114,8 +112,8 @@ pub trait FwCfg {
 
 /// The memory that the firmware may read and write.
 ///
-/// An implementation refuses whatever [`crate::memory::window`] does, so no
-/// address from the host can reach the running firmware or a device.
+/// An implementation refuses what [`crate::memory::window`] refuses, so no address from
+/// the host can reach the running firmware or a device.
 pub trait GuestMemory {
     /// Makes RAM from 1 MiB up reachable, after the memory map has shown that
     /// it exists.
@@ -136,7 +134,7 @@ pub trait GuestMemory {
         Ok(())
     }
 
-    /// Copies `src` to `range`, which is as long.
+    /// Copies `src` to `range`, which has the same length.
     ///
     /// # Errors
     /// As [`GuestMemory::bytes`], and if the lengths differ.

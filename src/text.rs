@@ -1,7 +1,6 @@
-//! The little formatting that the firmware needs: `core::fmt` would cost
-//! several KiB.
+//! Formatting of messages: `core::fmt` would cost several KiB.
 
-/// Where text for people goes, and the clock that its lines are dated by.
+/// Where messages go, and the clock that dates them.
 pub trait Terminal {
     /// Prints ASCII text; lines end in CR and LF.
     fn print(&mut self, text: &[u8]);
@@ -39,8 +38,8 @@ pub fn print(terminal: &mut dyn Terminal, format: &str, values: &[u32]) {
     }
 }
 
-/// Prints what others have written, up to a NUL; what could confuse a
-/// terminal is a dot.
+/// Prints text from outside, up to a NUL, with a dot for each character that could
+/// confuse a terminal.
 pub fn print_foreign(terminal: &mut dyn Terminal, text: &[u8]) {
     for byte in text.iter().take_while(|byte| **byte != 0) {
         let is_plain = matches!(byte, b' '..=b'~');
@@ -48,7 +47,7 @@ pub fn print_foreign(terminal: &mut dyn Terminal, text: &[u8]) {
     }
 }
 
-/// Ten digits deep at the most.
+/// Calls itself for each digit, ten at most.
 fn decimal(terminal: &mut dyn Terminal, value: u32) {
     if value >= 10 {
         decimal(terminal, value / 10);

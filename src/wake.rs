@@ -1,11 +1,10 @@
 //! Waking up from suspend to RAM (ACPI S3).
 //!
-//! QEMU wakes a guest by a reset that keeps RAM and writes 0xfe to CMOS 0x0f.
-//! The firmware restores what the reset took from the machine and enters the
-//! guest at the address in its FACS (ACPI 6.5, 16.3). All memory but what E820
-//! reserves is the guest's: what a wake-up needs is noted in the EBDA before the
-//! handoff, and CMOS is asked only if a note is there, so that a cold boot's
-//! accesses stay the same.
+//! QEMU wakes a guest by a reset that keeps RAM and writes 0xfe to CMOS 0x0f. The
+//! firmware restores what the reset took from the machine and enters the guest at the
+//! address in its FACS (ACPI 6.5, 16.3). The guest owns all memory except what E820
+//! reserves, so a note in the EBDA, written before the handoff, has what a wake-up
+//! needs. CMOS is asked only if there is a note: a cold boot makes no more accesses.
 
 mod tpm;
 
@@ -31,8 +30,8 @@ const S3_RESUME: u8 = 0xfe;
 /// The first word of [`layout::WAKE_NOTE`] if there is a note.
 pub const MARK: u32 = u32::from_le_bytes(*b"zZzQ");
 
-/// What a wake-up needs. The guest can write it, so it has a checksum: garbage
-/// means that nothing can be woken.
+/// What a wake-up needs. The guest can overwrite it, so it has a checksum; a damaged
+/// note wakes nothing.
 #[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Note {
@@ -42,9 +41,9 @@ struct Note {
     checksum: U32,
     /// Where the FACS lies.
     facs: U32,
-    /// Some of the values below.
+    /// `IS_REWRITTEN` and the flags below it.
     flags: U32,
-    /// Those that are not used have no size.
+    /// Unused ones have size 0.
     pointers: [WrittenPointer; MAX_WRITTEN],
 }
 /// QEMU writes the kernel's segments again at a reset.
@@ -59,7 +58,7 @@ const IS_LEGACY: u32 = 8;
 const HAS_ALL_BUSES: u32 = 16;
 const _: () = assert!(size_of::<Note>() <= layout::WAKE_NOTE.len() as usize);
 
-/// The FACS (ACPI 6.5, 5.2.10), as far as a wake-up reads it.
+/// The part of the FACS (ACPI 6.5, 5.2.10) that a wake-up reads.
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Facs {
@@ -79,15 +78,15 @@ const _: () = assert!(size_of::<Facs>() == FACS_LEN as usize);
 /// What the firmware finds when a note is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// No guest waits to be woken: an ordinary reset.
+    /// An ordinary reset.
     Boot,
-    /// A guest that QEMU's reset has written over.
+    /// QEMU's reset has overwritten the guest.
     Lost,
     /// The guest is ready to go on.
     Resume(Vector),
 }
 
-/// Where a guest is to be entered.
+/// Where to enter the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vector {
     /// In real mode, at a segment and an offset.
@@ -96,8 +95,8 @@ pub enum Vector {
     Flat(u32),
 }
 
-/// Notes what a wake-up will need, right before the handoff. `is_legacy`: the chipset
-/// was set up for a kernel without ACPI, too.
+/// Notes what a wake-up will need. `is_legacy`: the chipset was set up for a kernel
+/// without ACPI, too.
 ///
 /// # Errors
 /// [`Error::NotOurMemory`], which the layout excludes.
@@ -146,7 +145,7 @@ pub fn note<P: Platform>(
     Ok(())
 }
 
-/// Tells whether this is a wake-up; if it is, restores what the reset took.
+/// Finds out whether this is a wake-up, and then restores what the reset took.
 pub fn resume<P: Platform>(p: &mut P, host_bridge: u32) -> Wake {
     let (index, data) = CMOS;
     p.out8(index, SHUTDOWN_STATUS);
@@ -176,7 +175,7 @@ pub fn resume<P: Platform>(p: &mut P, host_bridge: u32) -> Wake {
     for pointer in &note.pointers {
         let address = u64::from(pointer.address).to_le_bytes();
         if let Some(address @ [_, ..]) = address.get(..pointer.size.get().into()) {
-            // A guest whose QEMU refuses that goes on all the same.
+            // If QEMU refuses, the guest goes on all the same.
             let _ = p.write(pointer.selector.get(), pointer.offset.get(), address);
         }
     }
@@ -194,8 +193,8 @@ fn read_note<P: Platform>(p: &mut P) -> Option<Note> {
     (note.mark == MARK && sum(&note) == 0).then_some(note)
 }
 
-/// Where the guest wants to be entered, by the FACS at `addr`; `None` if that is
-/// no FACS, or has no address that can be entered.
+/// Where the FACS at `addr` asks to enter the guest; `None` if it is not a FACS, or its
+/// address cannot be entered.
 fn waking_vector<P: Platform>(p: &mut P, addr: u32) -> Option<Vector> {
     let range = PhysRange::new(addr, FACS_LEN)?;
     let end = range.end().min(layout::HIGH_RAM_END);

@@ -19,16 +19,15 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 /// Where [`SetupHeader`] lies in an image, and in the zero page alike.
 pub const HEADER_OFFSET: usize = 0x1f1;
-/// Where the header's own length is counted from: its magic.
+/// The header's magic, from where its own length counts.
 const MAGIC_OFFSET: usize = 0x202;
 /// Bytes of a sector, which `setup_sects` counts in.
 pub const SECTOR: u32 = 512;
 /// QEMU's boot loader id (0xb) in the high half; version 0.
 pub const TYPE_OF_LOADER: u8 = 0xb0;
-/// `initrd_addr_max` of kernels whose header has no such field, or ends before
-/// it.
+/// `initrd_addr_max` if the header has no such field, or ends before it.
 const OLD_INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
-/// `cmdline_size` of kernels whose header has no such field, or ends before it.
+/// `cmdline_size` if the header has no such field, or ends before it.
 const OLD_CMDLINE_SIZE: u32 = 255;
 
 bitflags! {
@@ -53,8 +52,7 @@ bitflags! {
     }
 }
 
-/// `struct setup_header`, with the room that the zero page leaves for fields of
-/// later protocols.
+/// `struct setup_header`, padded to the room that the zero page has for it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the specification has them")]
@@ -105,7 +103,7 @@ pub struct SetupHeader {
     later: [u8; 0x24],
 }
 
-/// `struct boot_params`, the zero page, as far as it is filled in.
+/// `struct boot_params`, the zero page, up to the last field that is filled in.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct BootParams {
@@ -135,7 +133,7 @@ const _: () = {
     assert!(size_of::<BootParams>() == BOOT_PARAMS_LEN as usize);
 };
 
-/// Where the last field ends that a header of a protocol cannot lack.
+/// The least end of the header, from each protocol on.
 const LEAST_END: [(u16, usize); 3] = [
     (0x20a, offset_of!(SetupHeader, handover_offset)), // behind init_size
     (0x205, offset_of!(SetupHeader, min_alignment)),   // behind relocatable_kernel
@@ -151,7 +149,7 @@ pub(super) fn setup_len(setup_sects: u8) -> u32 {
     sects.saturating_add(1).saturating_mul(SECTOR)
 }
 
-/// At which code a bzImage is entered.
+/// Which code of a bzImage is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// At `code32_start`, in 32-bit mode.
@@ -168,13 +166,12 @@ impl SetupHeader {
         magic.is_some_and(|magic| magic.starts_with(b"HdrS"))
     }
 
-    /// The header of `image`, or of the start of one that is as long as any
-    /// header (0x202 + 255 bytes). Zeroes and defaults take the place of what
-    /// follows its end.
+    /// The header in `image`, which may be cut after the longest header (0x202 + 255
+    /// bytes). Writes zeroes and defaults behind the header's end.
     ///
     /// # Errors
-    /// [`Error::BadSetupHeader`] if it ends before fields that its protocol
-    /// has, or is longer than the zero page has room for.
+    /// [`Error::BadSetupHeader`] if it ends before fields that its protocol has, or is
+    /// too long for the zero page.
     pub fn read(image: &mut [u8]) -> Result<&Self> {
         let bad = Error::BadSetupHeader;
         let bytes = image.get_mut(HEADER_OFFSET..).ok_or(bad)?;
@@ -204,8 +201,8 @@ impl SetupHeader {
         self.protocol() >= protocol
     }
 
-    /// Where the kernel is to be entered: in 32-bit mode if it can be entered
-    /// there wherever it was loaded, unless `option` says otherwise.
+    /// Where to enter the kernel: in 32-bit mode if the header allows it, unless
+    /// `option` says otherwise.
     ///
     /// # Errors
     /// [`Error::Needs16BitEntry`] if the option cannot be met.
@@ -221,8 +218,8 @@ impl SetupHeader {
         }
     }
 
-    /// Who this is: a 32-bit Linux for sure could say that it is not, and is a
-    /// real one, which names its version.
+    /// Who this is. It is 32-bit Linux only if the header can say so, has no
+    /// `KERNEL_64`, and names a version, as Linux does.
     #[must_use]
     pub const fn guest(&self) -> Guest {
         let is_64 = self.xloadflags().contains(XLoadFlags::KERNEL_64);
@@ -256,8 +253,7 @@ impl SetupHeader {
         }
     }
 
-    /// Bytes of the protected-mode code by the header, 0 if it is too old to
-    /// say.
+    /// Bytes of the protected-mode code; 0 if the protocol is too old to say.
     #[must_use]
     pub const fn code_len(&self) -> u32 {
         if self.has(0x204) {
@@ -287,8 +283,8 @@ impl SetupHeader {
         }
     }
 
-    /// `payload_offset` (from the protected-mode code's start) and
-    /// `payload_length`: the compressed kernel, which only Linux has.
+    /// `payload_offset` (from the start of the protected-mode code) and
+    /// `payload_length`: the compressed kernel. Only Linux has one.
     #[must_use]
     pub const fn payload(&self) -> Option<(u32, u32)> {
         match (self.payload_offset.get(), self.payload_length.get()) {
@@ -297,9 +293,9 @@ impl SetupHeader {
         }
     }
 
-    /// Bytes that the protected-mode code has at least: up to the end of the
-    /// payload, and nearly up to `syssize`, which is rounded up and may count
-    /// a checksum that is not there.
+    /// The least length of the protected-mode code: it reaches the end of the payload,
+    /// and nearly `syssize`, which is rounded up and may count a checksum that is not
+    /// there.
     #[must_use]
     pub fn least_len(&self) -> u32 {
         let payload = self.payload();
@@ -307,10 +303,9 @@ impl SetupHeader {
         payload.max(self.code_len().saturating_sub(32))
     }
 
-    /// From where the kernel runs until it has read the memory map, and how
-    /// many bytes it uses there: Linux moves itself to the higher of its
-    /// preferred address and its load address, aligned. `None` if the protocol
-    /// is too old to say.
+    /// Where the kernel runs until it has read the memory map: address and length.
+    /// Linux moves itself to the higher of its preferred address and its load address,
+    /// aligned. `None` if the protocol is too old to say.
     fn runtime(&self, load: u32) -> Result<Option<(u32, u32)>> {
         if !self.has(0x20a) {
             return Ok(None);
@@ -326,8 +321,8 @@ impl SetupHeader {
     }
 }
 
-/// Claims the memory of a bzImage's protected-mode code of `size` bytes: where it
-/// is loaded, and where it runs until it has read the memory map.
+/// Claims memory for a bzImage's protected-mode code of `size` bytes: where it is
+/// loaded, and where it runs until it has read the memory map.
 pub(super) fn claim_code<P: Platform>(
     loader: &mut Loader<'_, P>,
     header: &SetupHeader,
@@ -397,8 +392,8 @@ impl<'a> BzImage<'a> {
     /// [`Error::BadSetupHeader`].
     pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>, rsdp: u32) -> Result<Loaded> {
         let header = self.header;
-        // Linux names 2 GiB only out of caution: a kernel that can be loaded
-        // above 4 GiB takes its initrd anywhere.
+        // Linux names 2 GiB only out of caution. If it can be loaded above 4 GiB, it
+        // takes its initrd anywhere.
         let flags = header.xloadflags();
         let anywhere = flags.contains(XLoadFlags::CAN_BE_LOADED_ABOVE_4G);
         let initrd = self.image.load_initrd(loader, header, anywhere)?;

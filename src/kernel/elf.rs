@@ -20,7 +20,7 @@ const PT_NOTE: u32 = 4;
 const NOTE_GUEST_OS: u32 = 6;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`.
 const NOTE_PHYS32_ENTRY: u32 = 18;
-/// Bytes of notes that are looked at; Linux has below 1 KiB.
+/// Bytes of notes that are searched; Linux has less than 1 KiB.
 pub const MAX_NOTES: u32 = 64 << 10;
 
 /// `Elf32_Ehdr`, up to the number of program headers.
@@ -85,7 +85,7 @@ struct Elf64Phdr {
     p_align: U64,
 }
 
-/// What a program header of either class says.
+/// A program header of either class.
 #[derive(Clone, Copy)]
 struct Segment {
     p_type: u32,
@@ -109,7 +109,7 @@ impl Elf32Phdr {
 }
 
 impl Elf64Phdr {
-    /// `None` if it names memory above 4 GiB.
+    /// `None` if it lies above 4 GiB.
     fn segment(&self) -> Option<Segment> {
         Some(Segment {
             p_type: self.p_type.get(),
@@ -128,8 +128,8 @@ enum Headers<'a> {
 }
 
 impl Headers<'_> {
-    /// Calls `each` with every program header, until it gives `None` or one
-    /// names memory above 4 GiB.
+    /// Calls `each` with every program header. Stops if it returns `None`, or if a
+    /// header names memory above 4 GiB.
     fn visit(&self, mut each: impl FnMut(Segment) -> Option<()>) -> Option<()> {
         match self {
             Self::Elf32(headers) => headers.iter().try_for_each(|h| each(h.segment())),
@@ -138,13 +138,13 @@ impl Headers<'_> {
     }
 }
 
-/// An ELF file's program headers, and what they say together.
+/// An ELF file's program headers, and their sum.
 #[derive(Clone, Copy, Debug)]
 pub struct Elf<'a> {
     headers: Headers<'a>,
     /// From the first to the last byte of all loadable segments.
     pub span: PhysRange,
-    /// Where the first notes are; empty if there are none.
+    /// The first notes; empty if there are none.
     pub notes: PhysRange,
 }
 
@@ -186,8 +186,8 @@ impl<'a> Elf<'a> {
         end.is_some_and(|end| end <= image.len())
     }
 
-    /// The headers of `image`; `None` if they do not all lie in it, or say
-    /// nothing of memory below 4 GiB.
+    /// The headers of `image`; `None` if they do not all lie in it, or have no segment
+    /// below 4 GiB.
     #[must_use]
     pub fn parse(image: &'a [u8]) -> Option<Self> {
         let (offset, size, count) = Self::table(image)?;
@@ -222,8 +222,7 @@ impl<'a> Elf<'a> {
         })
     }
 
-    /// Calls `each` with the memory of every loadable segment, until it gives
-    /// `None`.
+    /// Calls `each` with the memory of every loadable segment, until it returns `None`.
     pub fn loaded(&self, mut each: impl FnMut(PhysRange) -> Option<()>) -> Option<()> {
         self.headers.visit(|segment| {
             if segment.p_type != PT_LOAD || segment.p_memsz == 0 {
@@ -233,8 +232,8 @@ impl<'a> Elf<'a> {
         })
     }
 
-    /// Who the kernel is, by its `notes`. A 32-bit Linux is an ELF of 32 bits
-    /// that is linked to virtual addresses above those it is loaded to.
+    /// Who the kernel is, by its `notes`. A 32-bit Linux is an ELF file of 32 bits that
+    /// is linked to virtual addresses above its load address.
     #[must_use]
     pub fn guest(&self, notes: Notes) -> Guest {
         let is_32bit_linux = match self.headers {
@@ -297,18 +296,17 @@ impl Notes {
     }
 }
 
-/// The length with its padding to four bytes; what cannot be padded is behind
-/// every end.
+/// The length, padded to four bytes. If it cannot be padded, it is longer than any
+/// notes.
 fn padded(len: U32) -> usize {
     align_up(len.get(), 4).map_or(usize::MAX, |len| len as usize)
 }
 
-/// Who an ELF kernel is whose headers are partly overwritten.
+/// Who an ELF kernel with partly overwritten headers is.
 ///
-/// Looks at `bytes`, what is left of the file's first ones, for a program
-/// header of notes, and believes it if its notes lie in `span`, what QEMU has
-/// loaded, and give the `entry` that QEMU has found. `read` gives the notes in a
-/// range of memory.
+/// Searches `bytes`, the rest of the file's first bytes, for a program header of notes.
+/// Believes it if its notes lie in `span`, which QEMU has loaded, and name the `entry`
+/// that QEMU has found. `read` returns the notes in a range of memory.
 pub fn guest_by_remains(
     bytes: &[u8],
     span: PhysRange,

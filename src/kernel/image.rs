@@ -1,9 +1,9 @@
-//! Where a bzImage and what comes with it lie in the file that QEMU's `-kernel`
-//! names.
+//! Where the parts of a kernel image lie in the file that QEMU's `-kernel` names.
 //!
-//! QEMU offers that file as two items, setup and kernel, and cuts it behind the
-//! setup code of a bzImage. In a unified kernel image the byte that says where
-//! that is means something else, so any part may lie in either item, or in both.
+//! QEMU offers the file as two items, setup and kernel. It cuts behind the setup code
+//! of a bzImage. A unified kernel image has another byte where a bzImage has
+//! `setup_sects`, so the cut is anywhere, and any part may lie in either item or in
+//! both.
 
 use super::Loader;
 use super::bzimage::SetupHeader;
@@ -22,25 +22,25 @@ pub(super) struct Extent {
     pub len: u32,
 }
 
-/// A bzImage in its file, and what comes with it there.
+/// A bzImage in its file, and what else that has.
 #[derive(Clone, Copy, Debug)]
 pub struct Image {
-    /// How much of the file the setup item has.
+    /// Bytes of the file in the setup item.
     pub(super) cut: u32,
     /// The bzImage.
     pub(super) linux: Extent,
     /// Its code, behind the setup code.
     pub(super) code: Extent,
-    /// Whether initrd and command line come in the file too, or are items.
+    /// Whether initrd and command line are in the file too, rather than items.
     pub is_unified: bool,
     pub(super) cmdline: Extent,
-    /// Microcode, an archive that belongs before the initrd.
+    /// Microcode, an archive that goes before the initrd.
     pub(super) ucode: Extent,
     pub(super) initrd: Extent,
 }
 
-/// Loads from `offset` of the file on, which QEMU has cut at `cut`: one
-/// transfer, or two if the cut divides it.
+/// Loads the bytes at `offset` of the file, which QEMU has cut at `cut`: by one
+/// transfer, or two if the cut divides them.
 pub(super) fn load<P: Platform>(
     loader: &mut Loader<'_, P>,
     cut: u32,
@@ -78,7 +78,7 @@ impl Image {
         }
     }
 
-    /// Tells setup code from what is behind it.
+    /// Divides the bzImage into setup code and code.
     pub(super) fn pass_setup(&mut self, len: u32) {
         self.code = Extent {
             offset: self.linux.offset.saturating_add(len),
@@ -124,8 +124,8 @@ impl Image {
         load(loader, self.cut, part.offset, to)
     }
 
-    /// Takes the file's own command line if the user gave none: into `line`,
-    /// where the user's is, with at most `limit` characters.
+    /// Takes the file's own command line, of at most `limit` characters, if the user
+    /// gave none. `line` is the place of the user's.
     pub(super) fn complete_line<P: Platform>(
         &self,
         loader: &mut Loader<'_, P>,
@@ -140,7 +140,7 @@ impl Image {
             return Err(Error::CommandLineTooLong(Length::new(cmdline.len, limit)));
         }
         self.load_part(loader, cmdline, line)?;
-        // As systemd-stub does: the end of a line and the like are spaces.
+        // As systemd-stub does: control characters become spaces.
         for byte in loader.platform.bytes(line)? {
             if (1..b' ').contains(byte) {
                 *byte = b' ';
@@ -149,7 +149,7 @@ impl Image {
         Ok(())
     }
 
-    /// Places and loads the initrd, if there is one: as high as it may go, or
+    /// Places and loads the initrd, if there is one: as high as the header allows, or
     /// `anywhere` if it does not fit there.
     pub(super) fn load_initrd<P: Platform>(
         &self,
@@ -159,7 +159,7 @@ impl Image {
     ) -> Result<PhysRange> {
         let last = header.initrd_addr_max();
         if !self.is_unified {
-            // QEMU fills the field in: a boot without an initrd asks nothing.
+            // QEMU fills the field in, so a boot without an initrd makes no transfer.
             return match header.ramdisk_size.get() {
                 0 => Ok(PhysRange::EMPTY),
                 _ => loader.load_initrd(last, anywhere),

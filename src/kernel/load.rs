@@ -7,50 +7,50 @@ use crate::memory::map::{Claim, MemoryMap};
 use crate::phys::{PhysRange, align_up};
 use crate::platform::Platform;
 
-/// The longest command line that is taken from a kernel that names no limit.
+/// The longest command line for a kernel that names no limit.
 pub(super) const MAX_COMMAND_LINE: u32 = 0xffff;
 
-/// Slices have at most 2 GiB; longer loads go in pieces.
+/// Slices have less than 2 GiB, so longer loads go in pieces.
 const PIECE: u32 = 1 << 30;
 
 /// The platform and the memory map, borrowed for one kernel.
 #[derive(Debug)]
 pub struct Loader<'a, P> {
-    /// Where the kernel comes from and goes to.
+    /// The machine.
     pub(super) platform: &'a mut P,
-    /// Who has what.
+    /// The memory map.
     pub(super) map: &'a mut MemoryMap,
 }
 
 impl<'a, P: Platform> Loader<'a, P> {
-    /// For one step.
+    /// Borrows both for one step.
     #[must_use]
     pub const fn new(platform: &'a mut P, map: &'a mut MemoryMap) -> Self {
         Self { platform, map }
     }
 
-    /// How much `need` bytes lack in the RAM above 1 MiB.
+    /// `need` bytes, and the room in the RAM above 1 MiB.
     pub(super) fn room(&self, need: u32) -> Room {
         self.room_in(need, self.map.high())
     }
 
-    /// How much `need` bytes lack in `within`.
+    /// `need` bytes, and the room in `within`.
     pub(super) fn room_in(&self, need: u32, within: PhysRange) -> Room {
         Room::new(need, self.map.largest_free(within))
     }
 
-    /// A place in low memory: what a kernel reads before it knows of more.
+    /// A place in low memory, for what a kernel reads early.
     pub(super) fn place_low(&mut self, len: u32) -> Result<PhysRange> {
         let claim = self.map.place_low(len, 16);
         Ok(claim.ok_or(Error::KernelOverlapsFirmware)?.range())
     }
 
-    /// Reads the command line of at most `limit` characters to a place of its
-    /// own in low memory, with `zeroes` zero bytes behind it. Gives the line
-    /// with its NUL and padding, and the zeroes.
+    /// Reads the command line, of at most `limit` characters, to low memory, with
+    /// `zeroes` zero bytes behind it. Returns the line with its NUL and padding, and
+    /// the zeroes.
     ///
-    /// A transfer past an item's end gives zeroes: the one that reads the line
-    /// also clears what follows it.
+    /// A transfer past an item's end gives zeroes, so the line's transfer also clears
+    /// what follows it.
     pub(super) fn read_command_line(
         &mut self,
         limit: u32,
@@ -65,8 +65,8 @@ impl<'a, P: Platform> Loader<'a, P> {
         Ok((line, block.behind(line_len).ok_or(Error::NotOurMemory)?))
     }
 
-    /// Checks that the line that was read to `block` fits: the byte that must
-    /// be its NUL, or lie behind the item's end, is zero.
+    /// Checks that the line in `block` is not longer than `limit`: the byte behind that
+    /// is zero.
     pub(super) fn check_command_line(&mut self, block: PhysRange, limit: u32) -> Result<()> {
         if self.platform.bytes(block)?.get(limit as usize) == Some(&0) {
             return Ok(());
@@ -76,8 +76,8 @@ impl<'a, P: Platform> Loader<'a, P> {
         Err(Error::CommandLineTooLong(Length::new(len, limit)))
     }
 
-    /// Places and loads the initrd, if there is one: as high as it may go,
-    /// its last byte at most at `last`, or `anywhere` if it does not fit there.
+    /// Places and loads the initrd, if there is one: as high as possible with its last
+    /// byte at most at `last`, or `anywhere` if it does not fit there.
     pub(super) fn load_initrd(&mut self, last: u32, anywhere: bool) -> Result<PhysRange> {
         let size = self.platform.read_u32(item::INITRD_SIZE)?;
         if size == 0 {
@@ -88,7 +88,7 @@ impl<'a, P: Platform> Loader<'a, P> {
         Ok(claim.range())
     }
 
-    /// Claims `size` bytes for the initrd, as [`Loader::load_initrd`] says.
+    /// Claims `size` bytes for the initrd, as for [`Loader::load_initrd`].
     pub(super) fn place_initrd(&mut self, size: u32, last: u32, anywhere: bool) -> Result<Claim> {
         let high = self.map.high();
         let end = last.saturating_add(1).min(high.end()).max(high.start());
@@ -106,7 +106,7 @@ impl<'a, P: Platform> Loader<'a, P> {
         self.load_part(selector, 0, to.range())
     }
 
-    /// Loads what an item has at `offset`; only an offset costs a transfer.
+    /// Loads an item from `offset` on. An offset other than 0 costs a transfer more.
     pub(super) fn load_part(&mut self, selector: u16, offset: u32, to: PhysRange) -> Result<()> {
         if offset != 0 {
             self.platform.seek(selector, offset)?;

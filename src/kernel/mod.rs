@@ -1,10 +1,8 @@
-//! The kernel: what it is, what memory it claims, how it is loaded and what it
-//! is handed.
+//! The kernel: its format, its memory, loading, and the handoff.
 //!
-//! A format is one file with two functions, and one arm in each function here.
-//! `claim` takes the memory that the image dictates and reads the command line,
-//! which decides about PCI. `load` moves the bytes, after the tables have their
-//! place.
+//! A format is one file with two functions, and one arm in each function here. `claim`
+//! claims the memory that the image dictates, and reads the command line, which decides
+//! about PCI. `load` loads the kernel, after the tables have their place.
 
 pub mod bzimage;
 pub mod elf;
@@ -88,14 +86,14 @@ pub struct Loaded {
     pub initrd: PhysRange,
 }
 
-/// Bytes of a kernel image that are read to see what it is: longer than any
-/// setup header, and enough for an ordinary ELF's program headers.
+/// Bytes of a kernel image that are read to identify it: more than any setup header,
+/// and enough for the program headers of an ordinary ELF file.
 const FIRST_READ: usize = 1024;
 
 impl<'a> Kernel<'a> {
-    /// Reads the kernel's first bytes, tells what it is, claims the memory that
-    /// the image dictates, and reads the command line. `option` may ask for
-    /// another entry of a bzImage. Gives back what is left of `scratch`.
+    /// Identifies the kernel by its first bytes, claims the memory that the image
+    /// dictates, and reads the command line. `option` chooses the entry of a bzImage.
+    /// Returns the rest of `scratch` too.
     ///
     /// # Errors
     /// Why the kernel cannot be booted.
@@ -108,10 +106,10 @@ impl<'a> Kernel<'a> {
         let (first, free) = halves.ok_or(Error::TooManyFiles)?;
         loader.platform.read(item::SETUP_DATA, first)?;
         if !Elf::is_elf(first) && (first.starts_with(b"MZ") || SetupHeader::is_in(first)) {
-            // Where QEMU has cut the file, whatever that byte means in it.
+            // QEMU cuts the file here, even if the byte is no `setup_sects`.
             let cut = bzimage::setup_len(*first.get(bzimage::HEADER_OFFSET).unwrap_or(&0));
-            // The item, not the header's syssize: QEMU appends setup_data (`-dtb`,
-            // a random seed) behind the code, and a file may be short.
+            // By the item rather than the header's syssize: QEMU appends setup_data
+            // (`-dtb`, a random seed) behind the code, and a file may be cut short.
             let len = loader.platform.read_u32(item::KERNEL_SIZE)?;
             let mut image = Image::plain(cut, len);
             if !SetupHeader::is_in(first) {
@@ -136,8 +134,8 @@ impl<'a> Kernel<'a> {
         Ok((Self::Multiboot(multiboot), free))
     }
 
-    /// Who this is. Linux is a bzImage with a compressed payload (others use
-    /// the format without one), or an ELF whose notes say so.
+    /// Who this is. Linux is a bzImage with a compressed payload, which others lack, or
+    /// an ELF file whose notes say so.
     #[must_use]
     pub const fn guest(&self) -> Guest {
         match self {
@@ -149,7 +147,7 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// The command line with its NUL; empty if it comes with the image.
+    /// The command line with its NUL; empty if it is part of the image.
     #[must_use]
     pub const fn command_line(&self) -> PhysRange {
         match self {
@@ -160,7 +158,7 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// Loads what is left to load and fills in what the kernel is handed.
+    /// Loads the kernel and the initrd, and fills in the block that the kernel gets.
     /// `rsdp` is the RSDP's address, 0 without one.
     ///
     /// # Errors

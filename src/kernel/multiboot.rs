@@ -1,13 +1,13 @@
-//! Multiboot 1: kernels that QEMU has laid out, modules behind them, and the
-//! information block that they are handed.
+//! Multiboot 1: kernels and modules that QEMU has laid out, and their information
+//! block.
 //!
 //! Specification: GNU Multiboot Specification 0.6.96, sections 3.2 and 3.3;
 //! fields have the names that they have there.
 //!
-//! QEMU gives image, command lines, module list and modules as one item with
-//! one load address, and a first draft of the information block as another.
-//! Only three numbers of the draft are taken over, each checked; the block
-//! itself is built here, with the memory map that QEMU leaves to firmware.
+//! QEMU gives image, command lines, module list and modules as one item with one load
+//! address. Another item is a draft of the information block. Only three of its numbers
+//! are used, each checked. The block itself is built here, with the memory map, which
+//! QEMU leaves out.
 
 use super::elf::Elf;
 use super::{Handoff, Loaded, Loader};
@@ -22,7 +22,7 @@ use crate::tables::low_memory;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// `struct multiboot_info`, as far as it existed before framebuffers.
+/// `struct multiboot_info`, without the fields for framebuffers.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Info {
@@ -59,7 +59,7 @@ struct Module {
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct MmapEntry {
-    /// Bytes of the rest.
+    /// Bytes of the fields below.
     size: U32,
     base_length_type: Entry,
 }
@@ -74,27 +74,25 @@ const _: () = {
 const FLAGS: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
 /// NUL-terminated, for `boot_loader_name`.
 const BOOT_LOADER_NAME: &[u8; 6] = b"qboot\0";
-/// A page, at most, of ELF headers below 1 MiB.
+/// ELF headers below 1 MiB have at most a page.
 const MAX_HEAD: u32 = 4096;
-/// Modules that are looked at, one after another; QEMU takes them from its
-/// command line.
+/// The most modules; QEMU takes them from its command line.
 const MAX_MODULES: u32 = 1024;
-/// The longest string that is looked through for its end.
+/// The longest string.
 const MAX_STRING: usize = 64 << 10;
 
 /// A kernel with its modules, as QEMU has laid it out.
 #[derive(Debug)]
 pub struct Multiboot {
-    /// Bytes at the start of the item that are left out: ELF headers below
-    /// 1 MiB.
+    /// Bytes at the start of the item that are not loaded: ELF headers below 1 MiB.
     head: u32,
-    /// Where all that follows is loaded.
+    /// Where the rest of the item is loaded.
     image: Claim,
     /// First instruction.
     entry: u32,
 }
 
-/// What QEMU's draft of the information block says.
+/// The numbers of QEMU's draft that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Draft {
     cmdline: U32,
@@ -103,12 +101,12 @@ struct Draft {
 }
 
 impl Multiboot {
-    /// Claims the image's memory. `None` if this is no multiboot kernel, whose
-    /// mark is an entry point without setup data.
+    /// Claims the image's memory. `None` if this is not a multiboot kernel, which has
+    /// an entry point but no setup data.
     ///
     /// # Errors
-    /// [`Error::BadMultiboot`] if the entry point is outside of what is
-    /// loaded, [`Error::KernelTooBig`], [`Error::KernelOverlapsFirmware`].
+    /// [`Error::BadMultiboot`] if the entry point lies outside the image,
+    /// [`Error::KernelTooBig`], [`Error::KernelOverlapsFirmware`].
     pub fn claim<P: Platform>(loader: &mut Loader<'_, P>) -> Result<Option<Self>> {
         if loader.platform.read_u32(item::INITRD_SIZE)? != INFO_LEN {
             return Ok(None);
@@ -162,7 +160,7 @@ impl Multiboot {
         let info = loader.place_low(block_len(loader.map.entries().len()))?;
         let block = loader.platform.bytes(info)?;
         write_block(block, info.start(), draft, loader.map.entries())?;
-        // It may go back to real mode: Xen does.
+        // Xen goes back to real mode, and reads the BIOS data area.
         low_memory::write_ebda(loader.platform, loader.map.entries())?;
         chipset::set_up_devices_for_bios(loader.platform, false);
         Ok(Loaded {
@@ -176,9 +174,9 @@ impl Multiboot {
     }
 }
 
-/// Leaves out an image's part below 1 MiB: linked to 1 MiB, an ELF file's
-/// headers come to lie in the page before, which is not RAM of the kernel's; it
-/// does without.
+/// Leaves out the image's part below 1 MiB. If an ELF file is linked to 1 MiB, its
+/// headers would lie in the page before, which is not the kernel's; it does not need
+/// them.
 fn without_head(load: PhysRange) -> (u32, PhysRange) {
     let head = layout::HIGH_RAM.saturating_sub(load.start());
     match load.behind(head) {
@@ -188,9 +186,8 @@ fn without_head(load: PhysRange) -> (u32, PhysRange) {
 }
 
 impl Draft {
-    /// Takes the draft over if what it points to lies in the `image`, whose
-    /// bytes are `bytes`: command line, module list, every module and its
-    /// string.
+    /// The draft's numbers, if command line, module list, every module and its string
+    /// lie in the `image`, whose bytes are `bytes`.
     fn check(draft: &Info, image: PhysRange, bytes: &[u8]) -> Option<Self> {
         let at = |addr: U32| bytes.get(addr.get().checked_sub(image.start())? as usize..);
         let is_string = |addr: U32| at(addr)?.iter().take(MAX_STRING).position(|b| *b == 0);
@@ -222,7 +219,7 @@ fn mmap_len(entries: usize) -> u32 {
     entries.saturating_mul(MMAP_ENTRY_LEN)
 }
 
-/// Bytes of the block: the structure, the memory map, the boot loader's name.
+/// Bytes of the block: structure, memory map, boot loader's name.
 fn block_len(entries: usize) -> u32 {
     let name = u32::try_from(BOOT_LOADER_NAME.len()).unwrap_or(0);
     mmap_len(entries)

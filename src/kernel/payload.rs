@@ -1,5 +1,5 @@
-//! Whether what was loaded of a bzImage is what its header describes, and what
-//! QEMU has appended to it.
+//! Checks that a bzImage's code is what its header describes, and corrects the address
+//! of the data that QEMU has appended.
 
 use super::bzimage::{SECTOR, SetupHeader};
 use super::{Image, Loader};
@@ -9,10 +9,10 @@ use crate::platform::Platform;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// No wrong `setup_sects` moves the code by more bytes.
+/// The most bytes by which a wrong `setup_sects` moves the code.
 const MAX_MOVE: u32 = 255 * SECTOR;
 
-/// A slice has at most so many bytes.
+/// The longest slice.
 const MAX_SLICE: u32 = 1 << 30;
 
 /// The head of a `struct setup_data` (`boot.rst`); its data follows.
@@ -43,8 +43,8 @@ fn is_compressed(payload: &[u8]) -> bool {
     COMPRESSED.iter().any(|magic| payload.starts_with(magic))
 }
 
-/// Whether a compressed kernel starts whole sectors away from `offset`, not
-/// further than a wrong `setup_sects` moves it.
+/// Whether a compressed kernel starts whole sectors away from `offset`, as a wrong
+/// `setup_sects` moves it.
 fn is_moved(bytes: &[u8], offset: u32) -> bool {
     let end = offset.saturating_add(MAX_MOVE).saturating_add(1);
     (offset & (SECTOR - 1)..end)
@@ -52,8 +52,8 @@ fn is_moved(bytes: &[u8], offset: u32) -> bool {
         .any(|at| is_compressed(bytes.get(at as usize..).unwrap_or(&[])))
 }
 
-/// Whether 32-bit code is Linux's own, or the part of it that is there: close to
-/// its entry it makes the zero page's `scratch` its stack and asks where it runs
+/// Whether 32-bit code, or its start, is Linux's own. Close to its entry, Linux makes
+/// the zero page's `scratch` its stack and asks where it runs
 /// (`arch/x86/boot/compressed/head_{32,64}.S`).
 fn is_linux_entry(code: &[u8]) -> bool {
     /// `leal 0x1e8(%esi), %esp` and `call` to the next instruction.
@@ -68,12 +68,10 @@ fn is_linux_entry(code: &[u8]) -> bool {
 
 /// Checks that the `code` that was loaded is what the header describes.
 ///
-/// QEMU splits the file where `setup_sects` says. Where that is wrong, the
-/// entry is in the middle of something, and the compressed kernel is not
-/// at its place but whole sectors away. An image that is shorter than its
-/// header says is cut short if it holds the start of a compressed kernel or
-/// Linux's code before it. Otherwise the code is somebody's own behind
-/// another kernel's header.
+/// QEMU splits the file where `setup_sects` says. If that is wrong, the compressed
+/// kernel lies whole sectors away from its place. An image that is shorter than its
+/// header says is cut short if it has the start of a compressed kernel, or Linux's
+/// entry. Otherwise it is other code behind a Linux kernel's header, and is let pass.
 pub(super) fn check<P: Platform>(
     loader: &mut Loader<'_, P>,
     header: &SetupHeader,
@@ -97,9 +95,9 @@ pub(super) fn check<P: Platform>(
     if is_in_place || missing > MAX_MOVE {
         return Ok(());
     }
-    // In the wrong place it is in the code or, if `setup_sects` is too large,
-    // behind the setup code; the only memory that is free for that one is the
-    // code's own.
+    // If `setup_sects` is too small, the compressed kernel lies further on in the code.
+    // If it is too large, it lies at the end of the setup item, which is then read over
+    // the code: no other memory is free for it.
     if is_moved(bytes, offset) {
         return Err(Error::BadSetupHeader);
     }
@@ -112,10 +110,9 @@ pub(super) fn check<P: Platform>(
     image.load_code_start(loader, setup)
 }
 
-/// The header's `setup_data`, corrected where QEMU from 10.0 on has it wrong: it
-/// counts the offset of what it has appended from the start of the file, not of
-/// the `code`. Nothing is there but what an earlier boot has left, and Linux
-/// follows it.
+/// The header's `setup_data`, corrected: QEMU 10.0 and later count the offset of what
+/// they append from the start of the file rather than of the `code`. Linux would follow
+/// the wrong address into whatever an earlier boot has left there.
 pub(super) fn setup_data<P: Platform>(
     loader: &mut Loader<'_, P>,
     header: &SetupHeader,
@@ -134,7 +131,7 @@ pub(super) fn setup_data<P: Platform>(
     };
     let head = SetupData::ref_from_bytes(loader.platform.bytes(head)?);
     let head = head.map_err(|_| Error::NotOurMemory)?;
-    // What QEMU has appended is one node, and ends where the item does.
+    // QEMU appends one node, which ends where the item does.
     let end = offset
         .checked_add(SETUP_DATA_LEN)
         .and_then(|at| at.checked_add(head.len.get()));

@@ -19,13 +19,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes that QEMU keeps of an ELF kernel.
 const ELF_READ: usize = 8192;
-/// The same as `item::SETUP_SIZE` gives it; multiboot kernels have none.
+/// The same in `item::SETUP_SIZE`, which is 0 for multiboot kernels.
 const ELF_SETUP_SIZE: u32 = 8192;
-/// Map entries that there is room for behind the command line: few machines have
-/// more, and line and `start_info` share a page then.
+/// Map entries with room behind the command line, where line and `start_info` share a
+/// page. Few machines have more.
 const USUAL_ENTRIES: usize = 32;
-/// Linux's own limit (`COMMAND_LINE_SIZE` less its NUL), which a vmlinux
-/// does not tell.
+/// Linux's own limit, `COMMAND_LINE_SIZE` less its NUL. A vmlinux does not name it.
 const LINUX_COMMAND_LINE: u32 = 2047;
 /// `start_info.magic`.
 const START_INFO_MAGIC: u32 = 0x336e_c578;
@@ -64,7 +63,7 @@ struct MemmapEntry {
     reserved: U32,
 }
 
-/// What the block behind the command line starts with; the memory map follows.
+/// The start of the block behind the command line; the memory map follows.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Block {
@@ -98,20 +97,20 @@ pub struct Pvh {
     /// From the first to the last byte that QEMU has loaded.
     pub span: PhysRange,
     pub(super) line: PhysRange,
-    /// Zeroes behind the line, for the block.
+    /// The block's memory, which is zero.
     block: PhysRange,
 }
 
-/// Reads the Xen notes where QEMU has loaded them; they may lie elsewhere.
+/// Reads the Xen notes; none are found where the firmware may not read.
 fn read_notes<P: Platform>(platform: &mut P, range: PhysRange) -> Notes {
     let bytes = platform.bytes(range);
     bytes.map_or(Notes::default(), |bytes| Notes::read(bytes))
 }
 
 impl Pvh {
-    /// Holds the memory that QEMU has loaded and reads the command line.
-    /// `first` are the image's first bytes, `scratch` has room for more. `None` if this is neither
-    /// an ELF file nor one whose first bytes are lost.
+    /// Holds the memory that QEMU has loaded, and reads the command line. `first` has
+    /// the image's first bytes; `scratch` has room for more. `None` if this is not an
+    /// ELF file, even one whose first bytes are lost.
     ///
     /// # Errors
     /// [`Error::ElfWithoutPvh`], [`Error::KernelOverlapsFirmware`],
@@ -128,10 +127,9 @@ impl Pvh {
             loader.platform.read(item::SETUP_DATA, more)?;
             headers = more;
         }
-        // QEMU before 8.0 gives an ELF file's first bytes from a stack frame
-        // that it has left: the set-up of other devices may have written over
-        // them (virtio-net does). Its other items say what it found in the
-        // file, and the size tells which headers are to be believed.
+        // QEMU before 8.0 gives an ELF file's first bytes from freed memory, which
+        // other devices (virtio-net) may have overwritten. Its other items are right:
+        // they show whether to believe the headers.
         let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
         let elf = if is_elf { Elf::parse(headers) } else { None };
         if let Some(elf) = elf.filter(|elf| elf.span.len() == size) {
@@ -140,8 +138,8 @@ impl Pvh {
                 Some(entry) => entry,
                 None => loader.platform.read_u32(item::KERNEL_ENTRY)?,
             };
-            // Only a kernel with a part in low memory has something of others'
-            // between its segments; the whole span covers all others.
+            // A kernel with a segment in low memory has others' memory between its
+            // segments, so each is held. Others are held as one span.
             if elf.span.start() < layout::HIGH_RAM {
                 let mut held = Ok(());
                 let all = elf.loaded(|range| {
@@ -176,7 +174,7 @@ impl Pvh {
         Self::with(loader, entry, guest, span).map(Some)
     }
 
-    /// The rest of the claim, with the segments held.
+    /// The rest of [`Pvh::claim`], once the segments are held.
     fn with<P: Platform>(
         loader: &mut Loader<'_, P>,
         entry: u32,

@@ -1,5 +1,4 @@
-//! Kernels that are entered in real mode: bzImages and zImages at their 16-bit
-//! setup code.
+//! Kernels entered in real mode: bzImages and zImages, at their 16-bit setup code.
 //!
 //! Specification: Linux `Documentation/arch/x86/boot.rst`, "Memory Layout" and
 //! "Sample Boot Configuration".
@@ -17,25 +16,24 @@ use crate::tables::low_memory;
 use zerocopy::byteorder::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Where a kernel's 16-bit code and what belongs to it go.
+/// Where a kernel's 16-bit code, its stack, heap and command line go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetupLayout {
-    /// Boot sector and setup code; stack and heap behind them, up to the
-    /// command line.
+    /// Boot sector and setup code. Heap and stack follow, then the command line.
     pub base: u32,
     /// Offset of the end of heap and stack, where the command line begins.
     pub heap_end: u16,
-    /// Whether the rest of the kernel belongs at 64 KiB (zImage), not 1 MiB.
+    /// Whether the rest of the kernel belongs at 64 KiB (zImage) rather than 1 MiB.
     pub is_low: bool,
 }
 
-/// Bytes below [`SetupLayout::heap_end`] that are the stack's.
+/// Bytes of the stack, below [`SetupLayout::heap_end`].
 pub const STACK_LEN: u16 = 0x200;
-/// Where a zImage's code belongs, up to its setup code.
+/// Where a zImage's code belongs: up to its setup code.
 pub const LOW_KERNEL: PhysRange = PhysRange::fixed(0x1_0000, 0x9_0000);
 
 impl SetupLayout {
-    /// For a kernel of this boot protocol, loaded high or not.
+    /// The layout for this boot protocol.
     #[must_use]
     pub const fn new(protocol: u16, loaded_high: bool) -> Self {
         if loaded_high && protocol >= 0x202 {
@@ -54,18 +52,18 @@ impl SetupLayout {
     }
 }
 
-/// The longest command line for 16-bit code: what its segment has room for
-/// behind heap and stack.
+/// The longest command line for 16-bit code: the rest of its segment behind heap and
+/// stack.
 const MAX_LINE: u32 = 0x1fff;
 
-/// Boot sector and setup code, as far as a boot loader writes to it.
+/// Boot sector and setup code, up to the last field that a boot loader writes.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct SetupCode {
     _boot_sector: [u8; 0x20],
     /// Before protocol 2.02: [`CL_MAGIC`] if there is a command line.
     cl_magic: U16,
-    /// And its offset in the segment.
+    /// The command line's offset in the segment.
     cl_offset: U16,
     _more: [u8; HEADER_OFFSET - 0x24],
     header: SetupHeader,
@@ -80,14 +78,14 @@ pub struct RealMode<'a> {
     /// Where the image is read from.
     pub image: Image,
     layout: SetupLayout,
-    /// Where the rest of the kernel goes, a zImage's until the handoff.
+    /// Where the rest of the kernel goes; a zImage's only until the handoff.
     code: Claim,
     pub(super) line: PhysRange,
 }
 
 impl<'a> RealMode<'a> {
-    /// Claims the memory of setup code and kernel, and reads the command line
-    /// to the end of the setup code's segment.
+    /// Claims memory for setup code and kernel, and reads the command line to the end
+    /// of the setup code's segment.
     ///
     /// # Errors
     /// [`Error::Needs16BitEntry`], [`Error::CommandLineTooLong`],
@@ -134,8 +132,8 @@ impl<'a> RealMode<'a> {
         self.code.range()
     }
 
-    /// Loads initrd, kernel and setup code, and sets up what the BIOS services
-    /// answer from.
+    /// Loads initrd, kernel and setup code, and the data that the BIOS services answer
+    /// from.
     ///
     /// # Errors
     /// [`Error::InitrdTooBig`], [`Error::KernelTruncated`],
@@ -167,7 +165,7 @@ impl<'a> RealMode<'a> {
         Ok(Loaded { handoff, initrd })
     }
 
-    /// Fills in the fields that the kernel's protocol has.
+    /// Fills in the fields that the protocol has.
     fn fill_in(&self, setup: &mut SetupCode, initrd: PhysRange) {
         let (protocol, heap_end) = (self.header.protocol(), self.layout.heap_end);
         let header = &mut setup.header;
@@ -181,8 +179,8 @@ impl<'a> RealMode<'a> {
         if protocol >= 0x202 {
             header.cmd_line_ptr = self.line.start().into();
         } else {
-            // A newer boot sector has something else there. setup_move_size
-            // takes the line along.
+            // Only old boot sectors have these fields. setup_move_size makes the kernel
+            // move the line with its code.
             setup.cl_magic = CL_MAGIC.into();
             setup.cl_offset = heap_end.into();
             let line_len = u16::try_from(self.line.len()).unwrap_or(u16::MAX);
@@ -191,14 +189,14 @@ impl<'a> RealMode<'a> {
     }
 }
 
-/// Claims high memory for a zImage, which can only move to its place when
-/// the firmware is done with the memory there, and that place.
+/// Claims a zImage's place, and high memory to load it to: it moves to its place at the
+/// handoff, since the firmware uses that memory until then.
 fn claim_low_code<P: Platform>(
     loader: &mut Loader<'_, P>,
     header: &SetupHeader,
     size: u32,
 ) -> Result<Claim> {
-    // Its setup code would jump to where nothing is loaded.
+    // The setup code would jump to an address where nothing is loaded.
     if header.code32_start.get() >= layout::HIGH_RAM {
         return Err(Error::BadSetupHeader);
     }

@@ -33,7 +33,7 @@ struct FileHeader {
     time_date_stamp: U32,
     pointer_to_symbol_table: U32,
     number_of_symbols: U32,
-    /// The section table lies behind that header.
+    /// Bytes of that header, behind which the section table lies.
     size_of_optional_header: U16,
     characteristics: U16,
 }
@@ -42,7 +42,7 @@ struct FileHeader {
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct SectionHeader {
-    /// Eight characters as one number, which compares in fewer instructions.
+    /// Eight characters as one number.
     name: U64,
     virtual_size: U32,
     virtual_address: U32,
@@ -71,12 +71,12 @@ const INITRD: u64 = u64::from_le_bytes(*b".initrd\0");
 /// Begins the sections of a profile.
 const PROFILE: u64 = u64::from_le_bytes(*b".profile");
 
-/// Bytes that are read of a file's headers: 400 sections have room.
+/// Bytes of headers that are read, with room for 400 sections.
 const HEADERS: u32 = 16 << 10;
 
 impl SectionHeader {
-    /// What the section has in the file. Its `virtual_size` does not count the
-    /// padding to whole blocks; that of `.linux` may count more than is there.
+    /// The section's bytes in the file. `virtual_size` leaves out the padding to whole
+    /// blocks, but may be larger than the bytes that are there, as for `.linux`.
     fn extent(&self, file_len: u32) -> Result<Extent> {
         let raw = self.size_of_raw_data.get();
         let len = match self.virtual_size.get() {
@@ -91,8 +91,8 @@ impl SectionHeader {
     }
 }
 
-/// The COFF header of a PE file that starts with `bytes`, and what follows it;
-/// `None` if this is no PE file.
+/// The COFF header of a PE file that starts with `bytes`, and the bytes behind it;
+/// `None` if this is not a PE file.
 fn file_header(bytes: &[u8]) -> Option<(&FileHeader, &[u8])> {
     let (dos, _) = DosHeader::ref_from_prefix(bytes).ok()?;
     let header = bytes.get(dos.e_lfanew.get() as usize..)?;
@@ -100,8 +100,8 @@ fn file_header(bytes: &[u8]) -> Option<(&FileHeader, &[u8])> {
     (file.signature == *b"PE\0\0").then_some((file, rest))
 }
 
-/// The section table in `rest`, which follows the COFF header; `None` if a part of
-/// it is missing.
+/// The section table in `rest`, the bytes behind the COFF header; `None` if a part is
+/// missing.
 fn section_table<'a>(file: &FileHeader, rest: &'a [u8]) -> Option<&'a [SectionHeader]> {
     let table = rest.get(file.size_of_optional_header.get().into()..)?;
     let count = file.number_of_sections.get().into();
@@ -109,10 +109,10 @@ fn section_table<'a>(file: &FileHeader, rest: &'a [u8]) -> Option<&'a [SectionHe
     Some(sections)
 }
 
-/// Finds the parts of a unified kernel image; `image` is the whole file before.
-/// Those of the first profile count, and for what it has not, those before it,
-/// which are for all profiles. Of two with a name, the first counts. They may
-/// overlap: each is only read.
+/// Finds the parts of a unified kernel image. On entry `image` is the whole file. The
+/// sections before the first profile are for all profiles; those of the first profile
+/// replace them. Of two with the same name the first counts. Sections may overlap,
+/// since they are only read.
 fn find_parts(sections: &[SectionHeader], image: &mut Image) -> Result<()> {
     let file_len = image.linux.len;
     image.linux = Extent::default();
@@ -138,8 +138,8 @@ fn find_parts(sections: &[SectionHeader], image: &mut Image) -> Result<()> {
     Ok(())
 }
 
-/// Finds the bzImage and what comes with it in a unified kernel image. `image` is
-/// the whole file before; `first` gets the first bytes of the bzImage.
+/// Finds the bzImage and the other parts of a unified kernel image. On entry `image` is
+/// the whole file. `first` gets the first bytes of the bzImage.
 ///
 /// # Errors
 /// [`Error::KernelIsPe`], [`Error::KernelForOtherMachine`], [`Error::BadUki`],
@@ -161,8 +161,8 @@ pub(super) fn find<P: Platform>(
         return Err(Error::KernelIsPe);
     }
     image.is_unified = true;
-    // Linux looks for the next archive at a multiple of four. The section's padding
-    // to a whole block is between them.
+    // Linux looks for the next archive at a multiple of four. The section's padding,
+    // which is zero, fills the gap.
     image.ucode.len = image.ucode.len.saturating_add(3) & !3;
     image.load_setup(loader, block)?;
     let start = loader.platform.bytes(block)?.get(..first.len());

@@ -1,9 +1,7 @@
-//! The memory map: what the guest has, what is told to the kernel, and who
-//! holds what until the kernel runs.
+//! The memory map that the kernel gets, and the claims on RAM until the kernel runs.
 //!
-//! One map owns every byte. Whatever is loaded or built is placed by a
-//! search in it, and the resulting [`Claim`] is the proof that the range is
-//! RAM and nobody else's.
+//! One map owns every byte. It places whatever is loaded or built. The resulting
+//! [`Claim`] proves that the range is RAM and nobody else's.
 
 use crate::error::{Error, Result};
 use crate::layout;
@@ -12,7 +10,7 @@ use arrayvec::ArrayVec;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Entries that a zero page can carry (`E820_MAX_ENTRIES_ZEROPAGE`).
+/// Entries that a zero page has room for (`E820_MAX_ENTRIES_ZEROPAGE`).
 pub const MAX_ENTRIES: usize = 128;
 
 /// Ranges that can be held at one time.
@@ -28,7 +26,7 @@ impl Kind {
     /// Not usable.
     pub const RESERVED: Self = Self(2);
 
-    /// The number that the map carries.
+    /// The number in the map.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0
@@ -84,8 +82,7 @@ impl Entry {
     }
 }
 
-/// Proof that a range is RAM that nobody else holds; only [`MemoryMap`]
-/// makes one.
+/// Proof that a range is RAM that nobody else holds. Only [`MemoryMap`] makes one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Claim(PhysRange);
 
@@ -96,15 +93,15 @@ impl Claim {
         self.0
     }
 
-    /// The claim to `part` alone, when it lies inside.
+    /// The claim to `part` alone; `None` if it does not lie inside.
     #[must_use]
     pub fn narrow(self, part: PhysRange) -> Option<Self> {
         self.0.contains(part).then_some(Self(part))
     }
 }
 
-/// End of the RAM that `entries` have from 1 MiB on, before the first hole or
-/// table: for interfaces that know one number only.
+/// The end of the RAM from 1 MiB up to the first hole or table, for interfaces that
+/// take one number.
 #[must_use]
 pub fn high_ram_end(entries: &[Entry]) -> u32 {
     let start = u64::from(layout::HIGH_RAM);
@@ -127,21 +124,21 @@ const BELOW_1M: [Entry; 3] = [
     fixed(layout::F_SEGMENT, Kind::RESERVED),
 ];
 
-/// See the module.
+/// The memory map.
 #[derive(Debug)]
 pub struct MemoryMap {
     /// Sorted, disjoint, none empty.
     entries: ArrayVec<Entry, MAX_ENTRIES>,
     /// Disjoint, in no order.
     claims: ArrayVec<PhysRange, MAX_CLAIMS>,
-    /// RAM from 1 MiB up, below 4 GiB; placement above 1 MiB stays in it.
+    /// RAM from 1 MiB up, below 4 GiB: placement above 1 MiB stays in it.
     high: PhysRange,
 }
 
 impl MemoryMap {
     /// An empty map; [`MemoryMap::fill`] makes it usable.
     ///
-    /// Two steps, because the map is large and is not to be moved.
+    /// In two steps, because the map is large and a move would copy it.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -151,13 +148,13 @@ impl MemoryMap {
         }
     }
 
-    /// Takes over the content of `etc/e820`, and reserves what every PC has
-    /// below 1 MiB, and the `registers` of a device if they are not empty.
+    /// Takes the content of `etc/e820`. Reserves what every PC has below 1 MiB, and the
+    /// `registers` of a device.
     ///
-    /// Where entries overlap, anything wins over RAM.
+    /// Where entries overlap, RAM gives way.
     ///
     /// # Errors
-    /// [`Error::BadE820`] when not all is RAM from 0 to 640 KiB,
+    /// [`Error::BadE820`] unless all is RAM from 0 to 640 KiB,
     /// [`Error::TooManyE820Entries`].
     pub fn fill(&mut self, raw: &[u8], registers: PhysRange) -> Result<()> {
         let raw = <[Entry]>::ref_from_bytes(raw).map_err(|_| Error::BadE820)?;
@@ -173,12 +170,12 @@ impl MemoryMap {
             let end = ram.base().checked_add(ram.len()).ok_or(Error::BadE820)?;
             self.set(ram.base().max(high), end, Kind::RAM)?;
         }
-        // Here rather than last: mostly it is in order.
+        // Here rather than last: QEMU's entries mostly stay in order so.
         if !registers.is_empty() {
             self.reserve(registers, Kind::RESERVED)?;
         }
         for other in raw.iter().filter(|e| e.kind() != Kind::RAM) {
-            // Firmware and kernel need all of it: there is no placing around.
+            // Firmware and kernel need all of low memory.
             if other.base() < u64::from(layout::EBDA.start()) && !other.is_empty() {
                 return Err(Error::BadE820);
             }
@@ -194,8 +191,7 @@ impl MemoryMap {
             .iter()
             .find(|e| e.kind() == Kind::RAM && e.base() == high);
         if let Some(high) = high {
-            // RAM never reaches the devices at the top of 4 GiB; a map that
-            // says so is cut there.
+            // RAM ends below the devices under 4 GiB, whatever the map says.
             let end = u32::try_from(high.end())
                 .unwrap_or(layout::HIGH_RAM_END)
                 .min(layout::HIGH_RAM_END);
@@ -210,7 +206,7 @@ impl MemoryMap {
         &self.entries
     }
 
-    /// RAM from 1 MiB up that lies below 4 GiB in one piece.
+    /// The RAM from 1 MiB up, in one piece, below 4 GiB.
     #[must_use]
     pub const fn high(&self) -> PhysRange {
         self.high
@@ -223,7 +219,7 @@ impl MemoryMap {
         ram.map_or(0, Entry::end)
     }
 
-    /// Marks `range` as `kind`, whatever it was.
+    /// Marks `range` as `kind`.
     ///
     /// # Errors
     /// [`Error::TooManyE820Entries`].
@@ -239,26 +235,25 @@ impl MemoryMap {
         if let Some(last) = self.entries.last_mut() {
             let last_end = last.end();
             if last_end == end && last.base() < base {
-                // The end of the last one: the top of RAM, mostly.
+                // The end of the last entry, as for tables at the top of RAM.
                 *last = Entry::new(last.base(), base, last.kind());
             } else if last_end > base {
                 return self.replace(base, end, entry);
             }
         }
-        // In order, as QEMU's entries mostly are.
+        // Behind the last entry, as QEMU's mostly come.
         self.entries
             .try_push(entry)
             .map_err(|_| Error::TooManyE820Entries)
     }
 
-    /// Puts `entry` in the place of all that lies in `[base, end)`.
+    /// Replaces all of `[base, end)` by `entry`.
     fn replace(&mut self, base: u64, end: u64, entry: Entry) -> Result<()> {
         let at = self.remove(base, end)?;
         self.insert(at, entry)
     }
 
-    /// Inserts an entry before the one at `at`. `ArrayVec`'s own would bring
-    /// the panic for an index that is none into the ROM.
+    /// Inserts an entry before the one at `at`. `ArrayVec::insert` can panic.
     fn insert(&mut self, at: usize, entry: Entry) -> Result<()> {
         self.entries
             .try_push(entry)
@@ -274,8 +269,8 @@ impl MemoryMap {
         Ok(())
     }
 
-    /// Takes `[base, end)` out of the map; gives the index where an entry
-    /// for that range belongs.
+    /// Takes `[base, end)` out of the map. Returns the index for an entry of that
+    /// range.
     fn remove(&mut self, base: u64, end: u64) -> Result<usize> {
         let at = self
             .entries
@@ -290,8 +285,8 @@ impl MemoryMap {
             }
             match (old.base() < base, old.end() > end) {
                 (true, true) => {
-                    // A hole in the middle: the lower part stays here, the
-                    // upper part becomes an entry of its own.
+                    // A hole in the middle: the lower part stays here, the upper part
+                    // becomes a new entry.
                     *entry = Entry::new(old.base(), base, old.kind());
                     at = at.saturating_add(1);
                     self.insert(at, Entry::new(end, old.end(), old.kind()))?;
@@ -313,17 +308,16 @@ impl MemoryMap {
         Ok(at)
     }
 
-    /// The part of RAM that `range` lies in, where placement may put things: RAM
-    /// below the EBDA that the running firmware does not use, or RAM above 1 MiB.
+    /// The part of RAM with `range` in it: free RAM below the EBDA, or RAM above 1 MiB.
     fn part_of(&self, range: PhysRange) -> Option<PhysRange> {
         let parts = [self.high, layout::LOW_FREE_TOP, layout::LOW_FREE];
         parts.into_iter().find(|part| part.contains(range))
     }
 
-    /// Claims exactly `range`: what a kernel's header or ELF segments dictate.
+    /// Claims exactly `range`, which a kernel's header dictates.
     ///
     /// # Errors
-    /// `None` when it is not free RAM.
+    /// `None` if it is not free RAM.
     pub fn claim(&mut self, range: PhysRange) -> Option<Claim> {
         if self.claims.iter().any(|held| held.overlaps(range)) {
             return None;
@@ -333,12 +327,12 @@ impl MemoryMap {
         Some(Claim(range))
     }
 
-    /// Holds a range that is occupied already, before anything is claimed. What
-    /// lies between two such ranges in one part of RAM is held too, so that no
-    /// kernel has more segments than there are places for claims.
+    /// Holds a range that QEMU has loaded, before anything is claimed. In one part of
+    /// RAM, the memory between two such ranges is held too, so that the number of
+    /// segments is not limited.
     ///
     /// # Errors
-    /// `None` when it is not RAM that a kernel may occupy.
+    /// `None` if it is not RAM that a kernel may occupy.
     pub fn hold(&mut self, range: PhysRange) -> Option<()> {
         let part = self.part_of(range)?;
         match self.claims.iter_mut().find(|held| part.contains(**held)) {
@@ -365,11 +359,11 @@ impl MemoryMap {
             .any(|held| held.start() <= addr && addr < held.end())
     }
 
-    /// Claims `len` bytes aligned to `align` (a power of two), as high as
-    /// possible inside `within`, a part of [`MemoryMap::high`].
+    /// Claims `len` bytes, aligned to `align` (a power of two), as high as possible in
+    /// `within`, a part of [`MemoryMap::high`].
     ///
     /// # Errors
-    /// `None` when there is no room.
+    /// `None` if there is no room.
     pub fn place(&mut self, len: u32, align: u32, within: PhysRange) -> Option<Claim> {
         if !self.high.contains(within) {
             return None;
@@ -378,11 +372,10 @@ impl MemoryMap {
         PhysRange::new(start, len).map(Claim)
     }
 
-    /// As [`MemoryMap::place`], in low memory: what a kernel reads before it
-    /// knows of more.
+    /// As [`MemoryMap::place`], in low memory, for what a kernel reads early.
     ///
     /// # Errors
-    /// `None` when there is no room.
+    /// `None` if there is no room.
     pub fn place_low(&mut self, len: u32, align: u32) -> Option<Claim> {
         let start = match self.place_in(len, align, layout::LOW_FREE_TOP) {
             Some(start) => start,
@@ -391,8 +384,8 @@ impl MemoryMap {
         PhysRange::new(start, len).map(Claim)
     }
 
-    /// Holds `len` bytes in `within`, RAM that may be handed out; gives their
-    /// start. (A range would be too long for registers.)
+    /// Holds `len` bytes in `within`. Returns their start, since a range would not fit
+    /// into registers.
     fn place_in(&mut self, len: u32, align: u32, within: PhysRange) -> Option<u32> {
         let mut top = within.end();
         loop {

@@ -1,5 +1,4 @@
-//! Memory: which of it may be touched ([`window`]), and who has what of it
-//! ([`map`]).
+//! Memory: what may be touched ([`window`]), and the map with its claims ([`map`]).
 
 pub mod map;
 pub mod window;

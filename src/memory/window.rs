@@ -1,13 +1,13 @@
 //! The window: which memory the firmware may touch.
 //!
-//! It is the last defence. Claims keep what is loaded apart; the window keeps
-//! every access off the running firmware, off devices, and off what is no RAM.
+//! It is the last defence. Claims keep apart what is loaded; the window keeps every
+//! access away from the running firmware, from devices, and from addresses without RAM.
 
 use crate::layout;
 use crate::phys::PhysRange;
 
-/// What may be touched below 1 MiB. The firmware's own stack, statics and
-/// scratch, and the copied image, lie in none of these.
+/// What may be touched below 1 MiB: not the firmware's stack, statics and scratch, nor
+/// the image.
 const LOW: [PhysRange; 3] = [
     layout::LOW_FREE,
     PhysRange::fixed(layout::LOW_FREE_TOP.start(), layout::EBDA.end()),
@@ -66,10 +66,9 @@ mod tests {
         u32::MAX,
     ];
 
-    /// The rule compares both ends of a range with borders and with nothing else, so
-    /// ranges from and to the addresses at each border and beside it are all that it
-    /// can tell apart. Preconditions: `high` starts at 1 MiB and ends below 2 GiB
-    /// (the length has a test of its own).
+    /// The rule compares both ends of a range only with borders, so it is enough to try
+    /// the addresses at and beside each border. Preconditions: `high` starts at 1 MiB
+    /// and ends below 2 GiB (the length has a test of its own).
     #[test]
     fn a_range_is_open_if_every_byte_is() {
         let beside = |at: u32| [at.saturating_sub(1), at, at.saturating_add(1)];

@@ -1,33 +1,33 @@
-//! The kernel's command line, as far as it decides about PCI.
+//! The words of the kernel's command line that decide about PCI.
 //!
 //! Specification: Linux `Documentation/admin-guide/kernel-parameters.txt`.
 
 use crate::error::{OptionName, Result};
 use crate::settings::options::{Choice, PciOption, choose};
 
-/// Whether Linux, given ACPI tables, uses them.
+/// How far Linux uses ACPI tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AcpiUse {
     /// For everything.
     #[default]
     Full,
-    /// Not for PCI: `pci=noacpi`, `pci=conf1`, `pci=bios`, `acpi=noirq` and
-    /// their like; or the 8259A is to interrupt: `nolapic`.
+    /// Not for PCI (`pci=noacpi`, `pci=conf1`, `pci=bios`, `acpi=noirq` and others), or
+    /// the 8259A interrupts (`nolapic`).
     NotForPci,
     /// Not at all: `acpi=off`.
     Off,
 }
 
-/// What a command line tells Linux about ACPI, and this firmware about PCI.
+/// What a command line says about ACPI and PCI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Whether ACPI tables are used.
+    /// How far ACPI tables are used.
     pub acpi: AcpiUse,
-    /// `qboot.pci=`, for those who cannot give QEMU an option; Linux takes it
-    /// for the parameter of a module that is not there. The last one counts.
+    /// The last `qboot.pci=`, for users who cannot add options to QEMU's. Linux takes
+    /// it for the parameter of a module that is not loaded.
     pub pci: Result<PciOption>,
-    /// Linux is to give buses other numbers than it finds: `pci=assign-busses`,
-    /// or `pci=hpbussize=`, which only counts for numbers that it gives itself.
+    /// Linux numbers the buses itself: `pci=assign-busses`, or `pci=hpbussize=`, which
+    /// counts only then.
     pub renumbers: bool,
 }
 
@@ -41,7 +41,7 @@ impl Default for CommandLine {
     }
 }
 
-/// What Linux takes for white space (`lib/ctype.c`).
+/// White space as Linux has it (`lib/ctype.c`).
 fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
@@ -65,12 +65,12 @@ impl CommandLine {
     }
 }
 
-/// Whether this value of `pci=` has Linux number buses itself.
+/// Whether this value of `pci=` makes Linux number buses itself.
 fn renumbers(value: &[u8]) -> bool {
     value == b"assign-busses" || value.starts_with(b"hpbussize=")
 }
 
-/// What a word of the line leaves of ACPI.
+/// How far Linux uses ACPI with this word.
 fn acpi_use(word: &[u8]) -> AcpiUse {
     let (values, restrictions) = if let Some(values) = word.strip_prefix(b"acpi=") {
         (values, ACPI)
@@ -91,7 +91,7 @@ fn acpi_use(word: &[u8]) -> AcpiUse {
     left
 }
 
-/// A value that restricts ACPI, and how much is left of it.
+/// A value that restricts ACPI, and how far it is still used.
 type Restriction = (&'static [u8], AcpiUse);
 
 /// The values of `acpi=` that restrict it.

@@ -1,5 +1,4 @@
-//! What was asked for, and what is done: options in fw_cfg, the kernel's
-//! command line, and the policy that decides from both.
+//! Options in fw_cfg, the kernel's command line, and the policy that decides from both.
 
 pub mod command_line;
 pub mod options;

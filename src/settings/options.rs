@@ -1,5 +1,4 @@
-//! What the user asks of the firmware: the files under `opt/org.qboot/` in
-//! fw_cfg.
+//! The user's options: the files under `opt/org.qboot/` in fw_cfg.
 //!
 //! A new option is a type here with its values in `CHOICES`, two lines in
 //! [`Options::read`] and a row in `docs/options.md`.
@@ -27,7 +26,7 @@ pub enum PciOption {
 /// `opt/org.qboot/buses`: which buses q35's MCFG table names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BusesOption {
-    /// Those that there are, if that is known.
+    /// Those that exist, if the firmware has numbered them.
     #[default]
     Auto,
     /// All 256.
@@ -54,7 +53,7 @@ pub enum LogOption {
     Off,
     /// A line for each step.
     Steps,
-    /// And one for each thing found.
+    /// A line for each step and for each thing found.
     All,
 }
 
@@ -69,7 +68,7 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// What it says of PCI.
+    /// The value of `pci`.
     pub(super) fn pci(self) -> PciOption {
         match self {
             Self::Pci(pci) => pci,
@@ -124,15 +123,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads those that `dir` has. A name that is not known is as if it were
-    /// not there.
+    /// Reads the options in `dir`. Unknown names are ignored.
     ///
     /// # Errors
     /// [`Error::BadOption`], and the transfers'.
     pub fn read<P: Platform>(dir: &Directory<'_>, platform: &mut P) -> Result<Self> {
         let mut options = Self::default();
         for entry in dir.entries() {
-            // Few files start like that.
+            // Few names start with this.
             let name = entry.name().strip_prefix(b"opt/");
             let Some(name) = name.and_then(|name| name.strip_prefix(b"org.qboot/")) else {
                 continue;

@@ -1,31 +1,30 @@
-//! What of PCI is set up, and for whom.
+//! How much of PCI is set up.
 //!
-//! Linux with ACPI assigns BARs and routes interrupts itself, so neither is done
-//! twice. Any other kernel gets it done, and so does a 32-bit Linux, which
-//! assigns BARs badly.
+//! Linux with ACPI assigns BARs and routes interrupts itself, so the firmware does
+//! neither. It does both for any other kernel, and for a 32-bit Linux, which assigns
+//! BARs badly.
 //!
-//! Buses get their numbers here where there is an MCFG table: it then names the
-//! buses that there are. Linux asks every device number on each bus that the
-//! table names and that has no bridge, two port accesses each: 16,000 for 256
-//! buses.
+//! With an MCFG table the firmware numbers the buses, so that the table names only
+//! those that exist. Linux asks every device number on each other bus that the table
+//! names, by two port accesses: 16,000 for 256 buses.
 
 use crate::error::Result;
 use crate::settings::command_line::{AcpiUse, CommandLine};
 use crate::settings::options::{BusesOption, PciOption};
 
-/// Who is booted, as far as it decides about PCI.
+/// Who is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guest {
-    /// Linux, mostly of 64 bits.
+    /// Linux of 64 bits, or of an unknown size.
     Linux,
-    /// Linux of 32 bits. Left to itself it gives 64-bit BARs addresses above
-    /// 4 GiB, where its drivers then find nothing.
+    /// Linux of 32 bits. By itself it gives 64-bit BARs addresses above 4 GiB, where
+    /// its drivers find nothing.
     Linux32,
     /// Another kernel.
     Other,
 }
 
-/// What of PCI is set up, each more than the one before.
+/// How much of PCI is set up. Each includes the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PciSetup {
     /// Nothing.
@@ -49,35 +48,35 @@ pub struct Facts {
     pub has_acpi: bool,
     /// What the command line says.
     pub line: CommandLine,
-    /// Whether there are expander buses: QEMU announces for them only what
-    /// has been programmed.
+    /// Whether there are expander buses: QEMU announces only their programmed
+    /// resources.
     pub has_expanders: bool,
-    /// Whether the chipset has configuration space in memory, and QEMU an MCFG
-    /// table for it.
+    /// Whether the chipset has configuration space in memory, and so QEMU an MCFG
+    /// table.
     pub has_ecam: bool,
 }
 
 impl Facts {
-    /// Whether the kernel does without ACPI where PCI is concerned.
+    /// Whether the kernel uses PCI without ACPI.
     fn is_without_acpi(&self) -> bool {
         !self.has_acpi || self.line.acpi != AcpiUse::Full
     }
 
-    /// Whether the kernel may want the 8259A's interrupts. Linux with ACPI sees
-    /// to interrupt controllers itself.
+    /// Whether the kernel may want the 8259A's interrupts. Linux with ACPI sets up
+    /// interrupt controllers itself.
     #[must_use]
     pub fn needs_8259a(&self) -> bool {
         self.guest == Guest::Other || self.is_without_acpi()
     }
 
-    /// Whether the MCFG table has to name all 256 buses: there is nothing to
-    /// tell which of them will be used.
+    /// Whether the MCFG table has to name all 256 buses, because the firmware cannot
+    /// know which will be used.
     #[must_use]
     pub fn needs_all_buses(&self, option: BusesOption) -> bool {
         option == BusesOption::All || self.has_expanders || self.line.renumbers
     }
 
-    /// Whether the chipset is set up as kernels without ACPI need it, beside `setup`.
+    /// Whether the chipset is set up for kernels without ACPI too.
     #[must_use]
     pub fn is_legacy(&self, setup: PciSetup) -> bool {
         setup > PciSetup::Buses && self.needs_8259a()
@@ -89,15 +88,14 @@ impl Facts {
         self.has_acpi && self.line.acpi != AcpiUse::Off
     }
 
-    /// Whether the kernel may look for its processors in an MP table: nobody
-    /// knows what others than Linux read.
+    /// Whether the kernel may look for its processors in an MP table, as any kernel but
+    /// Linux may.
     #[must_use]
     pub fn needs_mp_table(&self) -> bool {
         self.guest == Guest::Other || !self.reads_acpi()
     }
 
-    /// Decides about PCI. The option in fw_cfg goes before the one on the
-    /// command line.
+    /// Decides about PCI. The option in fw_cfg wins over the one on the command line.
     ///
     /// # Errors
     /// [`BadOption`](crate::error::Error::BadOption) if the command line has a
