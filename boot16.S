@@ -6,15 +6,15 @@
  * Leaves  flat 32-bit segments (0x10 code, 0x18 data: Linux's __BOOT_CS and
  *         __BOOT_DS), interrupts off, caches on, an IDT whose gates report,
  *         the F segment writable where the machine has RAM there, a real-mode
- *         reset vector in that RAM, .bss zero, a stack with its guard word, and
- *         calls rust_main(host bridge id, processor signature).
+ *         reset vector in that RAM, .bss zero, a stack with its guard word.
+ *         Calls rust_main(host bridge id, processor signature).
  *
- * Runs in the ROM below 4 GiB: 0xf0000 shows the same bytes only until the
- * chipset opens it as RAM. On microvm and isapc both are one writable memory,
- * which a jump to the reset vector runs again; so nothing is written to it.
+ * The code runs in the ROM below 4 GiB: 0xf0000 shows the same bytes only until
+ * the chipset opens it as RAM. On microvm and isapc both are one writable memory,
+ * which a jump to the reset vector runs again, so nothing is written to it.
  *
- * A guest that sleeps has all of RAM in use but what E820 reserves: nothing else
- * is written before rust_wake has seen that there is none to wake.
+ * A guest that sleeps owns all RAM except what E820 reserves. Nothing else is
+ * written before rust_wake has found that there is no guest to wake.
  *
  * Exits to the host: pc 4 (bridge id 2, PAM 2), q35 5 (bridge id 2,
  * PCIEXBAR 2, PAM 1), else 2.
@@ -24,18 +24,18 @@
         .globl boot16
 boot16:
         lgdtl   %cs:(gdt_pointer - boot16 + {boot_offset})
-        /* Protection on; not-write-through and cache-disable off: one write,
-         * since each is an exit of its own on some hosts. Both are on after a
-         * reset. Where they are not, this is a jump to F000:FFF0, which real
-         * mode knows as the reset vector and is this ROM on microvm. */
+        /* Protection on; not-write-through and cache-disable off, by one write,
+         * which is an exit on some hosts. Both are on after a reset. If they are
+         * off, this is no reset, but a jump to F000:FFF0, which is this ROM on
+         * microvm. */
         movl    %cr0, %eax
         subl    ${cr0_at_reset} - {cr0}, %eax
         jc      restart
         movl    %eax, %cr0
         ljmpl   $0x10, $boot32
 
-        /* No interrupt table (the null descriptor says 0 bytes at 0), so an
-         * interrupt resets the machine, any machine. A handoff does the same. */
+        /* The null descriptor as interrupt table has no entry, so an interrupt
+         * resets any machine. */
 restart:
         lidtl   %cs:(gdt - boot16 + {boot_offset})
         int3
@@ -82,13 +82,12 @@ i440fx: /* PAM0 at 0x59, in the dword at 0x58. */
         outb    %al, %dx
 
 relocate:
-        /* A note of ours may say that a guest sleeps. */
+        /* A note may say that a guest sleeps. */
         cmpl    ${wake_mark}, {wake_note}
         je      wake
 awake:
-        /* What must be RAM at 0xf0000: at F000:FFF0, where Linux's reboot=bios
-         * jumps to, 6 to port 0xcf9, which resets these machines, then a loop.
-         * Services for real mode follow if a kernel needs them. */
+        /* At F000:FFF0, where Linux's reboot=bios jumps to: write 6 to port
+         * 0xcf9, which resets these machines, then loop. */
         movl    $0xf9ba06b0, 0xffff0
         movl    $0xfeebee0c, 0xffff4
 
@@ -104,8 +103,8 @@ relocated:
         call    {rust_main}     /* which does not return */
 
 /*
- * Exceptions: each gate calls, so the return address tells the vector; the
- * processor's frame is above it. Nothing returns.
+ * Exceptions: each gate is a call, so the return address gives the vector. The
+ * processor's frame lies above it. Nothing returns.
  */
 gates:
         .rept   32
@@ -137,8 +136,8 @@ gdt:
         .quad   {code_segment}
         .quad   {data_segment}
 gdt_end:
-        /* By the selector of data: 0x10 is multiboot's, 0x18 all others'. A
-         * table's first entry is never used. */
+        /* Two tables, by the selector of data: 0x10 for multiboot, 0x18 for all
+         * others. A table's first entry is never used. */
         .globl  gdt, gdt_pointers
 gdt_pointers:
         .word   gdt_end - gdt - 9

@@ -1,10 +1,10 @@
-//! Links the ROM with its own linker script, and tells it which commit it is
-//! built from. The library and the tests are linked as usual.
+//! Links the ROM with its linker script, and gives it the name of its commit. The
+//! library and the tests are linked as usual.
 
 use std::path::Path;
 use std::process::Command;
 
-/// What the ROM is made of: a change of these makes it another build.
+/// The ROM's source: the build gets a plus if it differs from the commit.
 const SOURCE: [&str; 9] = [
     "src",
     "boot16.S",
@@ -21,8 +21,8 @@ fn main() {
     for file in ["linker.ld", "build.rs"] {
         println!("cargo:rerun-if-changed={file}");
     }
-    // Host programs do not depend on the commit: each would be compiled anew
-    // after every one.
+    // Host programs do not depend on the commit: otherwise every commit would compile
+    // them anew.
     if std::env::var_os("CARGO_FEATURE_ROM").is_none() {
         return;
     }
@@ -45,8 +45,8 @@ fn main() {
     }
 }
 
-/// Sets `QBOOT_IDENTITY`, the line in the image: version, commit, its date,
-/// features; and `QBOOT_DATE`, the date as SMBIOS has it.
+/// Sets `QBOOT_IDENTITY`, the line in the image (version, commit, date, features), and
+/// `QBOOT_DATE`, the date for SMBIOS.
 fn identify() {
     for path in SOURCE {
         if Path::new(path).exists() {
@@ -71,18 +71,18 @@ fn identify() {
     }
 }
 
-/// The commit that the source is of.
+/// The source's commit.
 struct Commit {
     /// Twelve digits of its hash, and a plus where the source differs.
     id: String,
-    /// When it was committed, `YYYY-MM-DD` where that was done.
+    /// The day of the commit where it was made, `YYYY-MM-DD`.
     date: String,
 }
 
-/// From git, where this directory is the top of a checkout.
+/// From git, if this directory is the top of a checkout.
 fn from_git() -> Option<Commit> {
     let here = std::fs::canonicalize(".").ok()?;
-    // Somebody else's repository may lie around an unpacked archive.
+    // An unpacked archive may lie in another repository.
     if std::fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()? != here {
         return None;
     }
@@ -106,7 +106,7 @@ fn from_archive() -> Option<Commit> {
     parse(&std::fs::read_to_string(".git_archival.txt").ok()?)
 }
 
-/// Reads `hash date`; not yet filled in by git, there is neither.
+/// Reads `hash date`; `None` if git has not filled the file in.
 fn parse(text: &str) -> Option<Commit> {
     let (hash, date) = text.trim().split_once(' ')?;
     let id = hash.get(..12)?;
@@ -117,7 +117,7 @@ fn parse(text: &str) -> Option<Commit> {
     })
 }
 
-/// What git says, or `None` where it fails.
+/// The output of git; `None` if it fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

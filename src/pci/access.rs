@@ -6,22 +6,22 @@ use crate::platform::Io;
 
 /// Configuration space through ports or memory.
 ///
-/// One type for both, so that the ROM holds what uses it once.
+/// One type for both, so that the ROM has its users only once.
 #[derive(Debug)]
 pub struct Access<'a, I> {
     io: &'a mut I,
-    /// Where ECAM is, 0 for ports.
+    /// The ECAM's address; 0 for ports.
     ecam: u32,
-    /// The last bus that it reaches.
+    /// The last bus that the ECAM reaches.
     last_bus: u8,
-    /// What port 0xcf8 holds; bit 31 clear while that is not known.
+    /// The content of port 0xcf8; bit 31 is clear while it is unknown.
     address: u32,
 }
 
 impl<'a, I: Io> Access<'a, I> {
-    /// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256
-    /// bytes a function, two exits an access; one when going on in the same
-    /// dword, because the address register keeps its value.
+    /// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256 bytes a
+    /// function, two exits an access, or one in the same dword as before, because the
+    /// address register keeps its value.
     pub const fn cam(io: &'a mut I) -> Self {
         Self {
             io,
@@ -31,9 +31,9 @@ impl<'a, I: Io> Access<'a, I> {
         }
     }
 
-    /// Enhanced configuration access: 4 KiB a function in the 256 MiB at
-    /// `base`, a multiple of that size and not 0; one exit an access. It reaches
-    /// the buses up to `last_bus`; Q35's can be made to reach all.
+    /// Enhanced configuration access: 4 KiB a function, one exit an access. `base` is a
+    /// multiple of 256 MiB and not 0. It reaches the buses up to `last_bus`; Q35's can
+    /// be made to reach all.
     pub const fn ecam(io: &'a mut I, base: u32, last_bus: u8) -> Self {
         Self {
             io,
@@ -43,7 +43,7 @@ impl<'a, I: Io> Access<'a, I> {
         }
     }
 
-    /// Selects a register for port access; gives its port.
+    /// Selects a register for port access; returns its port.
     fn select(&mut self, bdf: Bdf, register: u16) -> u16 {
         let address = 1 << 31 | u32::from(bdf.bits()) << 8 | u32::from(register & 0xfc);
         if address != self.address {
@@ -53,7 +53,7 @@ impl<'a, I: Io> Access<'a, I> {
         CAM_DATA | register & 3
     }
 
-    /// Disjoint bits of an aligned base: this cannot leave the window.
+    /// The bits are disjoint and the base is aligned, so this stays in the window.
     const fn addr(&self, bdf: Bdf, register: u16) -> u32 {
         self.ecam | (bdf.bits() as u32) << 12 | (register & 0xfff) as u32
     }

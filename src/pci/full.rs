@@ -1,5 +1,4 @@
-//! Everything a firmware owes its PCI devices: bus numbers, interrupt lines,
-//! addresses, and COMMAND.
+//! `full`: bus numbers, interrupt lines, addresses, and COMMAND.
 
 use super::resource::{Apertures, Demand, Kind, Tree, low, slot};
 use super::scan::{self, Work};
@@ -11,17 +10,18 @@ const COMMAND_MASTER: u8 = 4;
 /// Upper byte: report errors with SERR#.
 const COMMAND_SERR: u8 = 1;
 
-/// Does what [`super::scan()`] does and gives addresses to all BARs and
-/// windows, expansion ROMs included, which stay off.
+/// Does what [`super::scan()`] does, and gives addresses to all BARs, windows and
+/// expansion ROMs. ROMs stay off.
 ///
-/// `scratch` holds the tree while it runs: 5.5 KiB, 16 bytes a BAR and 48 a
-/// bridge. COMMAND lets a device decode ports or memory when all its BARs of
-/// that kind have an address, and a bridge be master too;
-/// [`Summary::unplaced`] counts the BARs that have none. It has to come
-/// before QEMU's ACPI tables are read: they announce what is programmed.
+/// `scratch` holds the tree meanwhile: 5.5 KiB, 16 bytes a BAR and 48 a bridge. COMMAND
+/// lets a device decode ports or memory if all its BARs of that kind have an address,
+/// and makes a bridge a master too. [`Summary::unplaced`] counts BARs without an
+/// address. Call it before QEMU's ACPI tables are read: they announce what is
+/// programmed.
 ///
 /// # Errors
-/// [`Error::PciTooMany`](crate::error::Error::PciTooMany) when `scratch` does not hold the tree.
+/// [`Error::PciTooMany`](crate::error::Error::PciTooMany) if `scratch` has no room for
+/// the tree.
 pub fn full<C: Config>(
     config: &mut C,
     extra_roots: u8,
@@ -39,8 +39,8 @@ pub fn full<C: Config>(
     Ok(summary)
 }
 
-/// Sizes a BAR that has no address once more: the tree keeps no size that
-/// can never be placed. It does not decode, and is left at 0.
+/// Sizes a BAR without an address again: the tree does not keep sizes that can never be
+/// placed. The BAR does not decode, and is left at 0.
 fn measure<C: Config>(config: &mut C, demand: &Demand) -> Unplaced {
     let (bdf, bar) = (demand.bdf(), demand.slot());
     let sized = size_bar(config, bdf, bar, slot::ROM);
@@ -52,14 +52,13 @@ fn measure<C: Config>(config: &mut C, demand: &Demand) -> Unplaced {
     }
 }
 
-/// Writes addresses and, after those of a function, its COMMAND.
+/// Writes the addresses of each function, and then its COMMAND.
 ///
-/// From the back, so a bridge opens after all behind it is in place: QEMU
-/// renews its map of memory at each COMMAND, and what no open bridge leads to
-/// is not on it yet.
+/// From the back, so that a bridge opens after everything behind it is in place: QEMU
+/// rebuilds its memory map at each COMMAND, and faster while the bridge is closed.
 ///
-/// Ports and memory are switched on each for itself: many devices that have
-/// found no ports work by their memory.
+/// Ports and memory are switched on separately: many devices without ports work by
+/// their memory.
 fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
     let mut rest = tree.demands();
     while let [.., last] = rest {
@@ -80,8 +79,7 @@ fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
             match demand.slot() {
                 slot::ROM | slot::BRIDGE_ROM => {}
                 slot::IO_WINDOW.. => {
-                    // A bridge has to pass on what the devices behind it ask
-                    // of memory.
+                    // A bridge has to forward the memory accesses of devices behind it.
                     on |= COMMAND_MASTER | if size != 0 { space } else { 0 };
                 }
                 _ if size != 0 => on |= space,
@@ -99,7 +97,7 @@ fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
     }
 }
 
-/// Writes one address; `size` is 0 for what has none.
+/// Writes one address; `size` is 0 if there is none.
 fn write_place<C: Config>(config: &mut C, demand: &Demand, start: u64, size: u64) {
     let bdf = demand.bdf();
     let last = start.wrapping_add(size).wrapping_sub(1);
@@ -119,7 +117,7 @@ fn write_place<C: Config>(config: &mut C, demand: &Demand, start: u64, size: u64
             reg::IO_WINDOW
         }
         window @ slot::MEM_WINDOW.. => {
-            // In MiB from bit 4 and bit 20 on.
+            // Base and limit in MiB, at bit 4 and bit 20.
             value = value >> 16 & 0xfff0 | low(last) & 0xfff0_0000;
             if window == slot::MEM_WINDOW {
                 reg::MEM_WINDOW

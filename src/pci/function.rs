@@ -1,14 +1,14 @@
-//! What is read of a function: what it is, and a bridge's capabilities.
+//! Reads what a function is, and a bridge's capabilities.
 
 use super::{Bdf, Config, reg};
 
-/// Header types, without the bit for several functions.
+/// Header types, without [`SEVERAL_FUNCTIONS`].
 pub(super) const HEADER_DEVICE: u8 = 0;
 pub(super) const HEADER_BRIDGE: u8 = 1;
-/// That bit.
+/// The header type's bit for several functions.
 pub(super) const SEVERAL_FUNCTIONS: u8 = 0x80;
 
-/// Whether a vendor id is one: all ones and all zeroes mean nobody answered.
+/// Whether a function answered: all ones and all zeroes are no vendor id.
 pub(super) const fn present(id: u32) -> bool {
     let vendor = id & 0xffff;
     vendor != 0xffff && vendor != 0
@@ -26,8 +26,8 @@ pub(super) struct Function {
     pub(super) ide: bool,
 }
 
-/// What a bridge's capabilities say (PCI Local Bus 3.0, section 6.7; PCI
-/// Express Base 4.0, section 7.5.3.2; QEMU `docs/pcie_pci_bridge.txt`).
+/// A bridge's capabilities (PCI Local Bus 3.0, section 6.7; PCI Express Base 4.0,
+/// section 7.5.3.2; QEMU `docs/pcie_pci_bridge.txt`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BridgeCaps {
     /// Root or downstream port: only device 0 can be behind it.
@@ -44,7 +44,7 @@ const CAP_VENDOR: u8 = 0x09;
 const CAP_SHPC: u8 = 0x0c;
 const CAP_EXPRESS: u8 = 0x10;
 const RED_HAT: u32 = 0x1b36;
-/// QEMU's reservation capability: type in byte 3, its least length.
+/// QEMU's reservation capability: its type, in byte 3, and its least length.
 const RESERVE_TYPE: u8 = 1;
 const RESERVE_LEN: u8 = 32;
 
@@ -66,7 +66,7 @@ pub(super) mod reserve {
 pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf) -> BridgeCaps {
     let mut caps = BridgeCaps::default();
     let [mut at, ..] = config.read32(bdf, reg::CAPABILITIES).to_le_bytes();
-    // 48 capabilities fill the space: a list that is longer loops.
+    // 48 capabilities fill the space: a longer list has a loop.
     for _ in 0..48 {
         at &= 0xfc;
         if at < 0x40 {
@@ -101,6 +101,6 @@ pub(super) fn reserved_buses<C: Config>(config: &mut C, bdf: Bdf, caps: &BridgeC
         return 0;
     }
     let buses = config.read32(bdf, caps.reserve.wrapping_add(reserve::BUSES));
-    // All ones is "none"; more than there are is nonsense.
+    // All ones means none; more buses than exist are ignored.
     u8::try_from(buses).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! Which inputs of the I/O APIC the devices use, for the MP table.
+//! The I/O APIC inputs of the devices, for the MP table.
 
 use super::function::{HEADER_BRIDGE, present};
 use super::{Bdf, Config, Roots, Routing, reg};
@@ -16,12 +16,12 @@ pub struct Interrupt {
     pub gsi: u8,
 }
 
-/// Calls `visit` for every pin that a device on a root bus has, and for all
-/// four of a bridge, which stand for the pins behind it.
+/// Calls `visit` for every pin of a device on a root bus, and for all four of a bridge,
+/// which stand for the pins behind it.
 ///
 /// A kernel that reads the MP table follows bridges itself (MultiProcessor
-/// Specification 1.4, section D.3), so nothing behind one is listed. No more
-/// than 128 of one bus; in the order of bus, device and pin.
+/// Specification 1.4, section D.3), so nothing behind one is listed. The order is bus,
+/// device, pin; a bus has at most 128.
 pub fn interrupts<C: Config>(
     config: &mut C,
     roots: &Roots,

@@ -1,13 +1,12 @@
-//! The PCI functions there are, and what each has been given, for the log.
+//! Lists the PCI functions with their configuration, for the log.
 
 use super::{Bdf, Config as _, access, reg};
 use crate::chipset::Chipset;
 use crate::platform::Platform;
 use crate::text::print;
 
-/// Lists the functions of the buses up to `last_bus`, each with its header's
-/// dwords from the second on. Every function is asked for: QEMU's do not answer
-/// for one another.
+/// Lists the functions of the buses up to `last_bus`, with the dwords of their headers
+/// from the second on.
 pub fn list<P: Platform>(platform: &mut P, chipset: &Chipset, last_bus: u8) {
     for bits in 0..=u16::from_be_bytes([last_bus, 0xff]) {
         let bdf = Bdf::from_bits(bits);

@@ -1,9 +1,9 @@
 //! PCI: configuration access, bus numbers, interrupt lines.
 //!
-//! Specifications: PCI Local Bus 3.0 (chapter 6), PCI-to-PCI Bridge 1.2
-//! (chapter 3), PCI Express Base 4.0 (section 7.2.2, ECAM). Every
-//! configuration access is an exit to the host, two through ports 0xcf8 and
-//! 0xcfc: the walk reads no register that decides nothing.
+//! Specifications: PCI Local Bus 3.0 (chapter 6), PCI-to-PCI Bridge 1.2 (chapter 3),
+//! PCI Express Base 4.0 (section 7.2.2, ECAM). Every configuration access is an exit to
+//! the host, or two through ports 0xcf8 and 0xcfc, so the walk reads only registers
+//! that it needs.
 
 mod access;
 mod full;
@@ -31,8 +31,7 @@ pub use set_up::{access, set_up};
 pub struct Bdf(u16);
 
 impl Bdf {
-    /// From its parts; `device` below 32 and `function` below 8, higher bits
-    /// are dropped.
+    /// From its parts: `device` below 32, `function` below 8. Higher bits are dropped.
     #[must_use]
     pub const fn new(bus: u8, device: u8, function: u8) -> Self {
         Self::on_bus(bus, (device & 31) << 3 | (function & 7))
@@ -116,8 +115,8 @@ pub mod reg {
     pub const INTERRUPT: u16 = 0x3c;
 }
 
-/// Configuration space. `register` is a multiple of the access width; a
-/// function that is not there reads all ones and ignores writes.
+/// Configuration space. `register` is a multiple of the access width. A missing
+/// function reads as all ones and ignores writes.
 pub trait Config {
     /// Makes the functions of `bus` reachable.
     fn reach(&mut self, _bus: u8) {}
@@ -133,8 +132,8 @@ pub trait Config {
 
 /// How a machine connects interrupt pins of its root buses.
 ///
-/// `intx` is 0 for INTA# to 3 for INTD#; `device` is the device number on a
-/// root bus, of the bridge for what is behind one.
+/// `intx` is 0 for INTA# to 3 for INTD#. `device` is the number on the root bus, of the
+/// device or of the bridge before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routing {
     /// i440FX with PIIX3 or PIIX4: four PIRQs, offset so that the chipset's
@@ -143,7 +142,7 @@ pub enum Routing {
     /// Q35 with ICH9: devices 25 to 31 have PIRQA to PIRQD, device 30 and all
     /// others PIRQE to PIRQH (QEMU `hw/isa/lpc_ich9.c`).
     Ich9,
-    /// microvm's generic host: four interrupts from this one on (QEMU
+    /// microvm's generic host: four interrupts, this one the first (QEMU
     /// `hw/i386/microvm.c`).
     Gpex(u8),
 }
@@ -162,7 +161,7 @@ impl Routing {
         }
     }
 
-    /// What a kernel without ACPI finds in the interrupt line register.
+    /// The interrupt line register, for kernels without ACPI.
     #[must_use]
     pub const fn line(self, root_bus: u8, device: u8, intx: u8) -> u8 {
         let pirq = self.pirq(root_bus, device, intx);
@@ -180,8 +179,7 @@ impl Routing {
         }
     }
 
-    /// The I/O APIC input, counted over all I/O APICs: what the MP table
-    /// says.
+    /// The I/O APIC input, counted over all I/O APICs, for the MP table.
     #[must_use]
     pub const fn gsi(self, root_bus: u8, device: u8, intx: u8) -> u8 {
         match self {
@@ -192,19 +190,19 @@ impl Routing {
     }
 }
 
-/// What a walk over the tree found.
+/// The result of a walk over the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The highest bus number in use.
     pub last_bus: u8,
     /// Functions found.
     pub functions: u16,
-    /// Bridges that got no bus number because all were used up; what is
-    /// behind them stays out of reach.
+    /// Bridges without a bus number, because all were used up. What is behind them
+    /// stays out of reach.
     pub unnumbered: u16,
     /// The first of them.
     pub first_unnumbered: Option<Bdf>,
-    /// BARs that found no room; their devices stay switched off.
+    /// BARs without room; their devices stay switched off.
     pub unplaced: u16,
     /// The first of them.
     pub first_unplaced: Option<Unplaced>,
@@ -215,11 +213,11 @@ pub struct Summary {
 /// A BAR without an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unplaced {
-    /// Whose.
+    /// The function.
     pub bdf: Bdf,
-    /// Which, 0 to 5.
+    /// The BAR, 0 to 5.
     pub bar: u8,
-    /// Its bytes, or ports, as a power of two.
+    /// Its size in bytes or ports, as a power of two.
     pub order: u8,
 }
 

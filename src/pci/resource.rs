@@ -1,14 +1,13 @@
-//! The allocator: which addresses BARs and bridge windows get.
+//! The allocator of addresses for BARs and bridge windows.
 //!
-//! Pure: a tree of demands goes in, addresses come out. The tree lies in
-//! memory that the caller lends, uncleared. Windows are sized from the leaves
-//! up, the root buses placed, addresses handed down.
+//! It takes a tree of demands and computes addresses, without any access. The tree lies
+//! in memory that the caller lends. It sizes windows from the leaves up, places those
+//! of the root buses, and hands addresses down.
 //!
-//! Prefetchable BARs of 64 bits stay below 4 GiB as long as everything fits
-//! there, because kernels without 64-bit addressing can then use them; the
-//! largest go above first. Behind a bridge they have its prefetchable window
-//! for themselves, and everything else has the memory window: prefetchable
-//! memory works in either, only the other way round is forbidden.
+//! Prefetchable BARs of 64 bits stay below 4 GiB as long as everything fits there,
+//! because kernels without 64-bit addressing can then use them. Otherwise the largest
+//! go above first. Behind a bridge they go into its prefetchable window, and everything
+//! else into the memory window, where prefetchable memory works too.
 
 mod aperture;
 mod demand;
@@ -24,7 +23,7 @@ use demand::{NEVER, NONE, TAG_HIGH, TAG_KIND, TAG_PUSH, TAG_WIDE};
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What a bridge can forward, and what it is to forward at least.
+/// The windows that a bridge has, and their reservations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bridge {
     /// Has an I/O window.
@@ -35,7 +34,7 @@ pub struct Bridge {
     pub reserve: [u32; 3],
     /// Keep prefetchable memory below 4 GiB.
     pub pref_low: bool,
-    /// Put prefetchable memory above 4 GiB, if there is anything.
+    /// Put prefetchable memory above 4 GiB, if there is any.
     pub pref_high: bool,
 }
 
@@ -54,7 +53,7 @@ const LIST_HIGH: usize = 2;
 struct BusRecord {
     /// Ports and pages to reserve, by list.
     reserve: [U32; 3],
-    /// Heads of the lists of what is on it, by falling alignment.
+    /// Heads of the lists of its demands, by falling alignment.
     heads: [U16; 3],
     /// The first of its bridge's three windows.
     windows: U16,
@@ -79,19 +78,19 @@ pub struct Tree<'a> {
     most: [u32; 3],
 }
 
-/// The two address spaces are solved one after the other.
+/// The address spaces, which are solved one after the other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Space {
     Io,
     Mem,
 }
 
-/// Which of what is on the root buses is meant.
+/// A part of the demands on the root buses.
 #[derive(Clone, Copy)]
 struct Side {
-    /// What goes above 4 GiB, or what does not.
+    /// Those above 4 GiB, or those below.
     high: bool,
-    /// From which size on that can go above 4 GiB, does; as a power of two.
+    /// The size, as a power of two, from which on a demand goes above 4 GiB if it can.
     threshold: u8,
 }
 
@@ -103,12 +102,11 @@ impl Side {
 }
 
 impl<'a> Tree<'a> {
-    /// An empty tree, whose bus with index 0 stands for all root buses: they
-    /// share the apertures. Takes 5.5 KiB of `scratch` and 16 bytes a BAR, 48
-    /// a bridge.
+    /// An empty tree. Its bus with index 0 stands for all root buses, which share the
+    /// apertures. It takes 5.5 KiB of `scratch`, 16 bytes a BAR and 48 a bridge.
     ///
     /// # Errors
-    /// [`Error::PciTooMany`] when `scratch` is too small for any.
+    /// [`Error::PciTooMany`] if `scratch` is too small.
     pub fn new(scratch: &'a mut [u8], apertures: &Apertures) -> Result<Self> {
         let (buses, rest) = <[BusRecord]>::mut_from_prefix_with_elems(scratch, MAX_BUSES)
             .map_err(|_| Error::PciTooMany)?;
@@ -132,13 +130,13 @@ impl<'a> Tree<'a> {
         Ok(tree)
     }
 
-    /// All demands, those of a function next to each other.
+    /// All demands; those of a function are neighbours.
     #[must_use]
     pub fn demands(&self) -> &[Demand] {
         self.demands.get(..self.len).unwrap_or(&[])
     }
 
-    /// First address and bytes of what is placed, 0 and 0 of what is not.
+    /// Address and size of a demand; 0 and 0 if it has no place.
     #[must_use]
     pub fn place(&self, demand: &Demand) -> (u64, u64) {
         if !demand.is_placed() {
@@ -158,7 +156,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Adds the bus behind a bridge that is on bus `parent`; gives its index.
+    /// Adds the bus behind a bridge on bus `parent`; returns its index.
     ///
     /// `command` is as for [`Tree::add_bar`].
     ///
@@ -190,7 +188,7 @@ impl<'a> Tree<'a> {
         }
         let mut window = slot::IO_WINDOW;
         for (kind, units) in [Kind::Io, Kind::Mem, pref].into_iter().zip(&mut reserve) {
-            // One that can never be met would cost all others theirs.
+            // A request that can never be met would fail all the others.
             if *units > self.most(kind) {
                 *units = 0;
             }

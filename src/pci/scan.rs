@@ -12,7 +12,7 @@ const CLASS_IDE: u16 = 0x0101;
 const PIIX3_IDE: u32 = 0x7010_8086;
 const PIIX4_IDE: u32 = 0x7111_8086;
 const PIIX4_PM: u32 = 0x7113_8086;
-/// PIIX4's SCI is wired to this ISA interrupt whatever its pin says.
+/// PIIX4's SCI is always wired to this ISA interrupt.
 const PIIX4_SCI: u8 = 9;
 
 /// Bridge control: forward SERR#.
@@ -20,20 +20,18 @@ const BRIDGE_SERR: u32 = 2 << 16;
 
 /// Gives bridges their bus numbers and functions their interrupt lines.
 ///
-/// `extra_roots` is the number of further root buses, from
-/// `etc/extra-pci-roots`. Bridges must be as reset leaves them, without bus
-/// numbers. IDE controllers get the legacy ports. Numbers are given out depth
-/// first in the order of device numbers, as SeaBIOS does; C qboot starts with
-/// the last bridge of each bus.
+/// `extra_roots` is the number of further root buses, from `etc/extra-pci-roots`.
+/// Bridges must be as reset leaves them, without bus numbers. IDE controllers get the
+/// legacy ports. Buses are numbered depth first, in the order of device numbers.
 ///
 /// # Errors
-/// [`Error::PciTooMany`], which no tree brings about.
+/// [`Error::PciTooMany`], which no tree can cause.
 pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Result<Summary> {
     walk(config, extra_roots, routing, Work::Interrupts)
 }
 
-/// Gives bridges their bus numbers as [`scan`] does, and leaves the rest alone:
-/// one read a function, and some ten accesses a bridge.
+/// Gives bridges their bus numbers as [`scan`] does, and no more: one read a function,
+/// and some ten accesses a bridge.
 ///
 /// # Errors
 /// As [`scan`].
@@ -41,13 +39,13 @@ pub fn number<C: Config>(config: &mut C, routing: Routing) -> Result<Summary> {
     walk(config, 0, routing, Work::Numbers)
 }
 
-/// What the walk does besides giving buses their numbers.
+/// What the walk does besides numbering buses.
 pub(super) enum Work<'w, 't> {
     /// Nothing.
     Numbers,
-    /// Sets interrupt lines and what else [`scan`] does.
+    /// Does all that [`scan`] does.
     Interrupts,
-    /// Collects what wants an address, too.
+    /// Does all that [`scan`] does, and collects demands for addresses.
     Addresses(&'w mut Tree<'t>),
 }
 
@@ -55,7 +53,7 @@ pub(super) enum Work<'w, 't> {
 #[derive(Clone, Copy)]
 struct Level {
     bus: u8,
-    /// One past the last device and function to look at.
+    /// One past the last device and function to visit.
     end: u16,
     /// The bridge that leads here.
     bridge: Bdf,
@@ -71,7 +69,7 @@ struct Level {
     index: u8,
 }
 
-/// One level takes one bus number, so all 256 fit and no tree is too deep.
+/// Each level takes a bus number, so no tree is deeper than 256.
 type Levels = ArrayVec<Level, 256>;
 
 /// The walk over all root buses.
@@ -88,7 +86,7 @@ pub(super) fn walk<C: Config>(
     let mut root = 0;
     loop {
         let next = summary.roots.after(root);
-        // What is behind this root has to stay below the next one.
+        // Buses behind this root have numbers below the next root.
         let limit = next.map_or(u8::MAX, |next| next.wrapping_sub(1));
         summary.last_bus = root;
         walk_root(config, root, limit, routing, &mut work, &mut summary)?;
@@ -102,8 +100,8 @@ pub(super) fn walk<C: Config>(
 /// The root buses: 0, and `extra` others that answer while no bridge forwards
 /// anything yet.
 ///
-/// Device 0 is asked on every bus first: an expander's internal bridge or
-/// first root port usually is there, and 255 accesses are then the most.
+/// Asks device 0 on every bus first: an expander usually has its internal bridge or
+/// first root port there. That takes at most 255 accesses.
 fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
     let mut roots = Roots::default();
     roots.insert(0);
@@ -198,7 +196,7 @@ fn walk_root<C: Config>(
             continue;
         }
         let Some(bus) = summary.last_bus.checked_add(1).filter(|bus| *bus <= limit) else {
-            // Without a number it forwards nothing and is left alone.
+            // A bridge without a number forwards nothing.
             summary.unnumbered = summary.unnumbered.wrapping_add(1);
             summary.first_unnumbered = summary.first_unnumbered.or(Some(bdf));
             continue;
@@ -210,7 +208,7 @@ fn walk_root<C: Config>(
         if let Work::Addresses(tree) = work {
             index = size::add_bridge(config, tree, level.index, &found, &caps)?;
         }
-        // Open for every bus there may be behind it.
+        // Open for all buses that may be behind it.
         set_buses(config, bdf, bus, limit);
         levels.try_push(level).map_err(|_| Error::PciTooMany)?;
         level = Level {
@@ -227,8 +225,8 @@ fn walk_root<C: Config>(
     }
 }
 
-/// The header type of a function, with its bit for several functions, and its
-/// id, which numbering does without; `None` if there is no function.
+/// The header type of a function, with [`SEVERAL_FUNCTIONS`], and its id, which
+/// numbering does not read; `None` if there is no function.
 fn probe<C: Config>(
     config: &mut C,
     bdf: Bdf,
@@ -251,13 +249,13 @@ fn probe<C: Config>(
         }
     }
     let [_, _, header, _] = config.read32(bdf, reg::HEADER).to_le_bytes();
-    // Nobody's header is all ones.
+    // No function has this header type.
     (header != 0xff).then_some((header, id))
 }
 
-/// The function to look at after this one.
+/// The function to visit after this one.
 const fn next(at: u16, multi: bool) -> u16 {
-    // The last of a device leads on to the next by itself.
+    // Behind a device's last function comes the next device.
     if multi {
         at.wrapping_add(1)
     } else {
@@ -270,7 +268,7 @@ fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate:
     config.write32(bridge, reg::BUSES, buses);
 }
 
-/// Interrupt line, bridge control and IDE ports; finds out what it is.
+/// Sets interrupt line, bridge control and IDE ports; returns the function.
 fn set_up_function<C: Config>(
     config: &mut C,
     found: &mut Function,

@@ -1,4 +1,4 @@
-//! Which PCI a machine has, and setting it up as far as it was asked for.
+//! Finds a machine's PCI, and sets it up as the policy says.
 
 use super::{Access, Apertures, Routing, Summary, full, number, scan};
 use crate::chipset::{Chipset, PciHost, has_io_apic};
@@ -9,14 +9,14 @@ use crate::memory::map::MemoryMap;
 use crate::platform::Platform;
 use crate::settings::policy::PciSetup;
 
-/// First interrupt of microvm's PCIe host, with one I/O APIC and with two,
-/// as it has unless told otherwise (QEMU `hw/i386/microvm.c`).
+/// First interrupt of microvm's PCIe host: with one I/O APIC, and with two, the default
+/// (QEMU `hw/i386/microvm.c`).
 const MICROVM_PCIE_IRQ: [u8; 2] = [12, 16];
 /// Vendor and device of QEMU's generic PCIe host bridge.
 const GPEX_HOST: u32 = 0x0008_1b36;
 
-/// Sets up PCI before QEMU's ACPI tables are read, which announce what is
-/// programmed; gives what was found. `scratch` is free again afterwards.
+/// Sets up PCI; returns what it found. Call it before QEMU's ACPI tables are read: they
+/// announce what is programmed. `scratch` is free again afterwards.
 ///
 /// # Errors
 /// [`Error::PciTooMany`](crate::error::Error::PciTooMany), and the transfers'.
@@ -30,7 +30,7 @@ pub fn set_up<P: Platform>(
 ) -> Result<Summary> {
     let summary = walk(platform, chipset, setup, dir, map, scratch)?;
     if summary.last_bus > chipset.last_bus {
-        // The walk has opened them on its way.
+        // The walk has opened all buses on its way.
         chipset.open_all_buses(platform, map)?;
     }
     Ok(summary)
@@ -68,7 +68,7 @@ fn walk<P: Platform>(
     }
 }
 
-/// Where there are addresses for PCI devices.
+/// The address ranges for PCI devices.
 fn find_apertures<P: Platform>(
     platform: &mut P,
     chipset: &Chipset,
@@ -108,8 +108,8 @@ pub fn access<'p, P: Platform>(
     }
 }
 
-/// Bits of a physical address (CPUID leaf 0x8000_0008); 36 if the processor
-/// does not say.
+/// Bits of a physical address (CPUID leaf 0x8000_0008); 36 if the processor lacks the
+/// leaf.
 fn phys_bits<P: Platform>(platform: &mut P) -> u8 {
     const ADDRESS_SIZES: u32 = 0x8000_0008;
     let [highest, ..] = platform.cpuid(0x8000_0000, 0);

@@ -1,4 +1,4 @@
-//! What functions ask for: their BARs and windows are sized and become demands.
+//! Sizes BARs and windows, and adds them to the tree as demands.
 
 use super::function::{BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, reserve};
 use super::resource::{Bridge, Kind, Sized, Tree, slot};
@@ -11,17 +11,16 @@ pub(super) const COMMAND_MEM: u8 = 2;
 
 const CLASS_DISPLAY: u8 = 0x03;
 
-/// What an empty hot-plug slot has to hold, as SeaBIOS has it, in pages and
-/// ports.
+/// Pages and ports for an empty hot-plug slot.
 const SLOT_MEM: u32 = (2 << 20) >> 12;
 const SLOT_IO: u32 = 4096;
 
-/// What closes a window: its base above its limit.
+/// A closed window: base above limit.
 const CLOSED_IO: u32 = 0x00f0;
 pub(super) const CLOSED_MEM: u32 = 0x0000_fff0;
 
-/// Sizes the BARs of a function on the bus with this index; gives what its
-/// COMMAND is to hold besides ports and memory.
+/// Sizes the BARs of a function on the bus with this index; returns the bits for its
+/// COMMAND besides ports and memory.
 pub(super) fn add_function<C: Config>(
     config: &mut C,
     tree: &mut Tree<'_>,
@@ -37,19 +36,19 @@ pub(super) fn add_function<C: Config>(
     let (bars, rom, rom_slot) = match header {
         HEADER_DEVICE => (6, reg::ROM, slot::ROM),
         HEADER_BRIDGE => (2, reg::BRIDGE_ROM, slot::BRIDGE_ROM),
-        // CardBus and what is unknown: nothing to give.
+        // CardBus and unknown types get nothing.
         _ => return Ok(0),
     };
     let [old, ..] = config.read32(bdf, reg::COMMAND).to_le_bytes();
     let decoding = old & (COMMAND_IO | COMMAND_MEM);
     if decoding != 0 {
-        // What decodes while it is sized hides something else.
+        // A BAR that decodes while it is sized hides other devices.
         config.write16(bdf, reg::COMMAND, (old ^ decoding).into());
     }
     let mut command = old ^ decoding;
     let [_, base_class] = class.to_le_bytes();
     if ide || base_class == CLASS_DISPLAY {
-        // Legacy ports, which no BAR stands for.
+        // Legacy ports, which have no BAR.
         command |= COMMAND_IO;
     }
     let before = tree.demands().len();
@@ -80,8 +79,8 @@ pub(super) fn add_function<C: Config>(
     Ok(command)
 }
 
-/// Adds a bridge that is on the bus with index `parent`; gives the index of
-/// the bus behind it.
+/// Adds a bridge on the bus with index `parent`; returns the index of the bus behind
+/// it.
 pub(super) fn add_bridge<C: Config>(
     config: &mut C,
     tree: &mut Tree<'_>,
@@ -113,8 +112,8 @@ pub(super) fn add_bridge<C: Config>(
     tree.add_bridge(parent, bdf, &bridge, command)
 }
 
-/// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1). It is left with all bits
-/// set: whoever has an address gets it written later.
+/// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1), and leaves all its bits set. Its
+/// address is written later.
 pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<Sized> {
     let register = bar_register(bar);
     config.write32(bdf, register, u32::MAX);
@@ -129,16 +128,16 @@ pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -
     let wide = value & 6 == 4 && bar.saturating_add(1) < bars;
     let mut order = lowest_bit(value & !15);
     if wide && order.is_none() {
-        // 4 GiB or more: only the upper half tells.
+        // 4 GiB or more: the upper half has the size.
         let upper = register.wrapping_add(4);
         config.write32(bdf, upper, u32::MAX);
         let bit = lowest_bit(config.read32(bdf, upper))?;
         order = Some(bit.wrapping_add(32));
     }
     let order = order?;
-    // A bridge forwards what is not prefetchable below 4 GiB only. What is
-    // too large for there has the prefetchable window of a PCI Express port,
-    // which is allowed to (PCI Express Base 4.0, section 7.5.1.2.1, note).
+    // A bridge forwards memory that is not prefetchable only below 4 GiB. A BAR too
+    // large for there goes into a PCI Express port's prefetchable window, which the
+    // specification allows (PCI Express Base 4.0, section 7.5.1.2.1, note).
     let kind = if wide && (value & 8 != 0 || order >= 30) {
         Kind::High
     } else {
@@ -151,13 +150,13 @@ pub(super) fn bar_register(bar: u8) -> u16 {
     u16::from(bar).wrapping_mul(4).wrapping_add(reg::BAR0)
 }
 
-/// The number of the lowest bit that is set.
+/// The number of the lowest set bit.
 fn lowest_bit(value: u32) -> Option<u8> {
     let bit = value.trailing_zeros().to_le_bytes()[0];
     (value != 0).then_some(bit)
 }
 
-/// Adds what a port reserves; all ones is "nothing said".
+/// Adds a port's reservations; all ones means none.
 fn read_reserve<C: Config>(config: &mut C, bdf: Bdf, cap: u16, bridge: &mut Bridge) {
     let mut read = |register: u16| config.read32(bdf, cap.wrapping_add(register));
     let [io, mem, pref] = &mut bridge.reserve;
@@ -182,7 +181,7 @@ fn read_reserve<C: Config>(config: &mut C, bdf: Bdf, cap: u16, bridge: &mut Brid
     }
 }
 
-/// Bytes, lower and upper half, as pages; as many as there can be at most.
+/// Bytes, given by halves, as pages, limited to the highest number.
 fn pages(bytes: u32, above: u32) -> u32 {
     if above >> 12 != 0 {
         return u32::MAX;

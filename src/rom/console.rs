@@ -1,7 +1,6 @@
-//! COM1 and the debug console, for the one line that a failure prints,
-//! and for the log.
+//! COM1 and the debug console, for errors, warnings and the log.
 //!
-//! Untouched on success without a log: not a single access.
+//! A successful boot without a log makes no access to them.
 
 use super::hardware::Hardware;
 use super::io::{in8, out8};
@@ -10,9 +9,9 @@ use spin::Mutex;
 use uart_16550::Uart16550;
 use uart_16550::backend::PioBackend;
 
-/// The debug console's usual ports: QEMU's default, and SeaBIOS's and OVMF's.
+/// The debug console's usual ports: QEMU's default, and the port of SeaBIOS and OVMF.
 const DEBUG_CONSOLES: [u16; 2] = [0xe9, 0x402];
-/// What `isa-debugcon` answers when read.
+/// What a read of `isa-debugcon` returns.
 const DEBUG_CONSOLE_ANSWER: u8 = 0xe9;
 /// COM1, a 16550.
 const COM1: u16 = 0x3f8;
@@ -27,12 +26,12 @@ const SETTINGS: [(u16, u8); 7] = [
     (COM1 + 2, 0x07),
     (COM1 + 4, 0x0b),
 ];
-/// Tries before a byte is given up: a stopped host terminal must not stop
-/// the signal to the host that follows.
+/// Tries before a byte is given up: a stopped terminal on the host must not keep the
+/// signal to the host from following.
 const SEND_TRIES: u32 = 100_000;
 
-/// What there is to print on. All false until looked for, so that the static
-/// is .bss: initialised statics do not survive a restart.
+/// The outputs that exist. All false at first, so that the static is .bss: initialised
+/// statics do not survive a restart.
 struct Outputs {
     looked: bool,
     com1: bool,
@@ -46,13 +45,13 @@ static OUTPUTS: Mutex<Outputs> = Mutex::new(Outputs {
 });
 
 fn com1() -> Option<Uart16550<PioBackend>> {
-    // SAFETY: COM1's ports are a UART's or nobody's on every machine, and
-    // this console, behind its lock, is their only user.
+    // SAFETY: on every machine COM1's ports belong to a UART or to nothing, and this
+    // console, behind its lock, is their only user.
     unsafe { Uart16550::new_port(COM1) }.ok()
 }
 
-/// Sets COM1 up, if it is there. The driver's own set-up waits without bound for
-/// an empty transmitter.
+/// Sets COM1 up, if it is there. The driver's own set-up could wait for ever for an
+/// empty transmitter.
 fn set_up_com1() -> bool {
     let is_there = com1().is_some_and(|mut uart| uart.check_present());
     if is_there {
@@ -86,7 +85,7 @@ impl Outputs {
     }
 }
 
-/// Prints on all there is.
+/// Prints on all outputs that exist.
 fn print(text: &[u8]) {
     // `try_lock`: an exception while printing must not wait for itself.
     if let Some(mut outputs) = OUTPUTS.try_lock() {
@@ -95,7 +94,7 @@ fn print(text: &[u8]) {
     }
 }
 
-/// Both of them, as one terminal.
+/// All outputs, as one terminal.
 #[derive(Debug)]
 pub struct Console;
 

@@ -7,9 +7,9 @@ const MTRR_DEF_TYPE: u32 = 0x2ff;
 /// MTRRs enabled, default type write-back.
 const ENABLED_WRITE_BACK: u32 = 1 << 11 | 6;
 
-/// Enables the MTRRs with default write-back: left off, Linux gives up PAT.
+/// Enables the MTRRs with default write-back: Linux gives up PAT if they are off.
 pub fn enable_caching(signature: u32) {
-    // A Pentium has no MTRRs; the signature saves asking CPUID, an exit.
+    // A Pentium has no MTRRs. The signature saves a CPUID, which is an exit.
     if signature >> 8 & 0xf < 6 {
         return;
     }
@@ -30,8 +30,8 @@ const X2APIC: u32 = 1 << 10;
 /// # Safety
 /// CPUID says that the processor has it.
 pub unsafe fn enable_x2apic() {
-    // SAFETY: by the caller, the MSR and its bit exist. The APIC's registers in
-    // memory are gone then; what writes them later writes to nothing.
+    // SAFETY: by the caller, the MSR and its bit exist. Later accesses to the APIC's
+    // registers in memory have no effect.
     unsafe {
         asm!(
             "rdmsr",

@@ -1,4 +1,4 @@
-//! The fw_cfg device: DMA, and the byte-wise way where DMA is off.
+//! The fw_cfg device: by DMA, or by bytes if DMA is off.
 
 use super::hardware::Hardware;
 use super::io::out16;
@@ -8,8 +8,8 @@ use qboot::fw_cfg::{DmaControl, PORT_DATA, PORT_DMA_LOW, PORT_SELECTOR, item};
 use qboot::phys::PhysRange;
 use qboot::platform::FwCfg;
 
-/// Rings the doorbell for a descriptor on the stack (control, length, the
-/// address's halves, all big endian) and takes it off again.
+/// Builds a descriptor on the stack (control, length, the address's halves, all big
+/// endian), rings the doorbell, and removes it.
 ///
 /// # Safety
 /// As for [`transfer`].
@@ -35,8 +35,8 @@ unsafe extern "fastcall" fn ring(control: u32, at: *mut u8, len: usize) -> u32 {
     )
 }
 
-/// One transfer, which is over when the doorbell's write returns. Gives the
-/// control word as the device leaves it: zero if all went well.
+/// One transfer, which is complete when the doorbell's write returns. Returns the
+/// control word as the device leaves it: zero on success.
 ///
 /// # Safety
 /// The device may write the `len` bytes at `at` for [`DmaControl::READ`], and
@@ -62,10 +62,10 @@ fn read_bytes(dest: &mut [u8]) {
 
 /// Reads into `dest` by DMA, or byte by byte if the device has none.
 ///
-/// The first transfer may go elsewhere: an upper half of the address that a guest
-/// has left survives a reset, and is zero after any transfer. So the doorbell
-/// rings once more before `byte_wise` is set. Where DMA is off, the doorbell is
-/// nobody's port: ringing it again costs less than asking before each transfer.
+/// The first transfer may be lost: a guest's value in the upper half of the address
+/// survives a reset, and is zero after any transfer. So the doorbell rings once more
+/// before `byte_wise` is set. With DMA off nothing listens to the doorbell, and it
+/// still rings before each read: that costs less than a question before each transfer.
 fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<()> {
     let control = DmaControl::READ.select(selector);
     // SAFETY: the bytes are the slice's, borrowed until the transfer is over.

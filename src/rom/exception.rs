@@ -1,5 +1,5 @@
-//! Processor exceptions of the firmware: reported, never survived. A kernel has
-//! no gate of these (`handoff.rs`).
+//! Processor exceptions in the firmware end the boot. A kernel is entered without these
+//! gates (`handoff.rs`).
 
 use super::console::Console;
 use super::report;

@@ -4,10 +4,10 @@ use super::realmode;
 use core::arch::asm;
 use qboot::kernel::Handoff;
 
-/// Enters the kernel; nothing of the firmware runs again before a reset.
+/// Enters the kernel. The firmware does not run again before a reset.
 ///
 /// # Safety
-/// The handoff is `boot`'s, which has loaded what it names.
+/// `boot` returned the handoff, and has loaded what it names.
 pub unsafe fn enter(handoff: &Handoff) -> ! {
     let (entry, eax, ebx, esi, data) = match *handoff {
         // Linux boot protocol, "32-bit Boot Protocol": ESI is the zero page, EBP,
@@ -15,9 +15,9 @@ pub unsafe fn enter(handoff: &Handoff) -> ! {
         Handoff::Linux { entry, boot_params } => (entry, 0, 0, boot_params, 0x18),
         // Xen PVH, "x86/HVM direct boot ABI": EBX is start_info.
         Handoff::Pvh { entry, start_info } => (entry, 0, start_info, 0, 0x18),
-        // Multiboot 0.6.96, section 3.2: EAX is the magic number, EBX the
-        // information block. It leaves selectors open; some kernels rely on
-        // those of QEMU's own loader.
+        // Multiboot 0.6.96, section 3.2: EAX is the magic number, EBX the information
+        // block. Selectors are not specified; some kernels rely on those of QEMU's own
+        // loader.
         Handoff::Multiboot { entry, info } => {
             realmode::install();
             (entry, 0x2bad_b002, info, 0, 0x10)
@@ -27,20 +27,19 @@ pub unsafe fn enter(handoff: &Handoff) -> ! {
             stack,
             low_kernel,
         } => {
-            // SAFETY: the handoff is `boot`'s, by the caller.
+            // SAFETY: `boot` returned the handoff, by the caller.
             unsafe { realmode::enter(segment, stack, low_kernel) }
         }
     };
-    // SAFETY: as above: the kernel lies in memory that was claimed for it, and its
-    // entry point in what has been loaded. The firmware's state is dead from here
-    // on.
+    // SAFETY: as above: the kernel lies in memory claimed for it, and its entry point
+    // in what was loaded. The firmware's state is not used again.
     unsafe { enter32(entry, eax, ebx, esi, data) }
 }
 
-/// Enters 32-bit code as all protocols want it: flat segments, of code 8 below
-/// `data`, the direction flag clear, a task register with base 0 and limit 0x67
-/// (PVH), and no interrupt table, so that a fault resets the machine instead of
-/// running firmware whose memory is the kernel's.
+/// Enters 32-bit code as all protocols demand: flat segments, the code selector 8 below
+/// `data`, the direction flag clear, a task register with base 0 and limit 0x67 (PVH).
+/// There is no interrupt table, so a fault resets the machine instead of running
+/// firmware in memory that the kernel owns.
 ///
 /// # Safety
 /// The code at `entry` may run, as for [`enter`]; `data` is 0x10 or 0x18.

@@ -1,6 +1,5 @@
-//! The hardware as the library's platform: the processor's part of it. Ports and
-//! registers are in `io`, fw_cfg in `dma`, memory in `memory`, the terminal in
-//! `console`.
+//! The hardware as the library's platform. Ports and registers are in `io`, fw_cfg in
+//! `dma`, memory in `memory`, the terminal in `console`; the rest is here.
 
 use super::memory::Window;
 use super::{cpu, realmode};
@@ -34,7 +33,7 @@ pub unsafe fn take() -> (Hardware, &'static mut [u8]) {
 /// The hardware alone.
 ///
 /// # Safety
-/// As for [`take`], and nothing of another one is in use.
+/// As for [`take`], and no other `Hardware` is in use.
 pub unsafe fn without_scratch() -> Hardware {
     Hardware {
         // SAFETY: by the caller.
@@ -50,7 +49,7 @@ impl Platform for Hardware {
     }
 
     fn enable_x2apic(&mut self) {
-        // SAFETY: by `Platform::enable_x2apic`, its caller has seen x2APIC in
+        // SAFETY: by the contract of `Platform::enable_x2apic`, its caller has checked
         // CPUID.
         unsafe { cpu::enable_x2apic() }
     }

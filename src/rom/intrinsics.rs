@@ -1,10 +1,9 @@
-//! The memory functions that the compiler calls and `core` does not bring
-//! for this target.
+//! The memory functions that the compiler calls, which `core` lacks for this target.
 
 use core::arch::global_asm;
 
-// Words first, then the rest by bytes: string instructions count each step.
-// EDI and ESI belong to the caller in the C calling convention.
+// Words first, then the rest by bytes, which takes fewer steps. EDI and ESI belong to
+// the caller in the C calling convention.
 global_asm!(
     ".macro function name",
     ".section .text.\\name, \"ax\", @progbits",
@@ -69,7 +68,7 @@ global_asm!(
     "mov eax, [esp + 8]",
     "pop edi",
     "ret",
-    // For callers that ask for equality only: words first.
+    // Equality only, so it compares words first.
     "function bcmp",
     "push esi",
     "push edi",
@@ -79,7 +78,7 @@ global_asm!(
     "mov edx, ecx",
     "and edx, 3",
     "xor eax, eax",
-    // ZF for an empty range.
+    // Sets ZF, in case the range is empty.
     "shr ecx, 2",
     "repe cmpsd",
     "jne 3f",
@@ -100,7 +99,7 @@ global_asm!(
     "mov edi, [esp + 16]",
     "mov ecx, [esp + 20]",
     "xor eax, eax",
-    // ZF for an empty range.
+    // Sets ZF, in case the range is empty.
     "test ecx, ecx",
     "repe cmpsb",
     "je 2f",

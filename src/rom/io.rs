@@ -13,7 +13,7 @@ macro_rules! port {
         /// Reads from a port.
         pub fn $in(port: u16) -> $ty {
             let value;
-            // SAFETY: port reads do not touch memory the compiler knows of.
+            // SAFETY: port reads touch no memory.
             unsafe { asm!(concat!("in ", $acc, ", dx"), out($acc) value, in("dx") port, options(nostack, preserves_flags)) };
             value
         }
@@ -30,9 +30,9 @@ port!(in8, out8, u8, "al");
 port!(in16, out16, u16, "ax");
 port!(in32, out32, u32, "eax");
 
-/// Whether `len` bytes at `addr` are where some machine has configuration space,
-/// an I/O APIC, a TPM or the local APIC. The firmware itself has nothing there; on pc,
-/// the guest's RAM may reach into another machine's configuration space.
+/// Whether `len` bytes at `addr` are where some machine has configuration space, an I/O
+/// APIC, a TPM or the local APIC. The firmware's own memory is elsewhere; on pc the
+/// guest's RAM may reach into another machine's configuration space.
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
     addr.is_multiple_of(len)
@@ -49,9 +49,10 @@ fn register<T>(addr: u32) -> Option<VolatilePtr<'static, T>> {
         return None;
     }
     let ptr = NonNull::new(with_exposed_provenance_mut(addr as usize))?;
-    // SAFETY: aligned and inside a window of `is_device`, by the check above, and
-    // accessed at once by `Hardware`'s methods, which borrow all of it: if RAM lies
-    // there, no slice of `Window` is in use, and none of Rust's own.
+    // SAFETY: by the check above the address is aligned and inside a window of
+    // `is_device`. Only `Hardware`'s methods use the pointer, at once, and they borrow
+    // all of it. So even if RAM lies there, no slice of `Window` is in use, and Rust
+    // has no objects there.
     Some(unsafe { VolatilePtr::new(ptr) })
 }
 

@@ -8,7 +8,7 @@ use qboot::phys::PhysRange;
 use qboot::phys::Refused;
 use qboot::platform::GuestMemory;
 
-/// RAM that is not the running firmware's.
+/// RAM without the running firmware's part.
 #[derive(Debug)]
 pub struct Window {
     /// The RAM above 1 MiB that may be used.
@@ -19,8 +19,8 @@ impl Window {
     /// A window on low memory; [`GuestMemory::open`] adds RAM above 1 MiB.
     ///
     /// # Safety
-    /// Memory is laid out as [`layout`] says, mapped to itself, and there is no
-    /// other window on it: its slices would be the same bytes twice.
+    /// Memory is laid out as [`layout`] says and mapped to itself, and there is no
+    /// other window, whose slices would be the same bytes.
     pub unsafe fn new() -> Self {
         Self {
             high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
@@ -49,7 +49,7 @@ impl Window {
 
 impl GuestMemory for Hardware {
     fn open(&mut self, ram: PhysRange) {
-        // Below 1 MiB the layout is fixed; nothing that a map says opens it.
+        // Below 1 MiB the layout is fixed, whatever the map says.
         if ram.start() == layout::HIGH_RAM {
             self.window.high = ram;
         }

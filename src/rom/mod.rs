@@ -1,4 +1,4 @@
-//! The hardware below the library's platform: all of the ROM's `unsafe`.
+//! The hardware behind the library's platform, with all of the ROM's `unsafe`.
 
 pub mod console;
 pub mod cpu;

@@ -1,4 +1,4 @@
-//! What real-mode code, and kernels that go back there, find of a BIOS.
+//! The BIOS for real-mode code, and for kernels that go back to real mode.
 
 use super::io::{in8, out8};
 use core::arch::{asm, global_asm};
@@ -42,7 +42,7 @@ const SETUP_CODE: u16 = 0x20;
 /// The F segment, as real mode names it.
 const F_SEGMENT: u32 = layout::F_SEGMENT.start() >> 4;
 
-/// The 32-bit PCI BIOS, as `bios32.S` has it.
+/// The 32-bit PCI BIOS, from `bios32.S`.
 pub fn pci_bios() -> &'static [u8] {
     let (start, end) = (&raw const bios32_start, &raw const bios32_end);
     let len = end.addr().wrapping_sub(start.addr());
@@ -55,22 +55,22 @@ fn cmos(register: u8) -> u8 {
     in8(0x71)
 }
 
-/// Copies the 16-bit code to the F segment; gives its offset there.
+/// Copies the 16-bit code to the F segment; returns its offset there.
 fn copy_code() -> u32 {
     let (start, end) = (&raw const code16_start, &raw const code16_end);
     let offset = start.addr() as u32 & 0xffff;
     let len = end.addr().wrapping_sub(start.addr());
     let home = with_exposed_provenance_mut::<u8>((layout::F_SEGMENT.start() | offset) as usize);
-    // SAFETY: source is in the ROM, destination the same offset of the F
-    // segment, which the linker script keeps free of tables; where both show
-    // the same memory, it is written what it holds.
+    // SAFETY: the source is in the ROM. The destination is the same offset of the F
+    // segment, which the linker script keeps free of tables. If both are the same
+    // memory, this writes what it holds.
     unsafe { core::ptr::copy(start, home, len) };
     offset
 }
 
-/// Puts the services where real mode can call them, points the interrupt vectors
-/// there and fills in the BIOS data area. The devices that go with it are set up
-/// already, by `chipset::set_up_devices_for_bios`.
+/// Puts the services where real mode can call them, points the interrupt vectors there
+/// and fills in the BIOS data area. `chipset::set_up_devices_for_bios` has set up the
+/// devices.
 pub fn install() {
     let offset = copy_code();
     let vectors = &raw const code16_vectors;
@@ -94,32 +94,32 @@ pub fn install() {
 
     let ticks = ticks(cmos(4), cmos(2), cmos(0));
     let area = with_exposed_provenance_mut::<[u8; BDA_LEN]>(BDA as usize);
-    // SAFETY: conventional RAM outside all that placement and the firmware
-    // use, by `layout`; bytes have no alignment.
+    // SAFETY: by `layout` this is conventional RAM outside what placement and the
+    // firmware use; bytes have no alignment.
     unsafe { area.write(bda(ticks)) };
     write_model();
 }
 
-/// Shows the machine's model where real-mode code looks for it.
+/// Copies the machine's model to where real-mode code reads it.
 fn write_model() {
     let rom = with_exposed_provenance::<u32>(0xffff_fffc);
     let copy = with_exposed_provenance_mut::<u32>(0xf_fffc);
     // SAFETY: the ROM's last dword, behind its reset vector.
     let model = unsafe { rom.read_volatile() };
-    // SAFETY: the same dword of the F segment, which no table gets; where it
-    // is the ROM's own, it is written what it holds.
+    // SAFETY: the same dword of the F segment, which has no table. If it is the ROM's
+    // own, this writes what it holds.
     unsafe { copy.write_volatile(model) };
 }
 
-/// Enters a guest that sleeps, with the interrupt table at 0 (ACPI 6.5, 16.3.2).
+/// Wakes a guest in real mode, with the interrupt table at 0 (ACPI 6.5, 16.3.2).
 ///
 /// # Safety
 /// The guest has asked to be entered there.
 pub unsafe fn wake(segment: u16, offset: u16) -> ! {
     copy_code();
     let entry = u32::from(segment) << 16 | u32::from(offset);
-    // SAFETY: the copy is made. Data and stack segment are the F segment, where the
-    // firmware's own stack is: nothing of the guest's is written.
+    // SAFETY: the code is copied. Data and stack segment are the F segment, with the
+    // firmware's own stack, so no memory of the guest is written.
     unsafe {
         asm!(
             "mov ebp, eax",
@@ -137,13 +137,13 @@ pub unsafe fn wake(segment: u16, offset: u16) -> ! {
 /// Enters 16-bit code in `segment`, with `stack` as its stack pointer.
 ///
 /// # Safety
-/// As for [`super::handoff::enter`], whose handoff these are from.
+/// As for [`super::handoff::enter`], which takes these from its handoff.
 pub unsafe fn enter(segment: u16, stack: u16, low_kernel: Option<PhysRange>) -> ! {
     install();
     let entry = u32::from(segment.wrapping_add(SETUP_CODE)) << 16;
     let (from, len) = low_kernel.map_or((0, 0), |range| (range.start(), range.len()));
-    // SAFETY: `boot` has claimed `low_kernel` and what it goes to, has loaded
-    // the setup code, and has bounded both; the stack is not between them.
+    // SAFETY: `boot` has claimed `low_kernel` and its destination, has loaded the setup
+    // code, and has bounded both; the stack is in neither.
     unsafe {
         asm!(
             "mov esi, {from:e}",

@@ -5,18 +5,17 @@ use super::io::{in8, out8};
 use core::arch::asm;
 use qboot::error::Error;
 
-/// Where tests and benchmarks put `isa-debug-exit`: ends QEMU with status
-/// `code << 1 | 1`.
+/// The port of `isa-debug-exit`: it ends QEMU with status `code << 1 | 1`.
 const DEBUG_EXIT: u16 = 0xf4;
 /// `-device pvpanic`'s default port.
 const PVPANIC: u16 = 0x505;
 /// The guest has panicked.
 const PVPANIC_PANICKED: u8 = 1;
 
-/// Says what is wrong, tells the host, and halts.
+/// Prints the error, notifies the host, and halts.
 pub fn fail(error: Error) -> ! {
     error.report(&mut Console);
-    // pvpanic answers with the events it takes; nothing there reads as ones.
+    // pvpanic returns the events that it takes; without a device all bits are ones.
     let events = in8(PVPANIC);
     if events != 0xff && events & PVPANIC_PANICKED != 0 {
         out8(PVPANIC, PVPANIC_PANICKED);

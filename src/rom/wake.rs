@@ -1,7 +1,7 @@
-//! The way back into a guest that sleeps.
+//! Waking a guest that sleeps.
 //!
-//! Stack and DMA descriptors lie in `layout::WAKE_STACK`. No static is touched while
-//! there is a guest, whose memory .bss is.
+//! Stack and DMA descriptors lie in `layout::WAKE_STACK`. No static is touched, since
+//! the guest owns .bss.
 
 use super::{cpu, handoff, hardware, realmode, report};
 use core::ptr::with_exposed_provenance_mut;
@@ -9,11 +9,11 @@ use qboot::error::Error;
 use qboot::layout;
 use qboot::wake::{Vector, Wake, resume};
 
-/// Entered from `boot16.S` where a note is found, before anything of the guest's
-/// is written. Returns if no guest is to be woken.
+/// Called from `boot16.S` if there is a note, before any memory of the guest is
+/// written. Returns if there is no guest to wake.
 pub extern "C" fn rust_wake(host_bridge: u32, signature: u32) {
-    // SAFETY: called at most once, before `rust_main`, and what this makes is gone
-    // when it returns.
+    // SAFETY: called at most once, before `rust_main`; the hardware is dropped when
+    // this returns.
     let mut hardware = unsafe { hardware::without_scratch() };
     let vector = match resume(&mut hardware, host_bridge) {
         Wake::Boot => return,
@@ -29,11 +29,11 @@ pub extern "C" fn rust_wake(host_bridge: u32, signature: u32) {
     }
 }
 
-/// Says that the guest is lost, and halts.
+/// Reports that the guest is lost, and halts.
 fn lost() -> ! {
     let start = with_exposed_provenance_mut::<u8>(layout::STATICS.start() as usize);
-    // SAFETY: the statics' own memory, where each is zero at first; none is in use,
-    // and the guest will not come back to what it has there.
+    // SAFETY: this is the statics' memory, where each is zero at first. None is in use,
+    // and the guest will not run again.
     unsafe { start.write_bytes(0, layout::STATICS.len() as usize) };
     report::fail(Error::CannotResume)
 }

@@ -1,4 +1,4 @@
-//! The boards, with the functions that firmware sets up.
+//! The boards, with their PCI functions.
 
 use crate::layout;
 use crate::pci::sim::{Bus, Function, Sim};

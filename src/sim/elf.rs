@@ -1,4 +1,4 @@
-//! Program headers, read apart from the library's own reader.
+//! A second reader of program headers, to check the library's.
 
 use crate::phys::{u16_at, u32_at, u64_at};
 use std::vec::Vec;
@@ -34,7 +34,7 @@ pub(super) fn has_all_headers(file: &[u8]) -> bool {
     })
 }
 
-/// Program headers, read without the firmware's own parser.
+/// The program headers.
 pub(super) fn segments(file: &[u8]) -> Vec<Segment> {
     let long = file.get(4) == Some(&2);
     let field = |at: usize, wide: bool| {

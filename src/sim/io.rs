@@ -1,11 +1,11 @@
-//! Ports and registers: PCI configuration space, everything else counted.
+//! Ports and registers: PCI configuration space; all other accesses are only counted.
 
 use crate::layout::{IO_APIC_STEP, IO_APICS};
 use crate::pci::sim::Sim;
 use crate::platform::Io;
 use std::vec::Vec;
 
-/// Ports and memory-mapped registers: PCI, and everything else counted.
+/// Ports and registers in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
     /// Configuration space.
@@ -16,7 +16,7 @@ pub struct Devices {
     pub shutdown_status: (u8, u8),
     /// Accesses so far.
     pub accesses: u64,
-    /// Writes that are none to PCI's ports or ECAM.
+    /// Writes other than to PCI's ports and ECAM.
     pub writes: Vec<(u32, u32)>,
 }
 
@@ -79,7 +79,7 @@ impl Io for Devices {
     }
     fn read32(&mut self, addr: u32) -> u32 {
         self.accesses += 1;
-        // The version, which is all that firmware looks at.
+        // The version, which is all that the firmware reads.
         let io_apic = |n: &u32| addr == IO_APICS.start() + n * IO_APIC_STEP + 0x10;
         if (0..self.io_apics).any(|n| io_apic(&n)) {
             return 0x0017_0020;

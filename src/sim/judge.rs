@@ -1,4 +1,4 @@
-//! What a run has to have done: judges the machine that it leaves.
+//! The judge: checks the machine at the end of a run.
 
 mod realmode;
 mod tables;
@@ -8,10 +8,10 @@ use super::*;
 use view::{Part, View};
 
 impl Guest {
-    /// Says what is wrong with the end of a run.
+    /// Checks the end of a run.
     ///
     /// # Errors
-    /// A sentence.
+    /// What is wrong.
     pub fn check(&self, result: Result<Handoff>) -> core::result::Result<(), String> {
         self.check_steps()?;
         match result {
@@ -21,12 +21,12 @@ impl Guest {
         }
     }
 
-    /// A run has to end, and soon.
+    /// A run has to end soon.
     fn check_steps(&self) -> core::result::Result<(), String> {
         let fw_cfg = &self.machine.fw_cfg;
         let script = fw_cfg.selector("etc/table-loader");
         let commands = script.map_or(0, |s| fw_cfg.data(s).len() / 128);
-        // Each file may be an option, and pieces are a page at the least.
+        // Each file may be an option, and pieces have at least a page.
         let files = fw_cfg.data(item::FILE_DIR).len() / 64;
         let most = 64 + files + 6 * commands + self.machine.memory.bytes.len() / 4096;
         if fw_cfg.transfers > most {
@@ -75,8 +75,7 @@ impl Guest {
                 range: uki::HEADERS,
             });
         }
-        // What the kernel is handed is RAM, is nobody else's, and is off the
-        // memory that firmware tables and the EBDA occupy.
+        // The kernel gets RAM that nothing else uses, neither tables nor the EBDA.
         for (at, part) in view.parts.iter().enumerate() {
             if !view.is_ram(part.range) {
                 return Err(format!(
@@ -107,8 +106,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Whether another segment overlaps the `n`th, even one of the same place
-    /// and size: there the one that was loaded last shows.
+    /// Whether another segment overlaps the `n`th: the one that was loaded last counts.
     fn is_loaded_over(&self, n: usize) -> bool {
         let loaded = &self.machine.memory.loaded;
         let range = |(addr, bytes): &(u32, Vec<u8>)| PhysRange::new(*addr, bytes.len() as u32);
@@ -122,13 +120,13 @@ impl Guest {
         range.is_empty()
             || layout::F_TABLES.contains(range)
             || layout::OWN_SMBIOS.contains(range)
-            // The firmware's own, told to be reserved.
+            // The firmware's own, reserved in the map.
             || layout::EBDA.contains(range)
             || view.parts.iter().any(|part| part.range.contains(range))
-            // The command line and what follows it were read as one.
+            // The command line and the block behind it are read as one.
             || view.block.is_some_and(|block| block.contains(range))
             || view.is_reserved(range)
-            // Notes are read where the headers say they lie.
+            // The firmware reads notes where the headers say they lie.
             || view.loaded && self.is_note(range)
     }
 

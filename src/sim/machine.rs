@@ -24,7 +24,7 @@ pub struct Machine {
     pub cpuid: fn(u32, u32) -> [u32; 4],
     /// Whether x2APIC mode was turned on.
     pub x2apic: bool,
-    /// Items that were read from their start, and where to in memory.
+    /// Items that were read from their start, and their destinations in memory.
     pub loads: Vec<(u16, PhysRange)>,
 }
 
@@ -140,7 +140,7 @@ impl Terminal for Machine {
     fn print(&mut self, text: &[u8]) {
         self.printed.extend(text.iter().copied().map(char::from));
     }
-    /// Counts what was printed.
+    /// Advances with what was printed.
     fn ticks(&mut self) -> u64 {
         self.printed.len() as u64
     }

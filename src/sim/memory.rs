@@ -1,4 +1,4 @@
-//! Guest memory: hands out what the firmware may touch, and keeps a record.
+//! Guest memory, which records what the firmware touches.
 
 use crate::error::Result;
 use crate::layout;
@@ -17,20 +17,18 @@ pub struct Memory {
     high: PhysRange,
     /// The PCI BIOS of a ROM, for machines without ACPI.
     pub pci_bios: &'static [u8],
-    /// What was handed out, in order.
+    /// Ranges that were touched, in order.
     pub touched: Vec<PhysRange>,
-    /// What was asked for and refused.
+    /// Ranges that were refused.
     pub refused: Vec<PhysRange>,
-    /// What QEMU has loaded before the firmware ran.
+    /// What QEMU loaded before the firmware ran.
     pub loaded: Vec<(u32, Vec<u8>)>,
-    /// Bytes at the start of a range handed out that can have been written,
-    /// by the items' sizes.
+    /// The most bytes that can have been written to a range, by the items' sizes.
     pub max_written: usize,
 }
 
 std::thread_local! {
-    // Gigabytes of zeroes cost nothing until touched, but a fuzzer would pay
-    // for mapping them in every run.
+    // Buffers are kept: mapping gigabytes in every run would slow a fuzzer down.
     static POOL: RefCell<BTreeMap<usize, Vec<Vec<u8>>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
@@ -51,7 +49,7 @@ impl Memory {
         }
     }
 
-    /// What lies at `range`, zeroes where there is no RAM.
+    /// The bytes at `range`; zeroes where there is no RAM.
     #[must_use]
     pub fn peek(&self, range: PhysRange) -> &[u8] {
         self.bytes
@@ -59,13 +57,13 @@ impl Memory {
             .unwrap_or(&[])
     }
 
-    /// Fills `range` with what an earlier boot may have left.
+    /// Fills `range`, as an earlier boot may have.
     pub fn fill(&mut self, range: PhysRange, byte: u8) {
         self.touched.push(range);
         self.bytes[range.start() as usize..range.end() as usize].fill(byte);
     }
 
-    /// Puts `bytes` where QEMU would load them; gives whether there is RAM.
+    /// Puts `bytes` where QEMU would load them; `false` if there is no RAM.
     pub fn preload(&mut self, addr: u32, bytes: &[u8]) -> bool {
         let start = addr as usize;
         let slot = start
@@ -81,7 +79,7 @@ impl Memory {
         }
     }
 
-    /// Takes out what [`Memory::preload`] has put in.
+    /// Removes what [`Memory::preload`] has loaded.
     pub fn unload(&mut self) {
         for (addr, bytes) in std::mem::take(&mut self.loaded) {
             let start = addr as usize;
@@ -91,8 +89,8 @@ impl Memory {
         }
     }
 
-    /// Whether the firmware was refused RAM that the host had claimed there
-    /// is: a lie that no machine tells its firmware.
+    /// Whether the firmware was refused RAM that the host's map has: no real machine
+    /// lies like this.
     pub(super) fn was_lied_to(&self) -> bool {
         let absent = |range: &&PhysRange| range.end() as usize > self.bytes.len();
         self.refused.iter().find(absent).is_some() || self.high.end() as usize > self.bytes.len()
@@ -111,11 +109,11 @@ impl Drop for Memory {
             }
         }
         let bytes = std::mem::take(&mut self.bytes);
-        // Address space is short there, and sizes are many.
+        // 32 bits have too little address space to keep buffers.
         if usize::BITS < 64 {
             return;
         }
-        // Fails while the thread ends: then nobody needs it.
+        // Fails while the thread ends, when the buffer is not needed.
         let _ = POOL.try_with(|pool| {
             if let Ok(mut pool) = pool.try_borrow_mut() {
                 pool.entry(bytes.len()).or_default().push(bytes);
@@ -143,7 +141,7 @@ impl GuestMemory for Memory {
             self.refused.push(range);
             return Err(Refused);
         }
-        // Sums and patches come back to what was handed out already.
+        // Checksums and patches touch the same ranges again.
         if !self.touched.iter().rev().take(8).any(|t| t.contains(range)) {
             self.touched.push(range);
         }

@@ -1,11 +1,9 @@
-//! A simulated machine: the whole boot sequence on the host, and the judge of
-//! what it leaves.
+//! A simulated machine, to run the boot sequence on the host, and the judge that checks
+//! the result.
 //!
-//! [`Guest`] is a machine as QEMU makes it: fw_cfg items, PCI configuration
-//! space, ports, and a memory that hands out what the firmware may touch and
-//! nothing else. [`Guest::run`] boots it; [`Guest::check`] says what is wrong
-//! with the result, whatever the host had put into the items.
-//! [`target`] holds the entry points that fuzzing drives.
+//! [`Guest`] is a machine as QEMU makes it: fw_cfg items, PCI configuration space,
+//! ports, and memory. [`Guest::run`] boots it. [`Guest::check`] checks the result, for
+//! any items that the host may give. [`target`] has the entry points for fuzzing.
 
 #![allow(
     clippy::indexing_slicing,
@@ -44,7 +42,7 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-/// Where RAM below 4 GiB ends at the latest on `pc` and `q35`.
+/// The highest end of RAM below 4 GiB on `pc` and `q35`.
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 
 /// A machine before and after its boot.
@@ -67,8 +65,7 @@ pub fn e820_entry(base: u64, len: u64, kind: u32) -> Vec<u8> {
     bytes
 }
 
-/// What QEMU says of a machine with `ram` bytes: all below 3 GiB, the rest
-/// above 4 GiB.
+/// QEMU's map of a machine with `ram` bytes: up to 3 GiB, the rest above 4 GiB.
 #[must_use]
 pub fn e820(ram: u64) -> Vec<u8> {
     let low = ram.min(LOW_RAM_MAX);
@@ -99,9 +96,9 @@ impl Guest {
         }
     }
 
-    /// Gives it a bzImage or a unified kernel image as QEMU's `-kernel` does:
-    /// split where a bzImage's setup code ends, which says where QEMU's own
-    /// choices are. In another file QEMU writes the oldest protocol's.
+    /// Gives it a bzImage or a unified kernel image as QEMU's `-kernel` does: split
+    /// where a bzImage's setup code ends, with QEMU's values in the header. Into other
+    /// files QEMU writes those of the oldest protocol.
     pub fn kernel(&mut self, image: &[u8]) {
         let sects = match image.get(0x1f1) {
             None | Some(0) => 4,
@@ -130,8 +127,8 @@ impl Guest {
             .item(item::KERNEL_DATA, code);
     }
 
-    /// Gives it an ELF kernel as QEMU's `-kernel` does: loaded, with `entry`
-    /// from its note. Gives whether there is RAM for all of it.
+    /// Gives it an ELF kernel as QEMU's `-kernel` does: loaded, with `entry` from its
+    /// note. `false` if there is not RAM for all of it.
     pub fn elf(&mut self, file: &[u8], entry: u32) -> bool {
         let mut fits = true;
         for segment in segments(file).iter().filter(|s| s.kind == 1) {
@@ -180,7 +177,8 @@ impl Guest {
             .item(item::INITRD_DATA, draft);
     }
 
-    /// Gives it an initrd; before the kernel, whose header names its size.
+    /// Gives it an initrd. Call it before the kernel is given, whose header names the
+    /// size.
     pub fn initrd(&mut self, bytes: &[u8]) {
         self.machine
             .fw_cfg
@@ -203,7 +201,7 @@ impl Guest {
     /// # Errors
     /// Those of [`boot`].
     pub fn run(&mut self) -> Result<Handoff> {
-        // Full of what the last boot left.
+        // Memory keeps what the last boot left.
         std::thread_local! {
             static SCRATCH: RefCell<Vec<u8>> =
                 RefCell::new(std::vec![0xa5; layout::SCRATCH.len() as usize]);

@@ -1,5 +1,4 @@
-//! What fuzzing drives: each function takes any bytes, and stops with a
-//! sentence where an invariant does not hold.
+//! Fuzz targets: each takes any bytes, and panics if an invariant does not hold.
 
 mod boot;
 mod directory;
@@ -42,7 +41,7 @@ pub const ALL: [(&str, Target); 9] = [
     ("boot", boot),
 ];
 
-/// Names that a script and the items of a machine draw on.
+/// File names for scripts and items.
 const NAMES: [&str; 10] = [
     "etc/acpi/rsdp",
     "etc/acpi/tables",
@@ -56,7 +55,7 @@ const NAMES: [&str; 10] = [
     "opt/org.qboot/pci",
 ];
 
-/// Where RAM ends for what only loads tables.
+/// End of RAM for targets that only load tables.
 const RAM_END: u32 = 0x40_0000;
 
 /// A machine with these items, and its map.

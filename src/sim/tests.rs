@@ -118,7 +118,7 @@ fn x2apic_is_on_for_ids_that_need_it() {
         true
     ));
     assert!(!turns_x2apic_on(&x2apic, b"", false), "without x2APIC");
-    // The MP table has no room for such ids, and its users none for the mode.
+    // Without ACPI the MP table has no room for such ids, so the mode is useless.
     assert!(!turns_x2apic_on(&x2apic, b"acpi=off", true));
 }
 
@@ -159,7 +159,7 @@ fn small_elf() -> Vec<u8> {
 fn a_long_map_takes_start_info_elsewhere() {
     for holes in [0, 20, 100, 123] {
         let mut guest = Guest::new(Board::Microvm, capture::device("microvm"), 64 << 20);
-        // What the last boot left there.
+        // The last boot's content.
         const FREE: PhysRange = layout::LOW_FREE_TOP;
         let free = FREE.start() as usize..FREE.end() as usize;
         guest.machine.memory.bytes[free.clone()].fill(0xa5);
@@ -186,7 +186,7 @@ fn a_long_map_takes_start_info_elsewhere() {
             continue;
         };
         assert_eq!(start_info < 0x9_f000, holes > 27, "{start_info:x}");
-        // It is handed on to the next guest, which has zeroes.
+        // The next guest gets this memory, which must be zero.
         guest.machine.memory.bytes[free].fill(0);
     }
 }
@@ -214,7 +214,7 @@ fn captured_machines_boot_elf_kernels() {
     }
 }
 
-/// The judge has to see what is wrong, or its silence says nothing.
+/// The judge has to notice damage.
 #[test]
 fn the_judge_sees_damage() {
     let boot = || {
@@ -235,7 +235,7 @@ fn the_judge_sees_damage() {
         let range = PhysRange::fixed(boot_params + offset, boot_params + offset + 4);
         u32_at(guest.machine.memory.peek(range), 0).unwrap()
     };
-    // What is damaged, and a word of the complaint.
+    // The damaged address, and a word of the judge's message.
     let kernel = |_: &Guest| 0x10_0010;
     let line = |guest: &Guest| at(guest, 0x228);
     let initrd = |guest: &Guest| at(guest, 0x218) + 12344;
@@ -256,7 +256,7 @@ fn the_judge_sees_damage() {
         let verdict = guest.check(result).unwrap_err();
         assert!(verdict.contains(word), "{word}: {verdict}");
     }
-    // A write somewhere else shows as memory that nobody owns.
+    // A write elsewhere is reported as memory that nobody owns.
     let (mut guest, result) = boot();
     guest
         .machine
@@ -265,14 +265,14 @@ fn the_judge_sees_damage() {
         .unwrap();
     let verdict = guest.check(result).unwrap_err();
     assert!(verdict.contains("nobody"), "{verdict}");
-    // Asking for what is the firmware's own is refused and named.
+    // A request for the firmware's own memory is refused and reported.
     assert!(guest.machine.memory.bytes(layout::STACK).is_err());
     assert!(guest.check(Err(Error::NotOurMemory)).is_err());
 }
 
 #[test]
 fn ram_does_not_reach_into_registers() {
-    // No QEMU says this; a host might. 32-bit tests have no such memory.
+    // QEMU does not say this, but a host might. 32-bit tests lack the memory.
     if usize::BITS < 64 {
         return;
     }

@@ -1,5 +1,4 @@
-//! Unified kernel images: how they are made, and their sections, read apart from
-//! the library's own reader.
+//! Makes unified kernel images, and reads their sections to check the library's reader.
 
 use super::Guest;
 use crate::fw_cfg::item;
@@ -40,14 +39,15 @@ pub fn uki(stub: usize, sections: &[(&str, &[u8])]) -> Vec<u8> {
     file
 }
 
-/// A file of which more is claimed does not fit into any machine of the tests.
+/// No machine of the tests has room for a larger file.
 const MAX_FILE: usize = 128 << 20;
 
-/// Where the firmware reads a PE file's headers to: the end of what it may place in.
+/// Where the firmware reads a PE file's headers to: the end of the memory for
+/// placement.
 pub(super) const HEADERS: PhysRange =
     PhysRange::fixed(layout::EBDA.start() - 0x4000, layout::EBDA.start());
 
-/// What a bzImage's boot has to hand over.
+/// What the boot of a bzImage has to load.
 pub(super) struct Given<'a> {
     /// Boot sector and setup code.
     pub(super) setup: Cow<'a, [u8]>,
@@ -61,7 +61,7 @@ pub(super) struct Given<'a> {
     pub(super) initrd: Option<Vec<u8>>,
 }
 
-/// The content of the section that counts, in whole `unit`s.
+/// The content of the section that the firmware uses, in whole `unit`s.
 fn section<'a>(file: &'a [u8], name: &[u8; 8], unit: usize) -> Option<&'a [u8]> {
     let pe = u32_at(file, 0x3c)? as usize;
     let table = pe + 24 + usize::from(u16_at(file, pe + 20)?);
@@ -88,8 +88,7 @@ fn section<'a>(file: &'a [u8], name: &[u8; 8], unit: usize) -> Option<&'a [u8]> 
 }
 
 impl Guest {
-    /// What the host gave, by the items and by the sections of a unified kernel
-    /// image.
+    /// What the host gave: items, or sections of a unified kernel image.
     pub(super) fn given(&self) -> Given<'_> {
         let fw_cfg = &self.machine.fw_cfg;
         let setup = fw_cfg.data(item::SETUP_DATA);

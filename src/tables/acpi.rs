@@ -1,25 +1,22 @@
 //! ACPI tables: the linker-loader script that QEMU hands over in
 //! `etc/table-loader`.
 //!
-//! The script names files of fw_cfg that are to be loaded, and how their
-//! pointers and checksums are completed once their addresses are known.
-//! Specification: the structures at the head of QEMU's
+//! The script names files of fw_cfg to load, and tells how to complete their pointers
+//! and checksums. Specification: the structures at the head of QEMU's
 //! `hw/acpi/bios-linker-loader.c`; table formats: ACPI 6.5, chapter 5.
 //!
-//! What the specification leaves open is decided as follows.
+//! The specification leaves open:
 //!
-//! - A command number that is not known is skipped, as other firmware does:
-//!   QEMU adds commands only where ignoring them is safe. Number 0 ends the
-//!   script: QEMU pads it with zeroes to a multiple of 4 KiB.
-//! - A pointer's initial value is an offset into the file that it will point
-//!   to, and has to lie inside that file.
-//! - There is no way out of the F segment for a file that asks for it: an
-//!   RSDP elsewhere is not found by a search (ACPI 6.5, 5.2.5.1).
-//! - `etc/acpi/tables` is padded with zeroes to a multiple of 128 KiB. Of a
-//!   file that large, only the part up to the end of its last checksum is
-//!   transferred. What lies behind that end is left as it was, zero after
-//!   power-on and stale after a reset; a command that refers to a byte there
-//!   has the whole file transferred first, so no table ever contains it.
+//! - Unknown commands are skipped: QEMU adds commands only where ignoring them is
+//!   safe. Number 0 ends the script, which QEMU pads with zeroes.
+//! - A pointer's initial value is an offset into the file that it will point to, and
+//!   has to lie inside that file.
+//! - A file for the F segment must fit there: a search does not find an RSDP elsewhere
+//!   (ACPI 6.5, 5.2.5.1).
+//! - QEMU pads `etc/acpi/tables` with zeroes to a multiple of 128 KiB. Of so large a
+//!   file only the part up to the end of its last checksum is transferred. If a command
+//!   refers to a byte behind that, the whole file is transferred first, so no table has
+//!   bytes of an earlier boot.
 
 mod command;
 
@@ -40,29 +37,29 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmut
 /// may grow.
 const SCRIPT_PADDING: usize = 0x1000;
 
-/// Files that a script may allocate; QEMU's largest machines have six.
+/// The most files of a script; QEMU's largest machines have six.
 const MAX_FILES: usize = 32;
 
-/// Tables that are kept a note of; QEMU's largest machines have some 20.
+/// The most tables that are noted; QEMU's largest machines have some 20.
 const MAX_TABLES: usize = 64;
 
-/// Addresses told to QEMU that are kept a note of; QEMU's machines have one.
+/// The most noted addresses that QEMU was told; QEMU's machines have one.
 pub const MAX_WRITTEN: usize = 16;
 
-/// QEMU fills its page-sized files; only larger ones can be mostly padding.
+/// Only files larger than this can be mostly padding.
 const PADDED_FILE_MIN: u32 = 0x1_0000;
 
-/// What a transfer has to save, so that it is made in part only.
+/// A file is transferred in part only if that saves this many bytes.
 const WORTH_SAVING: u32 = 0x1000;
 
-/// Bytes that the checksums of one script may add up, a second's work. QEMU's
-/// sum each table once.
+/// The most bytes that the checksums of one script may sum, a second's work. QEMU's sum
+/// each table once.
 const MAX_SUMMED: u32 = 256 << 20;
 
 /// Alignment of every file, which the RSDP needs (ACPI 6.5, 5.2.5.1).
 const MIN_ALIGN: u32 = 16;
 
-/// What is common to all tables but RSDP and FACS (ACPI 6.5, 5.2.6).
+/// The header of all tables but RSDP and FACS (ACPI 6.5, 5.2.6).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Header {
@@ -119,7 +116,7 @@ pub struct Table {
     pub range: PhysRange,
 }
 
-/// An address that QEMU was told in a file of its own.
+/// An address that QEMU was told, by WRITE_POINTER.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct WrittenPointer {
@@ -127,13 +124,13 @@ pub struct WrittenPointer {
     pub selector: U16,
     /// Bytes of the address there.
     pub size: U16,
-    /// Where they are.
+    /// Their offset.
     pub offset: U32,
     /// The address.
     pub address: U32,
 }
 
-/// What a script is to load, and has loaded.
+/// What a script has loaded.
 #[derive(Debug)]
 pub struct Tables {
     last_bus: Option<u8>,
@@ -141,13 +138,13 @@ pub struct Tables {
     pub rsdp: Option<u32>,
     /// Every table that has a checksum in its header, and the FACS.
     pub all: ArrayVec<Table, MAX_TABLES>,
-    /// What QEMU was told, as far as there is room.
+    /// The addresses that QEMU was told, as many as fit.
     pub written: ArrayVec<WrittenPointer, MAX_WRITTEN>,
 }
 
 impl Tables {
-    /// Before anything is loaded. The MCFG table is to name the buses up to
-    /// `last_bus`, or stays as QEMU makes it.
+    /// Nothing loaded yet. The MCFG table will name the buses up to `last_bus`; without
+    /// it, it stays as QEMU makes it.
     #[must_use]
     pub const fn new(last_bus: Option<u8>) -> Self {
         Self {
@@ -165,8 +162,8 @@ impl Tables {
         Some(table.range)
     }
 
-    /// Whether a processor has an APIC id of 255 or more: only for those QEMU
-    /// lists a local x2APIC (ACPI 6.5, 5.2.12.12).
+    /// Whether a processor has an APIC id above 254: only then does QEMU list a local
+    /// x2APIC (ACPI 6.5, 5.2.12.12).
     #[must_use]
     pub fn has_x2apic_ids<P: Platform>(&self, platform: &mut P) -> bool {
         /// Bytes of the MADT before its first entry.
@@ -188,19 +185,16 @@ impl Tables {
     }
 }
 
-/// Loads the tables as `script` says, QEMU's linker-loader script, and notes
-/// them in `tables`.
+/// Runs `script`, QEMU's linker-loader script, and notes the tables in `tables`.
 ///
-/// Memory is written inside the ranges that `space` gave and nowhere else.
+/// It writes only to ranges that `space` has given.
 ///
 /// # Errors
-/// [`Error::BadLoaderScript`] for fields that the format does not know and for
-/// checksums over more than 256 MiB in all,
-/// [`Error::LoaderFileMissing`] for files that fw_cfg does not have or that
-/// were not allocated before they are used, [`Error::LoaderOutOfBounds`] for
-/// offsets outside their file and addresses that do not fit their field,
-/// [`Error::TooManyTables`] for more than 32 files, and what `platform` and
-/// `space` give.
+/// [`Error::BadLoaderScript`] for invalid fields, and for checksums over more than 256
+/// MiB in all. [`Error::LoaderFileMissing`] for files that fw_cfg lacks, or that are
+/// used before they are allocated. [`Error::LoaderOutOfBounds`] for offsets outside
+/// their file, and addresses that do not fit their field. [`Error::TooManyTables`] for
+/// more than 32 files. Those of `platform` and `space`.
 pub fn load<P: Platform>(
     platform: &mut P,
     dir: &Directory<'_>,
@@ -243,8 +237,8 @@ fn read_script<'b, P: Platform>(
     let mut len = file.size as usize;
     let script = scratch.get_mut(..len).ok_or(Error::BadLoaderScript)?;
     platform.read(file.selector, script)?;
-    // A padded script without padding may have grown since the directory was
-    // read, like the tables: what is not there reads as zeroes.
+    // Like the tables, the script may have grown since the directory was read, if no
+    // padding is left. Bytes past its end read as zeroes.
     while len != 0 && len.is_multiple_of(SCRIPT_PADDING) && !is_padded(scratch, len) {
         let end = len.saturating_add(SCRIPT_PADDING);
         let more = scratch.get_mut(len..end).ok_or(Error::BadLoaderScript)?;
@@ -262,9 +256,9 @@ fn is_padded(script: &[u8], len: usize) -> bool {
 
 /// A file in guest memory.
 struct Loaded<'s> {
-    /// With its NUL: what starts like that is the same name.
+    /// With its NUL, so that a field with this prefix has the same name.
     name: &'s [u8],
-    /// From its start, what has been transferred.
+    /// The part that has been transferred, from the start.
     filled: PhysRange,
     /// Bytes of the whole file, all of them allocated.
     len: u32,
@@ -274,8 +268,8 @@ struct Loaded<'s> {
 impl Loaded<'_> {
     /// Transfers what is missing.
     ///
-    /// Reading starts anew, and what is there may have been patched already:
-    /// the bytes to be passed over go where the missing ones will be.
+    /// Reading starts at the beginning, but the first part may be patched already. So
+    /// the bytes to skip are read to where the missing ones will go.
     fn fill<P: Platform>(&mut self, platform: &mut P) -> Result<()> {
         let whole =
             PhysRange::new(self.filled.start(), self.len).ok_or(Error::LoaderOutOfBounds)?;
@@ -308,7 +302,7 @@ struct Loader<'r, 's, 'm, P> {
     space: &'r mut TableSpace<'m>,
     files: ArrayVec<Loaded<'s>, MAX_FILES>,
     tables: &'r mut Tables,
-    /// Bytes that checksums have added up.
+    /// Bytes that checksums have summed.
     summed: u32,
 }
 
@@ -332,15 +326,14 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         Ok(())
     }
 
-    /// Gives a file its place and transfers as much of it as is in use, which
-    /// the commands that follow tell.
+    /// Places a file, and transfers the part that the following commands use.
     fn allocate(&mut self, command: &'s Allocate, rest: &[[u8; COMMAND_LEN]]) -> Result<()> {
         let zone = match command.zone {
             ZONE_HIGH => Zone::High,
             ZONE_FSEG => Zone::FSegment,
             _ => return Err(Error::BadLoaderScript),
         };
-        // QEMU may ask for none at all: 0 is as good as 1.
+        // 0 asks for no alignment, as 1 does.
         let align = command.align.get().max(1);
         if !align.is_power_of_two() {
             return Err(Error::BadLoaderScript);
@@ -360,7 +353,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
                 file.size = current_size(self.platform, self.dir, file)?;
                 filled = file.size;
             }
-            // Without a checksum nothing is known of the file.
+            // Without a checksum the length in use is unknown.
             if used != 0 && used <= file.size.saturating_sub(WORTH_SAVING) {
                 filled = used;
             }
@@ -384,11 +377,9 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
             .map_err(|_| Error::TooManyTables)
     }
 
-    /// Where a file lies, at least its first `end` bytes transferred if it has
-    /// so many.
+    /// Where a file lies. At least its first `end` bytes are transferred.
     fn file(&mut self, name: &FileName, end: u32) -> Result<PhysRange> {
-        // From the back: QEMU's last file has the tables, which nearly all
-        // commands name.
+        // From the back: nearly all commands name QEMU's last file, with the tables.
         let mut files = self.files.iter_mut().rev();
         let file = files
             .find(|file| name.starts_with(file.name))
@@ -414,8 +405,8 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let dest = self.file(&command.dest, offset.saturating_add(size))?;
         let pointer = dest.part(offset, size).ok_or(Error::LoaderOutOfBounds)?;
         let offset = read_offset(self.platform.bytes(pointer)?)?;
-        // Its table has a checksum behind it or none at all, so its first byte
-        // decides for the whole of it.
+        // A table's first byte decides whether the whole table is transferred, since
+        // its checksum covers all of it.
         let target = self.address(&command.src, offset)?;
         put_address(self.platform.bytes(pointer)?, target)
     }
@@ -439,7 +430,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
             && let Some(signature) = summed.first_chunk()
         {
             let signature = *signature;
-            // Of more tables than that no note is kept.
+            // Tables past the limit are loaded, but not noted.
             let _ = self.tables.all.try_push(Table { signature, range });
             if signature == *b"MCFG"
                 && let Some(last_bus) = self.tables.last_bus
@@ -471,7 +462,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         }
     }
 
-    /// Tells QEMU, in a file of its own, the address of a byte.
+    /// Writes the address of a byte into a file of QEMU's.
     fn write_pointer(&mut self, command: &WritePointer) -> Result<()> {
         let target = self.address(&command.src, command.src_offset.get())?;
         let dest = self.dir.find(up_to_nul(&command.dest));
@@ -503,11 +494,10 @@ fn number(bytes: &[u8; COMMAND_LEN]) -> u32 {
     command.command.get()
 }
 
-/// Has an MCFG table name no bus behind `last_bus`, the last that there is.
+/// Makes an MCFG table end at `last_bus`, the last bus that exists.
 ///
-/// QEMU makes it name as many as the ECAM has room for. The first bus is behind
-/// a host bridge, which takes no hot-plug, and what bridges reserve for hot-plug
-/// counts.
+/// QEMU makes it name as many as the ECAM has room for. No other bus can come: the root
+/// bus takes no hot-plug, and the buses that bridges reserve for it count.
 fn name_buses(table: &mut [u8], last_bus: u8) {
     if let Ok((mcfg, _)) = Mcfg::mut_from_prefix(table) {
         mcfg.end_bus = mcfg.end_bus.min(last_bus);
@@ -516,10 +506,9 @@ fn name_buses(table: &mut [u8], last_bus: u8) {
 
 /// The size of `file` as the directory has it now.
 ///
-/// QEMU builds the tables anew when the first of their files is read, and
-/// they may have grown since the directory was: 80 PCI bridges make them twice
-/// as large once a reset has set the bridges up. Only a file that is too small
-/// for its own script is worth the transfers.
+/// QEMU rebuilds the tables when the first of their files is read. They may have grown
+/// since the directory was read: 80 PCI bridges double them once the bridges are set
+/// up. The transfers are made only for a file that is too small for its own script.
 fn current_size<P: Platform>(platform: &mut P, dir: &Directory<'_>, file: File) -> Result<u32> {
     let mut count = [0; 4];
     platform.read(item::FILE_DIR, &mut count)?;
@@ -537,8 +526,8 @@ fn current_size<P: Platform>(platform: &mut P, dir: &Directory<'_>, file: File) 
 
 /// The end of what the last checksum in file `name` covers; 0 without one.
 ///
-/// QEMU's tables follow each other, so this is the end of them all. Where it
-/// were not, the command for a later one would have the file filled.
+/// QEMU's tables follow each other, so this is the end of them all. If a command refers
+/// to a byte behind it, the whole file is transferred.
 fn checksummed_end(name: &[u8], commands: &[[u8; COMMAND_LEN]]) -> u32 {
     for bytes in commands.iter().rev() {
         if number(bytes) == ADD_CHECKSUM {
@@ -563,8 +552,8 @@ fn read_offset(field: &[u8]) -> Result<u32> {
     }
 }
 
-/// Writes an address into a pointer of 1, 2, 4 or 8 bytes, of 8 the upper half
-/// being zero already.
+/// Writes an address into a pointer of 1, 2, 4 or 8 bytes. The upper half of 8 bytes is
+/// zero already.
 fn put_address(field: &mut [u8], address: u32) -> Result<()> {
     match field {
         [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => [*a, *b, *c, *d] = address.to_le_bytes(),

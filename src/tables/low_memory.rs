@@ -1,5 +1,5 @@
-//! What a BIOS leaves in low memory for real-mode code: the BIOS data area,
-//! and in the EBDA what the firmware's services answer from.
+//! Data in low memory for real-mode code: the BIOS data area, and the EBDA with the
+//! answers of the firmware's services.
 //!
 //! Specification: IBM PS/2 and PC BIOS Interface Technical Reference, "BIOS
 //! Data Area"; Ralf Brown's interrupt list; ACPI 6.5, 15.1 (INT 15h, E820h).
@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 /// Address of the BIOS data area.
 pub const BDA: u32 = 0x400;
-/// Its bytes, as far as any are set.
+/// Its bytes up to the last that is set.
 pub const BDA_LEN: usize = 0x100;
 
 /// Words of the BIOS data area: offset and value.
@@ -23,8 +23,8 @@ const WORDS: [(usize, u16); 8] = [
     (0x0e, EBDA_SEGMENT),
     (0x10, EQUIPMENT),
     (0x13, CONVENTIONAL_KIB),
-    // Display: text mode 3, 80 columns, CRT controller's port, 25 rows less
-    // one and 16 lines a character.
+    // Display: text mode 3, 80 columns, CRT controller's port, rows less one, lines a
+    // character.
     (0x49, 3),
     (0x4a, 80),
     (0x63, 0x3d4),
@@ -33,10 +33,9 @@ const WORDS: [(usize, u16); 8] = [
 /// Offset of the ticks since midnight, 32 bits.
 const TICKS: usize = 0x6c;
 
-/// What INT 11h says: a coprocessor and one serial port, no display, no
-/// diskette drive.
+/// INT 11h's answer: a coprocessor and one serial port, no display, no diskette drive.
 pub const EQUIPMENT: u16 = 1 << 9 | 1 << 1;
-/// What INT 12h says: KiB of memory from address 0.
+/// INT 12h's answer: KiB of memory from address 0.
 pub const CONVENTIONAL_KIB: u16 = 639;
 /// Real-mode segment of the EBDA.
 pub const EBDA_SEGMENT: u16 = 0x9fc0;
@@ -49,10 +48,10 @@ const _: () = {
     assert!(layout::EBDA.len() == (EBDA_KIB as u32) << 10);
 };
 
-/// The EBDA but the note for a wake-up.
+/// The EBDA without the note for a wake-up.
 const SERVICES: PhysRange = PhysRange::fixed(layout::EBDA.start(), layout::WAKE_NOTE.start());
 
-/// Offsets in the EBDA, which is otherwise the kernel's to leave alone.
+/// Offsets in the EBDA.
 pub mod ebda {
     /// KiB from 1 to 16 MiB, for INT 15h AX=E801h; 16 bits, as all here.
     pub const E801_LOW: usize = 0x10;
@@ -68,7 +67,7 @@ pub mod ebda {
     pub const E820_ENTRIES: usize = 0x20;
 }
 
-/// The BIOS data area of a machine with a serial console and no BIOS devices,
+/// The BIOS data area of a machine with a serial console and no other BIOS devices,
 /// `ticks` after midnight.
 #[must_use]
 pub fn bda(ticks: u32) -> [u8; BDA_LEN] {
@@ -81,8 +80,8 @@ pub fn bda(ticks: u32) -> [u8; BDA_LEN] {
     bda
 }
 
-/// Timer ticks from midnight to the time that the real-time clock gives in
-/// BCD; 0 when it gives no time.
+/// Timer ticks since midnight, by the real-time clock's BCD registers; 0 if they hold
+/// no time.
 #[must_use]
 pub fn ticks(hours: u8, minutes: u8, seconds: u8) -> u32 {
     let [hours, minutes, seconds] = [hours, minutes, seconds].map(|bcd| {
@@ -97,16 +96,16 @@ pub fn ticks(hours: u8, minutes: u8, seconds: u8) -> u32 {
         .wrapping_add(minutes)
         .wrapping_mul(60)
         .wrapping_add(seconds);
-    // The timer counts 1,193,182 a second and ticks every 65,536: 18 and 13534
-    // 65536ths. Below 86,400 seconds nothing overflows.
+    // 1,193,182 counts a second and 65,536 counts a tick make 18 and 13534/65536 ticks
+    // a second. Below 86,400 seconds nothing overflows.
     let rest = seconds.wrapping_mul(13_534) >> 16;
     seconds.wrapping_mul(18).wrapping_add(rest)
 }
 
-/// Writes the EBDA: its size and what the memory services answer.
+/// Writes the EBDA: its size, and the memory services' answers.
 ///
 /// # Errors
-/// [`Error::TooManyE820Entries`] when the map does not fit.
+/// [`Error::TooManyE820Entries`] if the map does not fit.
 pub fn write_ebda<P: Platform>(platform: &mut P, e820: &[Entry]) -> Result<()> {
     const SIXTEEN_MIB: u32 = 16 << 20;
     let high_ram_end = high_ram_end(e820);

@@ -22,7 +22,7 @@ use topology::Topology;
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What the machine looks like, besides its processors.
+/// The machine without its processors.
 #[derive(Clone, Copy, Debug)]
 pub struct Wiring<'a> {
     /// Processor signature: CPUID leaf 1, EAX.
@@ -34,7 +34,7 @@ pub struct Wiring<'a> {
     pub irq0_override: bool,
     /// I/O APICs, 1 or 2.
     pub io_apics: u8,
-    /// Interrupt pins of PCI devices, each once: functions share them.
+    /// Interrupt pins of PCI devices, each once, since functions share them.
     pub pci: &'a [PciInterrupt],
 }
 
@@ -64,8 +64,8 @@ pub struct PciInterrupt {
 }
 
 impl PciInterrupt {
-    /// Whether there is such a pin and such an input; both are registers that
-    /// hold anything while nothing is connected.
+    /// Whether pin and input exist: both registers hold arbitrary values while nothing
+    /// is connected.
     fn is_connected(&self) -> bool {
         matches!((self.device, self.pin, self.line), (0..32, 1..=4, 1..24))
     }
@@ -199,14 +199,14 @@ struct Interrupt {
     input: u8,
 }
 
-/// The bytes that are free, and how many entries have been written.
+/// The free bytes, and the number of entries written.
 struct Table<'b> {
     free: &'b mut [u8],
     entries: u16,
 }
 
 impl Table<'_> {
-    /// Appends an entry, or gives `None` when there is no room.
+    /// Appends an entry; `None` if there is no room.
     fn push<E: IntoBytes + Immutable>(&mut self, entry: &E) -> Option<()> {
         self.append(entry.as_bytes())
     }
@@ -236,7 +236,7 @@ impl Table<'_> {
     }
 }
 
-/// 256 numbers, each in or out.
+/// A set of the numbers 0 to 255.
 #[derive(Default)]
 struct Numbers([u32; 8]);
 
@@ -246,7 +246,7 @@ impl Numbers {
         (self.0.get_mut(usize::from(number >> 5)), bit)
     }
 
-    /// Puts `number` in; whether it was out.
+    /// Adds `number`; `true` if it is new.
     fn insert(&mut self, number: u8) -> bool {
         let (word, bit) = self.slot(number);
         word.is_some_and(|word| {
@@ -262,14 +262,13 @@ impl Numbers {
     }
 }
 
-/// Interrupt pins that the table lists.
+/// The most interrupt pins that the table lists.
 const MAX_PINS: usize = 128;
 
-/// Builds the MP table: its floating pointer in the F segment, where kernels
-/// search, and the table after it, or above 1 MiB if it has too many processors for
-/// that. Without an I/O APIC there is none: kernels take every entry of the table
-/// for true, and Linux stops at an I/O APIC that is not there. Gives whether it was
-/// built.
+/// Builds the MP table. Its floating pointer goes into the F segment, where kernels
+/// search. The table follows it, or goes above 1 MiB if it has too many processors.
+/// Returns `false` without an I/O APIC: Linux stops at a table with an I/O APIC that is
+/// not there.
 ///
 /// # Errors
 /// [`Error::TablesTooBig`] if it fits nowhere.
@@ -326,8 +325,8 @@ pub fn offer<P: Platform>(
     Ok(true)
 }
 
-/// Writes the floating pointer of a table at physical address `table`. `None` means
-/// that `buffer` has another length than the pointer.
+/// Writes the floating pointer of a table at physical address `table`. `None` if
+/// `buffer` has another length than the pointer.
 #[must_use]
 pub fn point_at(table: u32, buffer: &mut [u8]) -> Option<()> {
     let pointer = FloatingPointer {
@@ -342,12 +341,11 @@ pub fn point_at(table: u32, buffer: &mut [u8]) -> Option<()> {
     subtract_sum(buffer, core::mem::offset_of!(FloatingPointer, checksum))
 }
 
-/// Writes the table to the start of `buffer`; gives its length in bytes.
+/// Writes the table to the start of `buffer`; returns its length in bytes.
 ///
-/// `apic_ids` are the processors' local APIC ids, the boot processor's first.
-/// Ids above 254 are left out, as the table has no room for them (4.3.1): a
-/// kernel needs ACPI to start those processors. `None` means that there is no
-/// processor or that the buffer is too short.
+/// `apic_ids` are the processors' local APIC ids, the boot processor's first. Ids above
+/// 254 do not fit into the table (4.3.1) and are left out: a kernel needs ACPI to start
+/// those processors. `None` if there is no processor or the buffer is too short.
 #[must_use]
 pub fn build(
     buffer: &mut [u8],
@@ -382,7 +380,7 @@ pub fn build(
     Some(len)
 }
 
-/// Makes the sum of all bytes zero by the one at `offset`.
+/// Makes the sum of all bytes zero by the byte at `offset`.
 fn subtract_sum(bytes: &mut [u8], offset: usize) -> Option<()> {
     let sum = byte_sum(bytes);
     let checksum = bytes.get_mut(offset)?;
@@ -425,7 +423,7 @@ fn push_entries(
     }
     let boot = boot?;
 
-    // A PCI bus goes by its number; ISA takes the first that is free.
+    // A PCI bus has its own number as id; ISA takes the first free one.
     let mut buses = Numbers::default();
     let mut shared = Numbers::default();
     for pci in wiring.pci.iter().filter(|pci| pci.is_connected()) {
@@ -445,8 +443,8 @@ fn push_entries(
         name: *b"ISA   ",
     })?;
 
-    // Ids of APICs are unique (4.3.3), and QEMU's I/O APICs have four bits for
-    // theirs. Kernels take any when all of them are processors'.
+    // Ids of APICs are unique (4.3.3), and QEMU's I/O APICs have four bits for theirs.
+    // If processors have all sixteen, kernels accept any.
     let mut io_apics = [0, 1];
     let mut free = (0..16).filter(|id| !apics.contains(*id));
     let mut address = IO_APIC;
@@ -469,13 +467,13 @@ fn push_entries(
     }
     for irq in 0..IO_APIC_INPUTS.saturating_mul(wiring.io_apics) {
         let (flags, apic, input) = match irq {
-            // No bus of the specification's has these. They go by their numbers,
-            // as ISA's do, and are what QEMU's ACPI tables say of them.
+            // The specification has no bus for these. They have their numbers, as ISA's
+            // do, and the mode that QEMU's ACPI tables give them.
             IO_APIC_INPUTS.. => (HIGH_LEVEL, second, irq.wrapping_sub(IO_APIC_INPUTS)),
             ISA_INTERRUPTS.. => continue,
-            // An input has one source of each bus type, and PCI's keep it.
+            // An input has one source of each bus type; PCI's keep theirs.
             0 if wiring.irq0_override => (CONFORMING, io_apic, IRQ0_INPUT),
-            // The cascade has no input there.
+            // The cascade has no input then.
             IRQ0_INPUT if wiring.irq0_override => continue,
             _ if shared.contains(irq) => continue,
             _ => (CONFORMING, io_apic, irq),
@@ -498,17 +496,17 @@ fn push_entries(
     Some(())
 }
 
-/// Bytes that [`build`] needs at most, for this many processors and entries
-/// of [`Wiring::pci`].
+/// The most bytes that [`build`] needs for this many processors and entries of
+/// [`Wiring::pci`].
 #[must_use]
 pub const fn room(processors: u32, pci: u32) -> Option<u32> {
-    // Header, ISA bus, 16 ISA interrupts, 2 local; two I/O
-    // APICs, and the second one's inputs.
+    // Header, ISA bus, 16 ISA interrupts, 2 local ones, two I/O APICs, and the second
+    // one's inputs.
     const FIXED: u32 = 44 + 8 + 16 * 8 + 2 * 8 + 2 * 8 + 24 * 8;
     let Some(processors) = processors.checked_mul(20) else {
         return None;
     };
-    // An interrupt, and its bus if each has one of its own.
+    // An interrupt and its bus, if no two share a bus.
     let Some(pci) = pci.checked_mul(16) else {
         return None;
     };

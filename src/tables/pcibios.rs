@@ -1,11 +1,10 @@
-//! The PCI BIOS: configuration space as a 32-bit service, for kernels that
-//! are told to use it (`pci=bios`). Its code is the ROM's (`rom/asm/bios32.S`); here
-//! it gets its place in the F segment, and the structure that kernels look
-//! for.
+//! The PCI BIOS: configuration space as a 32-bit service, for kernels with `pci=bios`.
+//! Its code is in `rom/asm/bios32.S`; this file copies it to the F segment, with the
+//! structure that kernels look for.
 //!
-//! Specifications: PCI BIOS 2.1; Standard BIOS 32-bit Service Directory 0.4.
-//! Interrupt routing (functions 0eh and 0fh) and special cycles are refused:
-//! no kernel needs them to reach a device.
+//! Specifications: PCI BIOS 2.1; Standard BIOS 32-bit Service Directory 0.4. Interrupt
+//! routing (functions 0eh and 0fh) and special cycles are refused: no kernel needs them
+//! to reach a device.
 
 use super::space::{TableSpace, Zone};
 use crate::error::Result;
@@ -13,17 +12,17 @@ use crate::layout;
 use crate::phys::{copy_at, u32_at};
 use crate::platform::Platform;
 
-/// Bytes of the structure, and the step at which kernels look for it.
+/// Bytes of the structure, and the steps in which kernels search.
 const DIRECTORY_LEN: u32 = 16;
 /// Offsets in the code's header: the PCI BIOS's entry, and the last bus.
 const ENTRY: usize = 0;
 const LAST_BUS: usize = 4;
-/// Where the directory's own entry is, behind the header.
+/// Offset of the directory's entry, behind the header.
 const DIRECTORY_ENTRY: u32 = 8;
 
-/// The service directory's structure, which kernels look for at 16-byte
-/// steps from 0xe0000 to 0xfffff; `entry` is the physical address of its
-/// entry point. Linux takes revision 0 only.
+/// The service directory's structure. Kernels search for it in 16-byte steps from
+/// 0xe0000 to 0xfffff. `entry` is the physical address of its entry point. Linux takes
+/// revision 0 only.
 fn directory(entry: u32) -> [u8; DIRECTORY_LEN as usize] {
     let [a, b, c, d] = entry.to_le_bytes();
     let sum = [a, b, c, d, 1]
@@ -35,9 +34,8 @@ fn directory(entry: u32) -> [u8; DIRECTORY_LEN as usize] {
     [s0, s1, s2, s3, a, b, c, d, 0, 1, checksum, 0, 0, 0, 0, 0]
 }
 
-/// Offers the PCI BIOS in the F segment, if the ROM has one and it fits there.
-/// A kernel without it asks the ports itself. `last_bus` is the highest bus
-/// number in use.
+/// Puts the PCI BIOS into the F segment, if the ROM has one and it fits. Without it
+/// kernels use the ports. `last_bus` is the highest bus number in use.
 ///
 /// # Errors
 /// [`Error::NotOurMemory`](crate::error::Error::NotOurMemory), which the

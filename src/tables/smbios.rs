@@ -1,5 +1,4 @@
-//! SMBIOS: the entry point and structures that QEMU prepares, or a minimal
-//! set of our own.
+//! SMBIOS: QEMU's entry point and structures, or a minimal set.
 //!
 //! Specification: DMTF DSP0134 (SMBIOS 3.6): 5.2 entry points, 6.1 structures,
 //! 7.1 type 0, 7.2 type 1, 7.45 type 127.
@@ -13,8 +12,8 @@ use crate::platform::Platform;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// When the commit was made that the ROM is of, `mm/dd/yyyy` (7.1, BIOS
-/// Release Date). Host programs are of none.
+/// The date of the ROM's commit, `mm/dd/yyyy` (7.1, BIOS Release Date); a fixed one on
+/// the host.
 pub const RELEASE_DATE: &str = match option_env!("QBOOT_DATE") {
     Some(date) => date,
     None => "01/01/1980",
@@ -26,7 +25,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const ANCHOR_21_LEN: usize = 31;
 /// Bytes of a 3.0 entry point (5.2.2).
 const ANCHOR_30_LEN: usize = 24;
-/// Room for either, and a multiple of the alignment.
+/// Room for either, a multiple of the alignment.
 const ANCHOR_ROOM: u32 = 32;
 /// Entry points lie at multiples of 16 bytes (5.2).
 const ALIGN: u32 = 16;
@@ -38,7 +37,7 @@ const HEADER_LEN: usize = 4;
 /// Handles from here on are reserved (6.1.2).
 const RESERVED_HANDLES: u16 = 0xff00;
 
-/// The formatted area of our type 0 (7.1, as of SMBIOS 2.4).
+/// The formatted area of the firmware's type 0 (7.1, as of SMBIOS 2.4).
 const BIOS_FORMATTED: [u8; 24] = [
     TYPE_BIOS, 24, 0, 0, // handle 0, until proved taken
     1, 2, // vendor and version: strings 1 and 2
@@ -46,21 +45,20 @@ const BIOS_FORMATTED: [u8; 24] = [
     3,    // release date: string 3
     0,    // ROM size: 64 KiB
     0x08, 0, 0, 0, 0, 0, 0, 0, // characteristics not supported
-    // Targeted content distribution, which Windows' certification asks for,
-    // and: these structures describe a virtual machine.
+    // Targeted content distribution (for Windows' certification); a virtual machine.
     0, 0x14, 0xff, 0xff, 0xff, 0xff, // no release numbers
 ];
 
-/// The formatted area of our type 1 (7.2, as of SMBIOS 2.4): no UUID, woken by
-/// the power switch.
+/// The formatted area of the firmware's type 1 (7.2, as of SMBIOS 2.4): no UUID, woken
+/// by the power switch.
 const SYSTEM_FORMATTED: [u8; 27] = [
     1, 27, 0x00, 0x01, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0,
 ];
 
-/// Type 127, with its handle in QEMU's numbering.
+/// Type 127, with QEMU's handle for it.
 const END_OF_TABLE: [u8; 6] = [TYPE_END, 4, 0x00, 0x7f, 0, 0];
 
-/// Bytes of our type 0.
+/// Bytes of the firmware's type 0.
 const BIOS_LEN: usize =
     BIOS_FORMATTED.len() + VENDOR.len() + VERSION.len() + RELEASE_DATE.len() + 4;
 const BIOS: [u8; BIOS_LEN] = joined(&[
@@ -75,7 +73,7 @@ const BIOS: [u8; BIOS_LEN] = joined(&[
 
 const BIOS_BYTES: u32 = narrow(BIOS_LEN);
 
-/// A constant's length; one that does not fit does not compile.
+/// A constant's length; too long a one does not compile.
 const fn narrow(len: usize) -> u32 {
     assert!(len <= 0xffff);
     #[expect(
@@ -86,11 +84,11 @@ const fn narrow(len: usize) -> u32 {
     len
 }
 
-/// Room in front of QEMU's structures, so that they are not moved.
+/// Room for the firmware's type 0 in front of QEMU's structures.
 const BIOS_ROOM: u32 = 64;
 const _: () = assert!(BIOS_LEN <= BIOS_ROOM as usize);
 
-/// The parts one after another; tests see that they fill the array.
+/// The parts one after another. Tests check that they fill the array.
 const fn joined<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let mut all = [0; N];
     let mut slots: &mut [u8] = &mut all;
@@ -145,16 +143,16 @@ struct EntryPoint30 {
     table_address: U64,
 }
 
-/// Loads QEMU's SMBIOS, adding a type 0 of our own where it has none. Without
-/// QEMU's, puts [`MINIMAL`] to its place if `is_image` does not say that it is
-/// there: systemd and cloud-init look for SMBIOS on microvm too.
+/// Loads QEMU's SMBIOS, and adds a type 0 if it has none. Without QEMU's, the kernel
+/// gets [`MINIMAL`], since systemd and cloud-init look for SMBIOS on microvm too.
+/// `is_image`: the F segment is the image, which has it at its place already.
 ///
-/// Gives the address of the entry point, which lies in the F segment, where it is
-/// searched for; the structures too while there is room for them.
+/// Returns the address of the entry point. It lies in the F segment, where kernels
+/// search; so do the structures if there is room.
 ///
 /// # Errors
 /// [`Error::BadSmbios`] if entry point or structures are malformed,
-/// [`Error::SmbiosTooBig`] if there is no room, and what `platform` gives.
+/// [`Error::SmbiosTooBig`] if there is no room, and those of `platform`.
 pub fn load<P: Platform>(
     platform: &mut P,
     dir: &Directory<'_>,
@@ -243,7 +241,7 @@ fn finish_21(bytes: &mut [u8], start: u32, survey: &Survey) -> Result<()> {
     let (front, intermediate) = bytes
         .split_at_checked(INTERMEDIATE)
         .ok_or(Error::BadSmbios)?;
-    // The intermediate part then sums to zero, and the rest alone decides.
+    // The intermediate part then sums to zero, so the rest decides the checksum.
     let (front, intermediate) = (byte_sum(front), byte_sum(intermediate));
     let anchor = EntryPoint21::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
     anchor.checksum = front.wrapping_neg();
@@ -267,14 +265,14 @@ fn finish_30(bytes: &mut [u8], start: u32, survey: &Survey) -> Result<()> {
     Ok(())
 }
 
-/// Our type 0 with `handle`.
+/// The firmware's type 0 with `handle`.
 fn bios_with(handle: u16) -> [u8; BIOS_LEN] {
     let mut bios = BIOS;
     [bios[2], bios[3]] = handle.to_le_bytes();
     bios
 }
 
-/// What a walk over structures finds.
+/// The result of [`survey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Survey {
     /// Structures.
@@ -290,8 +288,7 @@ struct Survey {
 }
 
 impl Survey {
-    /// With our type 0, or `None` where a 32-bit entry point could not count
-    /// it any more.
+    /// With a type 0 more, or `None` if a 32-bit entry point has no room to count it.
     fn with_bios(self, long: bool) -> Option<Self> {
         let with = Self {
             count: self.count.saturating_add(1),
@@ -306,12 +303,12 @@ impl Survey {
 
 /// Walks the structures.
 ///
-/// Every step goes at least six bytes on, so that this ends. What follows a
-/// type 127 and is no structure is left out.
+/// Every step advances by at least six bytes, so this ends. Bytes behind a type 127
+/// that are not a structure are left out.
 ///
 /// # Errors
-/// [`Error::BadSmbios`] when a structure is shorter than its header or goes
-/// on behind the end, or when there is none.
+/// [`Error::BadSmbios`] if a structure is shorter than its header or passes the end, or
+/// if there is none.
 fn survey(tables: &[u8]) -> Result<Survey> {
     let mut survey = Survey {
         count: 0,
@@ -342,7 +339,7 @@ fn survey(tables: &[u8]) -> Result<Survey> {
     Ok(survey)
 }
 
-/// The handle that follows all others, unless that one is reserved.
+/// The handle after the highest one; `None` if it is reserved.
 fn free_handle(tables: &[u8]) -> Option<u16> {
     let mut highest = 0;
     let mut rest = tables;
@@ -359,7 +356,7 @@ fn free_handle(tables: &[u8]) -> Option<u16> {
         .filter(|handle| *handle < RESERVED_HANDLES)
 }
 
-/// The header of the structure at the start of `bytes`, and what follows the
+/// The header of the structure at the start of `bytes`, and the bytes behind the
 /// structure.
 fn structure(bytes: &[u8]) -> Option<(&[u8; HEADER_LEN], &[u8])> {
     let (header, _) = bytes.split_first_chunk()?;
@@ -371,9 +368,9 @@ fn structure(bytes: &[u8]) -> Option<(&[u8; HEADER_LEN], &[u8])> {
     Some((header, after_strings(bytes.get(len..)?)?))
 }
 
-/// What follows the two zeroes that end a structure's strings (6.1.3).
+/// The bytes behind the two zeroes that end a structure's strings (6.1.3).
 ///
-/// Of two zeroes in a row one is at an odd place, so every other byte tells.
+/// One of two zeroes in a row is at an odd place, so it looks at every other byte.
 fn after_strings(strings: &[u8]) -> Option<&[u8]> {
     let mut rest = strings;
     while let [_, b, _, d, more @ ..] = rest {
@@ -398,8 +395,8 @@ const MINIMAL_TABLES: [u8; BIOS_LEN
     + SYSTEM_STRINGS.len()
     + END_OF_TABLE.len()] = joined(&[&BIOS, &SYSTEM_FORMATTED, SYSTEM_STRINGS, &END_OF_TABLE]);
 
-/// The 32-bit entry point of our own structures, which follow it: of SMBIOS 2.8,
-/// as QEMU's own says.
+/// The 32-bit entry point of the minimal structures, which follow it: SMBIOS 2.8, like
+/// QEMU's.
 const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
     let largest = &le16(narrow(BIOS_LEN));
     let len = &le16(narrow(MINIMAL_TABLES.len()));
@@ -418,9 +415,8 @@ const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
     ])
 };
 
-/// A minimal SMBIOS of types 0, 1 and 127 for [`OWN_SMBIOS`]: entry point, its
-/// padding and structures. The image has it at that place, by name
-/// (`linker.ld`).
+/// A minimal SMBIOS of types 0, 1 and 127: entry point, padding, structures.
+/// `linker.ld` puts it at [`OWN_SMBIOS`] by its name.
 pub static MINIMAL: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()] =
     joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]);
 const _: () = assert!(MINIMAL.len() <= OWN_SMBIOS.len() as usize);

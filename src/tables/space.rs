@@ -1,4 +1,4 @@
-//! Where tables go: the one allocator that all of them use.
+//! The one allocator for all tables.
 
 use crate::error::{Error, Result, Room};
 use crate::layout;
@@ -14,21 +14,21 @@ pub enum Zone {
     FSegment,
 }
 
-/// E820 and page tables know nothing finer.
+/// E820 and page tables have no finer unit.
 const PAGE: u32 = 4096;
 
-/// Gives out memory that stays reserved for the kernel.
+/// Allocates memory that stays reserved while the kernel runs.
 #[derive(Debug)]
 pub struct TableSpace<'m> {
     map: &'m mut MemoryMap,
-    /// What is left of the F segment.
+    /// The free part of the F segment.
     f_segment: PhysRange,
-    /// What was given out above 1 MiB, in one piece, and is not in the map yet.
+    /// The allocation above 1 MiB, in one piece, that the map does not have yet.
     pending: PhysRange,
 }
 
 impl<'m> TableSpace<'m> {
-    /// Nothing given out yet.
+    /// Nothing allocated yet.
     #[must_use]
     pub const fn new(map: &'m mut MemoryMap) -> Self {
         Self {
@@ -82,11 +82,11 @@ impl<'m> TableSpace<'m> {
         new.part(0, len).ok_or(Error::TablesTooBig(Room::UNKNOWN))
     }
 
-    /// Enters what was given out into the map.
+    /// Marks the allocation in the map as reserved.
     ///
-    /// Not as ACPI's, which a kernel may use once it has read the tables: the FACS
-    /// is needed when it wakes. And not as memory to be saved: a kernel that
-    /// puts back what it has saved would undo a new `vmgenid`.
+    /// Not as ACPI data, whose memory a kernel may reuse: the FACS is needed when it
+    /// wakes. And not as NVS: a kernel that restores what it saved would undo a new
+    /// `vmgenid`.
     ///
     /// # Errors
     /// [`Error::TooManyE820Entries`].

@@ -1,5 +1,5 @@
-//! A TPM starts with the state that the guest saved in it (TPM 2.0 Library, part
-//! 3, 9.3; TCG PC Client Platform TPM Profile 1.05, chapter 6).
+//! Starts a TPM with the state that the guest saved in it (TPM 2.0 Library, part 3,
+//! 9.3; TCG PC Client Platform TPM Profile 1.05, chapter 6).
 //!
 //! At a cold boot Linux starts the TPM itself; after a sleep it leaves that to the
 //! firmware.
@@ -7,17 +7,17 @@
 use crate::layout;
 use crate::platform::Platform;
 
-/// Which commands a TPM takes, by the ACPI table that tells of it.
+/// A TPM's version, by the ACPI table that describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// TPM 1.2, by a TCPA.
+    /// TPM 1.2: TCPA table.
     V1,
-    /// TPM 2.0, by a TPM2.
+    /// TPM 2.0: TPM2 table.
     V2,
 }
 
 impl Version {
-    /// The command that starts it with its saved state: tag, length, number, state.
+    /// The command to start with saved state: tag, length, number, state.
     const fn startup(self) -> [u8; 12] {
         match self {
             Self::V1 => [0, 0xc1, 0, 0, 0, 12, 0, 0, 0, 0x99, 0, 2],
@@ -26,10 +26,10 @@ impl Version {
     }
 }
 
-/// Reads of a register until the TPM is given up: some seconds.
+/// Reads of a register before the TPM is given up: some seconds.
 const PATIENCE: u32 = 1_000_000;
 
-/// Registers of locality 0 of the FIFO interface, and what is written there.
+/// Registers of the FIFO interface, locality 0, and their values.
 mod fifo {
     /// Access: ask for the locality, give it up.
     pub const ACCESS: u32 = 0x00;
@@ -44,7 +44,7 @@ mod fifo {
     pub const DATA: u32 = 0x24;
 }
 
-/// Registers of locality 0 of the command response buffer.
+/// Registers of the command response buffer, locality 0.
 mod crb {
     pub const ACCESS: u32 = 0x08;
     pub const REQUEST: u32 = 1;
@@ -55,12 +55,12 @@ mod crb {
     pub const STATE: u32 = 0x40;
     pub const READY: u32 = 1;
     pub const IDLE: u32 = 2;
-    /// One as long as the TPM is at work.
+    /// 1 while the TPM is at work.
     pub const START: u32 = 0x4c;
     pub const BUFFER: u32 = 0x80;
 }
 
-/// Starts the TPM; its answer is the guest's to look for.
+/// Starts the TPM. The guest sees itself whether that worked.
 pub fn start<P: Platform>(p: &mut P, version: Version) {
     let command = version.startup();
     let at = |register| layout::TPM.start() | register;

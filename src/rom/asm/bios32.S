@@ -1,23 +1,23 @@
 /*
- * The 32-bit PCI BIOS, for kernels that are told to use it (pci=bios).
+ * The 32-bit PCI BIOS, for kernels with pci=bios.
  *
- * Copied into the F segment and called there, at whatever address the kernel
- * has that mapped to: no instruction may depend on it. Far calls, flat
- * segments; what is not answered in keeps its value. Configuration mechanism
- * 1, the only one that QEMU's machines with ports have.
+ * The code is copied into the F segment. A kernel may map it anywhere, so no
+ * instruction depends on its address. Calls are far, segments flat. Registers
+ * without an answer keep their value. Configuration mechanism 1 is the only one
+ * of QEMU's machines with ports.
  */
         .section .bios32, "ax", @progbits
         .balign 4
         .globl bios32_start, bios32_end
         .code32
 bios32_start:
-/* The header, which pcibios.rs completes: where the PCI BIOS is entered, from
- * the F segment's start, and the last bus. */
+/* The header, which pcibios.rs completes: the PCI BIOS's entry, as an offset in
+ * the F segment, and the last bus. */
 entry32:
         .long   pci32 - bios32_start
 last32: .long   0
 
-/* The directory: which service is at EBX + EDX, in ECX bytes from EBX. */
+/* The directory: a service is ECX bytes at EBX, entered at EBX + EDX. */
         testb   %bl, %bl
         jnz     2f
         cmpl    $0x49435024, %eax       /* "$PCI" */

@@ -1,18 +1,17 @@
 /*
- * Real mode: the BIOS services that a kernel's 16-bit code asks for, and the
- * way there.
+ * Real mode: the entry to it, and the BIOS services that a kernel's 16-bit code
+ * asks for.
  *
- * The section is linked where the ROM lies below 4 GiB and runs at its copy
- * in the F segment, whose offsets are the low halves of its addresses. Only
- * what is entered in 16-bit mode, or may go there, gets that copy.
+ * The section is linked to the ROM below 4 GiB, and runs as a copy in the F
+ * segment, whose offsets are the low halves of its addresses. The copy is made
+ * only for kernels that are entered in 16-bit mode, or may go there.
  *
- * Services keep every register that they do not answer in, and answer in the
- * stacked flags: carry set means refused. They use no memory but the BIOS
- * data area (BDA, segment 0x40) and the firmware's EBDA.
+ * Services keep every register without an answer. The carry in the stacked
+ * flags means refused. They use no memory but the BIOS data area (BDA, segment
+ * 0x40) and the firmware's EBDA.
  *
- * This file is the way there and the services that have little to say; the
- * others follow it in one section: code16/video.S, memory.S, time.S and pci.S,
- * then tables.S with the vectors.
+ * This file has the entry and the small services. The others follow it in the
+ * same section: video.S, memory.S, time.S, pci.S, and tables.S with the vectors.
  */
         .section .code16, "ax", @progbits
         .balign 16
@@ -36,8 +35,8 @@ code16_start:
 
 /*
  * Enters 16-bit code at EBP, segment above offset. BX is the segment of data and
- * stack, DX the stack pointer in it, and ECX dwords are moved from ESI to EDI
- * first, over memory that was the firmware's.
+ * stack, DX the stack pointer. First it moves ECX dwords from ESI to EDI, over
+ * memory that was the firmware's.
  */
         .code32
 enter16:
@@ -73,7 +72,7 @@ enter16:
         xorl    %ebp, %ebp
         lretw
 
-/* No interrupt table, so an interrupt resets the machine, any machine. */
+/* No interrupt table: an interrupt resets any machine. */
 reset16:
         lidtl   %cs:no_idt
         int3
@@ -113,11 +112,11 @@ put:    pushw   %dx
         popw    %dx
         retw
 
-/* INT 13h: there is no disk. */
+/* INT 13h: no disk. */
 int13:  movb    $0x01, %ah
         jmp     refuse
 
-/* INT 16h: there is no keyboard; no key waits, none is pressed. */
+/* INT 16h: no keyboard, and no key waiting. */
 int16:  xorw    %ax, %ax
         pushw   %bp
         movw    %sp, %bp
@@ -125,7 +124,7 @@ int16:  xorw    %ax, %ax
         popw    %bp
         iretw
 
-/* INT 18h: the program has given up; INT 19h: it wants to be booted again. */
+/* INT 18h: the program gives up; INT 19h: it asks for a new boot. */
 int18:  movw    $returned, %si
 1:      lodsb   %cs:(%si), %al
         testb   %al, %al

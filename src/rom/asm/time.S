@@ -34,8 +34,8 @@ set_ticks:
 cmos:   outb    %al, $0x70
         inb     $0x71, %al
         retw
-/* Waits until the clock is not being updated; ZF is clear where it always is,
- * which is where there is none. */
+/* Waits for the end of the clock's update. ZF is clear if that never comes,
+ * because there is no clock. */
 settled:
         xorw    %cx, %cx
 1:      movb    $0x0a, %al
@@ -84,7 +84,7 @@ no_clock:
         popw    %ax
         jmp     refuse
 
-/* IRQ 0: time goes on. */
+/* IRQ 0: the timer. */
 irq0:   pushw   %ds
         pushw   %ax
         pushw   $BDA

@@ -1,6 +1,6 @@
 /*
- * INT 10h: a teletype with a cursor. Without an answer in AL and BL to 1Ah
- * and 12h there is no VGA and no EGA.
+ * INT 10h: a teletype with a cursor. Functions 1Ah and 12h do not answer in AL
+ * and BL, which means no VGA and no EGA.
  */
 int10:  cmpb    $0x0e, %ah
         je      teletype
@@ -43,8 +43,8 @@ get_mode:
         iretw
 
 /*
- * Draws a character without moving the cursor. Some programs draw one to give
- * it an attribute and then print it: that is shown once.
+ * Draws a character without moving the cursor. Some programs draw one with an
+ * attribute and then print it; it is shown once.
  */
 draw:   cmpw    $1, %cx
         jne     1f                      /* an area is cleared */

@@ -1,7 +1,7 @@
 /*
- * Between `boot16.S` and `rust_wake`: a stack that is no guest's memory. EBX is
- * the processor's signature, ESI the host bridge's id. Comes back if no guest is to be
- * woken.
+ * From `boot16.S` to `rust_wake`, on a stack outside the guest's memory. EBX is the
+ * processor's signature, ESI the host bridge's id. Returns if there is no guest to
+ * wake.
  */
         .section .text.wake, "ax", @progbits
         .globl wake
