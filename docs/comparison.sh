@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# The measurements of comparison.md, to be typed piece by piece: it takes stage0_bin
-# and hypervisor-fw, built by their own projects, from the top of the repository.
+# The measurements of comparison.md, to be typed piece by piece at the top of the
+# repository. stage0_bin and hypervisor-fw are built from their projects' commits by a
+# nightly compiler: stage0 by Cargo, with the crates, features and options that its
+# Bazel files name; hypervisor-fw with two values of its target file changed to numbers.
+# cargo xtask matrix --qemu backports --filter vmgenid@q35 downloads QEMU 10.0.
 export QBOOT_QEMU=$PWD/target/matrix/qemu-backports
 cpu="-cpu qemu64,+x2apic,+rdrand"
 
