@@ -6,7 +6,7 @@
 //! both.
 
 use super::Loader;
-use super::bzimage::SetupHeader;
+use super::setup_header::SetupHeader;
 use crate::error::{Error, Length, Result};
 use crate::fw_cfg::item;
 use crate::memory::map::Claim;

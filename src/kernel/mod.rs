@@ -12,6 +12,7 @@ pub mod multiboot;
 pub mod payload;
 pub mod pvh;
 pub mod realmode;
+pub mod setup_header;
 mod uki;
 
 pub use image::Image;
@@ -23,11 +24,12 @@ use crate::phys::PhysRange;
 use crate::platform::Platform;
 use crate::settings::options::EntryOption;
 use crate::settings::policy::Guest;
-use bzimage::{BzImage, Entry, SetupHeader};
+use bzimage::BzImage;
 use elf::Elf;
 use multiboot::Multiboot;
 use pvh::Pvh;
 use realmode::RealMode;
+use setup_header::{Entry, SetupHeader};
 
 /// A kernel that has been identified and has its memory.
 #[derive(Debug)]
@@ -107,7 +109,8 @@ impl<'a> Kernel<'a> {
         loader.platform.read(item::SETUP_DATA, first)?;
         if !Elf::is_elf(first) && (first.starts_with(b"MZ") || SetupHeader::is_in(first)) {
             // QEMU cuts the file here, even if the byte is no `setup_sects`.
-            let cut = bzimage::setup_len(*first.get(bzimage::HEADER_OFFSET).unwrap_or(&0));
+            let cut =
+                setup_header::setup_len(*first.get(setup_header::HEADER_OFFSET).unwrap_or(&0));
             // By the item rather than the header's syssize: QEMU appends setup_data
             // (`-dtb`, a random seed) behind the code, and a file may be cut short.
             let len = loader.platform.read_u32(item::KERNEL_SIZE)?;

@@ -1,7 +1,7 @@
 //! Checks that a bzImage's code is what its header describes, and corrects the address
 //! of the data that QEMU has appended.
 
-use super::bzimage::{SECTOR, SetupHeader};
+use super::setup_header::{SECTOR, SetupHeader};
 use super::{Image, Loader};
 use crate::error::{Error, Result};
 use crate::phys::PhysRange;

@@ -3,7 +3,8 @@
 //! Specification: Linux `Documentation/arch/x86/boot.rst`, "Memory Layout" and
 //! "Sample Boot Configuration".
 
-use super::bzimage::{HEADER_OFFSET, LoadFlags, SetupHeader, TYPE_OF_LOADER, claim_code};
+use super::bzimage::claim_code;
+use super::setup_header::{HEADER_OFFSET, LoadFlags, SetupHeader, TYPE_OF_LOADER};
 use super::{Handoff, Image, Loaded, Loader, payload};
 use crate::chipset;
 use crate::error::{Error, Result};

@@ -5,8 +5,8 @@
 //! (fields have the names that they have there). Nothing is verified.
 
 use super::Loader;
-use super::bzimage::SetupHeader;
 use super::image::{Extent, Image};
+use super::setup_header::SetupHeader;
 use crate::error::{Error, Result};
 use crate::phys::copy_into;
 use crate::platform::Platform;
