@@ -12,7 +12,9 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 pub const PORT_SELECTOR: u16 = 0x510;
 /// Data register, one byte an access.
 pub const PORT_DATA: u16 = 0x511;
-/// Low half of the DMA address register; a write starts the transfer.
+/// High half of the DMA address register; zero after a transfer.
+pub const PORT_DMA_HIGH: u16 = 0x514;
+/// Low half of it; a write starts the transfer.
 pub const PORT_DMA_LOW: u16 = 0x518;
 
 /// Item selectors that QEMU fixes.

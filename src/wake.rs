@@ -11,6 +11,7 @@ mod tpm;
 use self::tpm::Version;
 use crate::chipset::{self, Chipset};
 use crate::error::{Error, Result};
+use crate::fw_cfg::PORT_DMA_HIGH;
 use crate::kernel::Handoff;
 use crate::layout;
 use crate::memory::map::MemoryMap;
@@ -172,6 +173,9 @@ pub fn resume<P: Platform>(p: &mut P, host_bridge: u32) -> Wake {
     if has(HAS_ALL_BUSES) {
         chipset.reach_all_buses(p);
     }
+    // What the guest has left there survives a reset, and would lead the first
+    // transfer astray, into the guest's memory.
+    p.out32(PORT_DMA_HIGH, 0);
     for pointer in &note.pointers {
         let address = u64::from(pointer.address).to_le_bytes();
         if let Some(address @ [_, ..]) = address.get(..pointer.size.get().into()) {

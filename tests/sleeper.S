@@ -8,6 +8,7 @@
         .set    STATE, 0x800            # offset of what it reports
         .set    PM1_CNT, 0x604
         .set    SLEEP_S3, 1 << 13 | 1 << 10
+        .set    DMA_HIGH, 0x514
         .set    PORT, 0xe0
         .code32
         .text
@@ -66,7 +67,12 @@ entry:  cld
         jne     4f
         movl    %ebx, %eax
 4:      notl    (%eax)
-5:      movw    $PM1_CNT, %dx
+
+        # As a driver of fw_cfg may: a high half of the DMA's address.
+5:      movl    $1, %eax
+        movw    $DMA_HIGH, %dx
+        outl    %eax, %dx
+        movw    $PM1_CNT, %dx
         movw    $SLEEP_S3, %ax
         outw    %ax, %dx
 halt:   cli
