@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use linux_loader::loader::KernelLoader;
 use qboot_tests::machines::*;
-use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
+use qboot_tests::{Field, Kind, Options, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
@@ -277,15 +277,15 @@ fn setup_data_of_a_device_tree() -> Result<()> {
     Ok(())
 }
 
-/// The 8259A and the local APIC's LINT0 are set up together: an 8259A that is left as
-/// a reset leaves it passes the timer's interrupt on, and QEMU's processor keeps it,
-/// without a vector, when LINT0 is masked then.
-#[rstest]
-fn halts_without_the_8259a(
-    #[values(PC, Q35, MICROVM, MICROVM.with("pic=on,pit=on"))] machine: Machine,
-    #[values(Kind::Pvh, Kind::Multiboot)] kind: Kind,
+/// A kernel of `source` that ends QEMU well.
+fn ends_well(
+    name: &str,
+    source: &str,
+    kind: Kind,
+    machine: Machine,
+    devices: &[&str],
 ) -> Result<()> {
-    let code = probe::assemble("halt.S", include_str!("../halt.S"))?;
+    let code = probe::assemble(name, source)?;
     let mut elf = Elf {
         guest_os: Some("another".to_owned()),
         ..Elf::new(Mode::Exit)?
@@ -300,8 +300,29 @@ fn halts_without_the_8259a(
     };
     let probe = Probe::from_bytes(kind, &image)?;
     let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
-    let mut vm = probe::ports(qemu).spawn()?;
+    let mut vm = probe::ports(qemu).devices(devices).spawn()?;
     let status = vm.wait_exit(PROBE_TIMEOUT)?;
     ensure!(status.code() == Some(EXIT_STATUS), "{status}");
     Ok(())
+}
+
+/// The 8259A and the local APIC's LINT0 are set up together: an 8259A that is left as
+/// a reset leaves it passes the timer's interrupt on, and QEMU's processor keeps it,
+/// without a vector, when LINT0 is masked then.
+#[rstest]
+fn halts_without_the_8259a(
+    #[values(PC, Q35, MICROVM, MICROVM.with("pic=on,pit=on"))] machine: Machine,
+    #[values(Kind::Pvh, Kind::Multiboot)] kind: Kind,
+) -> Result<()> {
+    ends_well("halt.S", include_str!("../halt.S"), kind, machine, &[])
+}
+
+/// Unikernels know virtio devices by their ports, and leave giving those to firmware.
+#[rstest]
+fn drives_a_legacy_virtio_device_by_ports(
+    #[values(PC, Q35)] machine: Machine,
+    #[values(Kind::Pvh, Kind::Multiboot)] kind: Kind,
+) -> Result<()> {
+    let rng = ["virtio-rng-pci,disable-modern=on,disable-legacy=off"];
+    ends_well("virtio.S", include_str!("../virtio.S"), kind, machine, &rng)
 }
