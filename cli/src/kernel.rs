@@ -109,11 +109,11 @@ const PREFIX: &str = "linux-image-";
 pub struct Kernel {
     /// What `uname -r` says in the guest, for example `6.1.0-1-cloud-amd64`.
     pub release: String,
-    /// `/boot/vmlinuz-…`, a bzImage.
+    /// `/boot/vmlinuz-…`, or where newer packages have it: a bzImage.
     pub bzimage: PathBuf,
-    /// `/lib/modules/RELEASE`.
+    /// `/lib/modules/RELEASE`, or below `/usr`.
     pub modules: PathBuf,
-    /// `/boot/config-…`.
+    /// `/boot/config-…`, or `config` among the modules.
     pub config: PathBuf,
 }
 
@@ -123,17 +123,26 @@ pub struct Kernel {
 /// # Errors
 /// Where there is no apt, or the package cannot be had.
 pub fn debian(flavour: Flavour) -> Result<Kernel> {
-    let meta = flavour.package();
-    let stamp = match &meta.lists {
-        Lists::Suite { suite, .. } => format!("{flavour:?}-{suite}.package"),
-        _ => format!("{flavour:?}.package"),
+    newest(&flavour.package())
+}
+
+/// The same for the kernel that a meta-package stands for.
+///
+/// # Errors
+/// As for [`debian`].
+pub fn newest(meta: &Package) -> Result<Kernel> {
+    let of = match &meta.lists {
+        Lists::Suite { suite, arch } => format!("-{suite}-{arch}"),
+        Lists::Private { arch } => format!("-{arch}"),
+        Lists::System => String::new(),
     };
+    let stamp = format!("{}{of}.package", meta.name);
     let stamp = crate::workspace::target().join("debian").join(stamp);
     let known = match fs::read_to_string(&stamp) {
         Ok(name) => name.trim().to_owned(),
         Err(_) => {
             debian::require_apt(&meta.name, "name a kernel of your own with --kernel")?;
-            debian::dependency(&meta, PREFIX)?
+            debian::dependency(meta, PREFIX)?
         }
     };
     let unpack = |name: String| -> Result<(String, PathBuf)> {
@@ -144,7 +153,7 @@ pub fn debian(flavour: Flavour) -> Result<Kernel> {
     };
     let (name, root) = unpack(known.clone()).or_else(|error| {
         // Old lists name a kernel that a newer one has replaced in the archive.
-        match debian::refreshed_dependency(&meta, PREFIX) {
+        match debian::refreshed_dependency(meta, PREFIX) {
             Ok(newer) if newer != known => unpack(newer),
             _ => Err(error),
         }
@@ -156,11 +165,26 @@ pub fn debian(flavour: Flavour) -> Result<Kernel> {
         .trim_start_matches(PREFIX)
         .trim_end_matches("-unsigned")
         .to_owned();
-    let kernel = Kernel {
-        bzimage: root.join("boot").join(format!("vmlinuz-{release}")),
-        modules: root.join("lib/modules").join(&release),
-        config: root.join("boot").join(format!("config-{release}")),
-        release,
+    let boot = root.join("boot");
+    let kernel = if boot.is_dir() {
+        Kernel {
+            bzimage: boot.join(format!("vmlinuz-{release}")),
+            modules: root.join("lib/modules").join(&release),
+            config: boot.join(format!("config-{release}")),
+            release,
+        }
+    } else {
+        // Since Debian 14 that package has no files, but depends on those that do.
+        let part = |kind| -> Result<PathBuf> {
+            let (_, root) = unpack(format!("linux-{kind}-{release}"))?;
+            Ok(root.join("usr/lib/modules").join(&release))
+        };
+        Kernel {
+            bzimage: part("binary")?.join("vmlinuz"),
+            modules: part("modules")?,
+            config: part("base")?.join("config"),
+            release,
+        }
     };
     fs::metadata(&kernel.bzimage)
         .with_context(|| format!("{name} holds no {}", kernel.bzimage.display()))?;
