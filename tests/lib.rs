@@ -5,15 +5,18 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
+use object::{Object, ObjectSymbol};
 use qboot::error::{BadValue, Length, Room};
 use tempfile::TempDir;
 use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record};
+use xtask::process::said;
 use xtask::qemu::{Qemu, Vm};
-use xtask::{build, probe};
+use xtask::{build, probe, workspace};
 
 use crate::machines::Machine;
 
@@ -54,6 +57,28 @@ pub fn rom() -> Result<PathBuf> {
         },
     });
     found.clone().map_err(Error::msg)
+}
+
+/// The host program of this source, built anew.
+///
+/// # Errors
+/// It does not build.
+pub fn program() -> Result<PathBuf> {
+    let mut build = Command::new(workspace::cargo());
+    let build = build.args(["build", "--quiet", "--package", "qboot-cli"]);
+    said(build.current_dir(workspace::root()))?;
+    Ok(workspace::target().join("debug/qboot"))
+}
+
+/// The symbols of the ROM built from this source: their names, mangled, and addresses.
+///
+/// # Errors
+/// The ROM does not build.
+pub fn symbols() -> Result<Vec<(String, u64)>> {
+    let elf = std::fs::read(build::rom(&[])?.elf)?;
+    let file = object::File::parse(elf.as_slice())?;
+    let named = |symbol: object::Symbol| Some((symbol.name().ok()?.to_owned(), symbol.address()));
+    Ok(file.symbols().filter_map(named).collect())
 }
 
 /// Tests that may be left out, and why: any other skip fails. Names and reasons may
@@ -109,11 +134,9 @@ pub fn skip(test: &str, reason: &str) {
 /// # Errors
 /// It does not start.
 pub fn has_device(name: &str) -> Result<bool> {
-    let program = xtask::qemu::binary();
-    let output = std::process::Command::new(program)
-        .args(["-device", "help"])
-        .output()
-        .context("starting QEMU")?;
+    let mut qemu = Command::new(xtask::qemu::binary());
+    let output = qemu.args(["-device", "help"]).output();
+    let output = output.context("starting QEMU")?;
     // Its status says nothing.
     let known = String::from_utf8_lossy(&output.stdout);
     Ok(known.contains(&format!("name \"{name}\"")))

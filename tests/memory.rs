@@ -4,7 +4,6 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
-use object::{Object, ObjectSymbol};
 use qboot::fw_cfg::fake::FakeFwCfg;
 use qboot::kernel::Handoff;
 use qboot::layout;
@@ -12,7 +11,7 @@ use qboot::phys::PhysRange;
 use qboot::sim::{Board, Guest};
 use qboot::tables::smbios::RELEASE_DATE;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise};
+use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, symbols};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{self, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
@@ -98,17 +97,14 @@ fn the_stack_stays_shallow() -> Result<()> {
 
 /// The ROM's PCI BIOS.
 fn pci_bios() -> Result<&'static [u8]> {
-    let rom = build::rom(&[])?;
-    let elf = std::fs::read(rom.elf)?;
-    let file = object::File::parse(elf.as_slice())?;
-    let address = |name: &str| -> Result<u32> {
-        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
-        let symbol = symbol.with_context(|| format!("no {name}"))?;
-        Ok(u32::try_from(symbol.address())?)
+    let symbols = symbols()?;
+    let offset = |name: &str| -> Result<usize> {
+        let symbol = symbols.iter().find(|(symbol, _)| symbol == name);
+        let (_, address) = symbol.with_context(|| format!("no {name}"))?;
+        Ok((address & 0xffff) as usize)
     };
-    let offset = |name| -> Result<usize> { Ok((address(name)? & 0xffff) as usize) };
     let code = offset("bios32_start")?..offset("bios32_end")?;
-    let code = std::fs::read(rom.image)?[code].to_vec();
+    let code = std::fs::read(build::rom(&[])?.image)?[code].to_vec();
     Ok(code.leak())
 }
 

@@ -9,21 +9,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use qboot_tests::skip;
+use xtask::process::said;
 use xtask::{dist, package, release, workspace};
 
 /// What is installed, collected once, with the host program as tests build it.
 fn collected() -> Result<PathBuf> {
     static FILES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let collect = || {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        run(build
-            .args(["build", "--quiet", "--package", "qboot-cli"])
-            .current_dir(workspace::root()))?;
         let dir = workspace::target().join("tests").join("dist");
-        dist::collect(&workspace::target().join("debug/qboot"), &dir)?;
+        dist::collect(&qboot_tests::program()?, &dir)?;
         // Of a release, by cargo-about.
         fs::write(dir.join("NOTICES.txt"), "terms")?;
         Ok(dir)
@@ -33,22 +29,10 @@ fn collected() -> Result<PathBuf> {
     found.clone().map_err(anyhow::Error::msg)
 }
 
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        bail!(
-            "{command:?}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(text)
-}
-
 /// Installs under a prefix, as who has unpacked a release does.
 fn install(prefix: &Path) -> Result<()> {
     let mut script = Command::new(collected()?.join("install.sh"));
-    run(script.arg("--prefix").arg(prefix)).map(drop)
+    said(script.arg("--prefix").arg(prefix)).map(drop)
 }
 
 /// Every file below `dir`.
@@ -73,7 +57,7 @@ fn the_script_installs_and_removes() -> Result<()> {
     let prefix = dir.path().join("opt/qboot");
     let script = |arguments: &[&str]| {
         let mut command = Command::new(from.join("install.sh"));
-        run(command.arg("--prefix").arg(&prefix).args(arguments))
+        said(command.arg("--prefix").arg(&prefix).args(arguments))
     };
     script(&[])?;
     release::check_installed(&prefix, &rom)?;
@@ -102,12 +86,13 @@ fn the_program_does_without_a_source_tree() -> Result<()> {
     let kernel = dir.path().join("kernel");
     fs::write(&kernel, [0; 4096])?;
     let mut dry = program();
-    let line = run(dry
-        .args(["run", "--dry-run", "--kernel"])
-        .arg(&kernel)
-        .args(["--initrd", "/dev/null"]))?;
+    let line = said(
+        dry.args(["run", "--dry-run", "--kernel"])
+            .arg(&kernel)
+            .args(["--initrd", "/dev/null"]),
+    )?;
     ensure!(line.contains(&format!("-bios {}", rom.display())), "{line}");
-    let found = run(program().arg("doctor"))?;
+    let found = said(program().arg("doctor"))?;
     ensure!(
         found.contains(&format!("ok  ROM: {}, ", rom.display())),
         "{found}"
@@ -130,7 +115,7 @@ fn manual_pages_say_what_the_help_does_not() -> Result<()> {
     let pages = files(&dir.path().join("share/man/man1"))?;
     ensure!(pages.len() == 8, "{pages:?}");
     for page in pages {
-        let text = run(Command::new("gzip").arg("-dc").arg(&page))?;
+        let text = said(Command::new("gzip").arg("-dc").arg(&page))?;
         let name = page.display();
         ensure!(text.starts_with(".ie"), "{name}: {text}");
         for heading in ["SYNOPSIS", "EXIT STATUS", "SEE ALSO"] {
@@ -196,11 +181,13 @@ fn the_debian_package_installs_and_removes() -> Result<()> {
     let dpkg = |arguments: &[&str]| {
         let mut command = Command::new("dpkg");
         command.args(["--force-not-root", "--force-depends", "--force-bad-path"]);
-        run(command
-            .arg("--log=/dev/null")
-            .arg("--root")
-            .arg(&root)
-            .args(arguments))
+        said(
+            command
+                .arg("--log=/dev/null")
+                .arg("--root")
+                .arg(&root)
+                .args(arguments),
+        )
     };
     let package = package.to_string_lossy();
     dpkg(&["--install", &package])?;
@@ -232,9 +219,9 @@ fn lintian_has_no_fault_to_find() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let package = package::debian(&collected()?, dir.path())?;
     let mut lintian = Command::new("lintian");
-    let said = run(lintian
-        .args(["--allow-root", "--fail-on", "error,warning"])
-        .arg(package))?;
-    ensure!(!said.contains("W: "), "{said}");
+    let lintian = lintian.args(["--allow-root", "--fail-on", "error,warning"]);
+    let output = lintian.arg(package).output().context("lintian")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && !text.contains("W: "), "{text}");
     Ok(())
 }

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail, ensure};
 use qboot::layout;
 use qboot_tests::machines::*;
 use qboot_tests::smbios::Smbios;
-use qboot_tests::{Kind, Probe, skip, sum};
+use qboot_tests::{Kind, Probe, skip, sum, symbols};
 use rstest::rstest;
 use xtask::inspect::Identity;
 use xtask::measure::budget::{self, Budget};
 use xtask::measure::{self, Kit};
+use xtask::process::said;
 use xtask::{build, elf, workspace};
 
 #[test]
@@ -35,10 +36,10 @@ fn the_image_is_a_rom_of_64_kib() -> Result<()> {
 fn no_panic_and_no_initialised_statics() -> Result<()> {
     let bytes = fs::read(build::rom(&[])?.elf)?;
     // Symbols that panics of Rust's core library leave behind, of any size.
-    let symbols = symbol_names(&bytes)?;
+    let symbols = symbols()?;
     ensure!(symbols.len() > 20, "the ELF file has no symbol table");
-    let panics: Vec<_> = symbols
-        .iter()
+    let names = symbols.iter().map(|(name, _)| name);
+    let panics: Vec<_> = names
         .filter(|name| name.contains("panicking") || name.contains("panic_"))
         .collect();
     ensure!(panics.is_empty(), "{panics:?}");
@@ -52,15 +53,6 @@ fn no_panic_and_no_initialised_statics() -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn symbol_names(elf: &[u8]) -> Result<Vec<String>> {
-    use object::{Object, ObjectSymbol};
-    let file = object::File::parse(elf)?;
-    Ok(file
-        .symbols()
-        .filter_map(|symbol| Some(symbol.name().ok()?.to_owned()))
-        .collect())
 }
 
 /// Nothing in the image but its SMBIOS passes for a table that kernels look
@@ -163,12 +155,8 @@ fn builds_are_reproducible() -> Result<()> {
         let output = format!("--output={}", archive.display());
         git(&root, &["archive", "--format=tar", &output, "HEAD"])?;
         fs::create_dir(&copy)?;
-        let unpacked = Command::new("tar")
-            .arg("-xf")
-            .arg(&archive)
-            .current_dir(&copy)
-            .status()?;
-        ensure!(unpacked.success(), "tar fails on the archive");
+        let mut tar = Command::new("tar");
+        said(tar.arg("-xf").arg(&archive).current_dir(&copy))?;
     } else {
         let (from, to) = (root.to_string_lossy(), copy.to_string_lossy());
         git(&root, &["clone", "--quiet", "--no-checkout", &from, &to])?;
@@ -179,22 +167,14 @@ fn builds_are_reproducible() -> Result<()> {
             fs::copy(root.join(&file), to)?;
         }
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "qboot-cli"])
-        .current_dir(&root)
-        .status()?;
-    ensure!(built.success(), "the host program does not build");
     // The host program finds its workspace by this variable.
-    let output = Command::new(workspace::target().join("debug/qboot"))
-        .arg("build")
-        .env("CARGO_MANIFEST_DIR", copy.join("cli"))
-        .env_remove("CARGO_TARGET_DIR")
-        .current_dir(&copy)
-        .output()?;
-    if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr));
-    }
+    said(
+        Command::new(qboot_tests::program()?)
+            .arg("build")
+            .env("CARGO_MANIFEST_DIR", copy.join("cli"))
+            .env_remove("CARGO_TARGET_DIR")
+            .current_dir(&copy),
+    )?;
     let there = fs::read(copy.join("target/qboot.rom"))?;
     ensure!(
         workspace::sha256(&there) == here.sha256,
@@ -207,8 +187,10 @@ fn builds_are_reproducible() -> Result<()> {
         elf == fs::read(&here.elf)?,
         "their debug information differs"
     );
-    names_no_directory(&there, &[&copy, &root])?;
-    names_no_directory(&elf, &[&copy, &root])
+    for name in ["target/qboot.rom", "target/qboot.elf"] {
+        names_no_directory(&copy.join(name), &[&copy, &root])?;
+    }
+    Ok(())
 }
 
 /// What debug information calls the directories of the crates, the compiler and
@@ -218,32 +200,57 @@ const NAMED: [&[u8]; 4] = [b"/cargo/", b"/rustc/", b"/qboot-rs", b"/checkout/"];
 
 /// What is handed out says nothing of the machine that it was built on: no
 /// directory of this one's, and no absolute path but those that are meant.
-fn names_no_directory(file: &[u8], more: &[&Path]) -> Result<()> {
+fn names_no_directory(file: &Path, more: &[&Path]) -> Result<()> {
+    let bytes = fs::read(file)?;
     let home = ["HOME", "CARGO_HOME"].map(|name| std::env::var_os(name).map(PathBuf::from));
     let dirs = home.iter().flatten().map(PathBuf::as_path);
     for dir in dirs.chain(more.iter().copied()) {
         let name = dir.as_os_str().as_encoded_bytes();
-        let named = name.len() > 4 && file.windows(name.len()).any(|part| part == name);
+        let named = name.len() > 4 && bytes.windows(name.len()).any(|part| part == name);
         ensure!(!named, "{} is named", dir.display());
     }
-    let texts = file
-        .split(|byte| *byte == 0)
-        .filter(|text| text.len() > 4 && text.iter().all(|byte| matches!(byte, b' '..=b'~')));
-    for text in texts {
-        let words = text.split(|byte| b" =:,\"'(".contains(byte));
-        // A line of text may have a slash of its own, and numbers among debug
-        // information that happen to be letters make short words with one.
-        let paths = words
-            .filter(|word| matches!(word, [b'/', next, _, _, ..] if next.is_ascii_alphanumeric()));
-        for path in paths {
+    let is_elf = bytes.starts_with(b"\x7fELF");
+    let texts = match is_elf {
+        true => strings(file, &bytes)?,
+        false => bytes,
+    };
+    let words = texts.split(|byte| !byte.is_ascii_graphic() || b"=:,\"'(".contains(byte));
+    for word in words {
+        let [b'/', rest @ ..] = word else {
+            continue;
+        };
+        let is_path = rest.first().is_some_and(u8::is_ascii_alphanumeric);
+        // Bytes of code are letters now and then, but hardly a directory and a file.
+        if is_path && (is_elf || rest.contains(&b'/')) {
             ensure!(
-                NAMED.iter().any(|named| path.starts_with(named)),
+                NAMED.iter().any(|named| word.starts_with(named)),
                 "{} is named",
-                String::from_utf8_lossy(path)
+                String::from_utf8_lossy(word)
             );
         }
     }
     Ok(())
+}
+
+/// The texts of an ELF file: the sections of strings, and the directories that
+/// `.debug_line` has among its numbers.
+fn strings(file: &Path, elf: &[u8]) -> Result<Vec<u8>> {
+    use object::{Object, ObjectSection};
+    let mut texts = Vec::new();
+    for section in object::File::parse(elf)?.sections() {
+        let name = section.name()?;
+        if name == ".comment" || name.ends_with("str") || name.ends_with("strtab") {
+            texts.extend(section.data()?);
+        }
+    }
+    let lines = said(
+        Command::new("readelf")
+            .arg("--debug-dump=rawline")
+            .arg(file),
+    )?;
+    ensure!(lines.contains("The Directory Table"), "{lines}");
+    texts.extend(lines.into_bytes());
+    Ok(texts)
 }
 
 /// The files of the source.
@@ -267,18 +274,7 @@ fn tracked(root: &Path) -> Result<Vec<String>> {
 
 /// What git says in `dir`.
 fn git(dir: &Path, arguments: &[&str]) -> Result<String> {
-    let output = Command::new("git")
-        .args(arguments)
-        .current_dir(dir)
-        .output()
-        .context("git does not start")?;
-    ensure!(
-        output.status.success(),
-        "git {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
+    said(Command::new("git").args(arguments).current_dir(dir))
 }
 
 /// No cell costs more than `tests/budget.toml` says.

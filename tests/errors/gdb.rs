@@ -2,9 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use object::{Object, ObjectSymbol};
 use qboot::layout;
-use xtask::build;
+use qboot_tests::symbols;
 
 use super::*;
 
@@ -13,12 +12,9 @@ const MAIN: &str = "9rust_main17h";
 
 /// Address of the function with this in its name.
 fn address(function: &str) -> Result<u64> {
-    let elf = std::fs::read(build::rom(&[])?.elf)?;
-    let file = object::File::parse(elf.as_slice())?;
-    let mut symbols = file.symbols();
-    let symbol = symbols.find(|symbol| symbol.name().is_ok_and(|name| name.contains(function)));
-    let symbol = symbol.with_context(|| format!("no {function}"))?;
-    Ok(symbol.address())
+    let mut symbols = symbols()?.into_iter();
+    let symbol = symbols.find(|(name, _)| name.contains(function));
+    Ok(symbol.with_context(|| format!("no {function}"))?.1)
 }
 
 /// Lets the machine come to [`MAIN`], writes a word to memory there, and looks how it

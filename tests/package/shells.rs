@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use qboot_tests::skip;
 
-use super::{collected, install, run};
+use super::{collected, install, said};
 
 /// What is typed, and a word that is only in what comes of it.
 const TYPED: [(&str, &str); 5] = [
@@ -35,7 +35,7 @@ zpty -r shell out '*ready> *'
 shift
 while [[ $# -gt 0 ]]; do
     zpty -n -w shell "$1"$'\t'
-    print -r -- "$1, waiting for $2"
+    print -u2 -r -- "$1, waiting for $2"
     zpty -r shell out "*$2*"
     zpty -n -w shell $'\x15'
     shift 2
@@ -56,7 +56,7 @@ fn zsh_completes() -> Result<()> {
     for (typed, word) in TYPED {
         zsh.args([typed, word]);
     }
-    run(zsh.env("TERM", "dumb")).map(drop)
+    said(zsh.env("TERM", "dumb")).map(drop)
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn fish_completes() -> Result<()> {
             .env("HOME", prefix.path())
             .env("PATH", &path)
             .env("XDG_DATA_DIRS", prefix.path().join("share"));
-        let offered = run(&mut fish)?;
+        let offered = said(&mut fish)?;
         let words = offered.lines().map(|line| line.split('\t').next());
         let words: Vec<_> = words.flatten().collect();
         ensure!(words == [word], "{typed}: {offered}");
@@ -99,10 +99,11 @@ fn bash_completes() -> Result<()> {
     install(prefix.path())?;
     for (typed, word) in TYPED {
         let mut bash = Command::new("bash");
-        let offered = run(bash
-            .args(["-ec", BASH, "bash"])
-            .arg(prefix.path())
-            .arg(typed))?;
+        let offered = said(
+            bash.args(["-ec", BASH, "bash"])
+                .arg(prefix.path())
+                .arg(typed),
+        )?;
         ensure!(offered.trim_end() == word, "{typed}: {offered}");
     }
     Ok(())
@@ -118,9 +119,11 @@ fn the_package_has_them_where_debian_looks() -> Result<()> {
     }
     let root = tempfile::tempdir()?;
     let mut package = Command::new(collected()?.join("install.sh"));
-    run(package
-        .args(["--prefix", "/usr"])
-        .env("DESTDIR", root.path()))?;
+    said(
+        package
+            .args(["--prefix", "/usr"])
+            .env("DESTDIR", root.path()),
+    )?;
     for (shell, list, file) in [
         ("zsh", "print -l $fpath", "_qboot"),
         ("fish", "string join \\n $fish_complete_path", "qboot.fish"),
@@ -130,7 +133,7 @@ fn the_package_has_them_where_debian_looks() -> Result<()> {
         }
         let mut shell = Command::new(shell);
         shell.args(["-c", list]).env_remove("XDG_DATA_DIRS");
-        let dirs = run(shell.env("HOME", root.path()))?;
+        let dirs = said(shell.env("HOME", root.path()))?;
         let dirs = dirs.lines().map(|dir| dir.trim_start_matches('/'));
         let mut files = dirs.map(|dir| root.path().join(dir).join(file));
         ensure!(files.any(|file| file.is_file()), "{file} is in none");
