@@ -289,7 +289,7 @@ fn every_cell_keeps_its_budget() -> Result<()> {
         );
         return Ok(());
     }
-    let kit = Kit::new(&measure::donor(None)?)?;
+    let kit = Kit::new()?;
     let found = budget.compare(&measure::budget(&kit)?);
     for text in &found.better {
         println!("cheaper: {text}");

@@ -2,21 +2,18 @@
 //! and a chart.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell as Entry, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 
+use crate::firmware::{self, Firmware, OURS, REFERENCE};
 use crate::measure::user_space::{self, Linux};
 use crate::measure::{self, Cell, Kit, Spread};
 use crate::output::say;
-use crate::{build, chart, figures, progress, qemu, timeline, workspace};
-
-mod results;
-
-pub use results::{Kvm, Outcome, Results, grouped};
+use crate::results::{Kvm, Outcome, RESULTS, Results, directory, grouped, write};
+use crate::{chart, progress, qemu};
 
 /// Options of `bench`.
 #[derive(clap::Args, Debug)]
@@ -30,60 +27,9 @@ pub struct Options {
     /// Only the bare machines: no server devices, 8 GiB or initrd
     #[arg(long)]
     pub bare: bool,
-    /// Runs under KVM of each firmware in each cell
+    /// Runs under KVM of each firmware in each cell; 0 leaves KVM out
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub runs: usize,
-    /// Leave KVM out
-    #[arg(long)]
-    pub no_kvm: bool,
-    /// Keep the chart in docs/, draw the timeline too, and write the pages' tables
-    #[arg(long)]
-    pub docs: bool,
-    /// bzImage that gives the bzImage probe its setup header and 16-bit code
-    #[arg(long, value_name = "FILE")]
-    pub donor: Option<PathBuf>,
-}
-
-/// A firmware that takes part.
-#[derive(Clone, Debug)]
-pub struct Firmware {
-    /// Name in tables and charts.
-    pub name: String,
-    /// Image for `pc` and `q35`.
-    pub image: PathBuf,
-    /// Image for microvm, where that is another one.
-    pub microvm: Option<PathBuf>,
-}
-
-impl Firmware {
-    fn image(&self, cell: &Cell) -> &Path {
-        match &self.microvm {
-            Some(image) if cell.machine.starts_with("microvm") => image,
-            _ => &self.image,
-        }
-    }
-}
-
-/// Our own name in tables and charts.
-pub const OURS: &str = "qboot-rs";
-/// Name of C qboot there, to which the others are compared.
-pub const REFERENCE: &str = "C qboot";
-
-/// C qboot and SeaBIOS, as QEMU's packages install them.
-#[must_use]
-pub fn peers() -> Vec<Firmware> {
-    vec![
-        Firmware {
-            name: REFERENCE.to_owned(),
-            image: "/usr/share/qemu/qboot.rom".into(),
-            microvm: None,
-        },
-        Firmware {
-            name: "SeaBIOS".to_owned(),
-            image: "/usr/share/seabios/bios-256k.bin".into(),
-            microvm: Some("/usr/share/seabios/bios-microvm.bin".into()),
-        },
-    ]
 }
 
 /// A firmware that takes longer than this under KVM gets fewer runs.
@@ -96,7 +42,7 @@ const SLOW_RUNS: usize = 5;
 /// # Errors
 /// The ROM does not build, our own firmware misses a kernel, or a file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
-    let (firmware, used, skipped) = firmware(options)?;
+    let (firmware, skipped, used) = firmware::all(&options.rom)?;
     let cells = if options.bare {
         measure::core_cells()
     } else {
@@ -104,7 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let cells = measure::named(cells, options.cell.as_deref())?;
 
-    let kit = Kit::new(&measure::donor(options.donor.as_deref())?)?;
+    let kit = Kit::new()?;
     let linux = Linux::new(None)?;
     let mut results = Results {
         qemu: qemu::version()?,
@@ -117,8 +63,8 @@ pub fn run(options: &Options) -> Result<()> {
     };
     count(&kit, &firmware, &cells, &mut results)?;
     boot(&linux, &firmware, &cells, &mut results);
-    if options.no_kvm {
-        results.skipped.push("KVM: left out by --no-kvm".to_owned());
+    if options.runs == 0 {
+        results.skipped.push("KVM: no runs".to_owned());
     } else if let Some(reason) = qemu::kvm_missing() {
         results.skipped.push(format!("KVM: {reason}"));
     } else {
@@ -133,45 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|(cell, _)| cell.as_str())
         .collect();
     ensure!(missed.is_empty(), "no kernel reached in {missed:?}");
-    if options.docs {
-        timeline::run(&timeline::Options::for_docs())?;
-        figures::publish()?;
-    }
     Ok(())
-}
-
-/// Ours, its peers and those named, without what is not there; with the bytes of
-/// ours that are used, and what is left out.
-fn firmware(options: &Options) -> Result<(Vec<Firmware>, u64, Vec<String>)> {
-    let (image, used) = match std::env::var_os("QBOOT_ROM") {
-        Some(image) => (PathBuf::from(image), 0),
-        None => {
-            let rom = build::rom(&[])?;
-            (rom.image, rom.used)
-        }
-    };
-    let mut firmware = vec![Firmware {
-        name: OURS.to_owned(),
-        image,
-        microvm: None,
-    }];
-    firmware.extend(peers());
-    for path in &options.rom {
-        firmware.push(Firmware {
-            name: path.display().to_string(),
-            image: path.clone(),
-            microvm: None,
-        });
-    }
-    let mut skipped = Vec::new();
-    firmware.retain(|one| {
-        let there = one.image.is_file();
-        if !there {
-            skipped.push(format!("{}: no {}", one.name, one.image.display()));
-        }
-        there
-    });
-    Ok((firmware, used, skipped))
 }
 
 /// Prints the results and writes them down.
@@ -195,24 +103,14 @@ fn report(results: &Results) -> Result<()> {
     for reason in &results.skipped {
         say!("  skipped {reason}")?;
     }
-    let dir = workspace::target().join("bench");
-    fs::create_dir_all(&dir)?;
-    let json = dir.join("results.json");
-    fs::write(&json, serde_json::to_string_pretty(results)? + "\n")
-        .with_context(|| format!("writing {}", json.display()))?;
-    let svg = dir.join("results.svg");
-    chart::benchmark(results, &svg, false)?;
-    for file in [json, svg] {
-        let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
-        say!("wrote {}", file.display())?;
-    }
-    Ok(())
+    write(RESULTS, results)?;
+    chart::benchmark(results).write(&directory().join("results.svg"))
 }
 
 fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results) -> Result<()> {
     for one in firmware {
         let step = progress::step(format!("counting {} under TCG", one.name));
-        let images: Vec<_> = cells.iter().map(|cell| one.image(cell)).collect();
+        let images: Vec<_> = cells.iter().map(|cell| one.image(cell.machine)).collect();
         let list = measure::counts(kit, &images, cells);
         step.done(&format!("{} cells", cells.len()));
         for ((cell, image), counts) in cells.iter().zip(images).zip(list) {
@@ -248,7 +146,7 @@ fn boot(linux: &Linux, firmware: &[Firmware], cells: &[Cell], results: &mut Resu
     for one in firmware {
         let step = progress::step(format!("booting {} to user space under TCG", one.name));
         let list = measure::two_at_a_time(cells.len(), |n| {
-            user_space::count(linux, one.image(cells[n]), cells[n])
+            user_space::count(linux, one.image(cells[n].machine), cells[n])
         });
         step.done(&format!("{} cells", cells.len()));
         for (cell, counted) in cells.iter().zip(list) {
@@ -287,7 +185,7 @@ fn time(
                 let list = taken.entry(name).or_default();
                 let slow = list.first().is_some_and(|run| run.ms > SLOW_MS);
                 if reached && !(slow && list.len() >= SLOW_RUNS) {
-                    list.push(measure::kvm_run(kit, one.image(cell), cell)?);
+                    list.push(measure::kvm_run(kit, one.image(cell.machine), cell)?);
                 }
             }
         }

@@ -7,9 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::bench::{Outcome, Results, grouped};
 use crate::output::say;
-use crate::timeline::{self, Timeline};
+use crate::results::{MACHINE, Outcome, Results, STAGES, Timeline, grouped};
 use crate::workspace;
 
 const WIDTH: i32 = 1120;
@@ -55,7 +54,7 @@ impl Colour {
 }
 
 /// A page, whose colours are still marks.
-struct Svg(String);
+pub struct Svg(String);
 
 impl Svg {
     fn new(height: i32) -> Self {
@@ -102,26 +101,22 @@ impl Svg {
         }
     }
 
-    /// Writes `path`, a second file for dark pages beside it, and for the documents
-    /// copies of both under the name `keep_as`.
-    fn write(mut self, path: &Path, keep_as: Option<&str>) -> Result<()> {
-        self.0.push_str("</svg>\n");
+    /// Writes `path`, and a second file for dark pages beside it.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         for Theme(end, [page, ink, grid], series) in THEMES {
             let mut text = self.0.replace("$page", page).replace("$ink", ink);
-            text = text.replace("$grid", grid);
+            text = text.replace("$grid", grid) + "</svg>\n";
             for (n, colour) in series.iter().enumerate() {
                 text = text.replace(&format!("$series{n}"), colour);
             }
-            let write = |path: &Path| {
-                fs::write(path, &text).with_context(|| format!("writing {}", path.display()))
-            };
-            write(&path.with_file_name(format!("{stem}{end}.svg")))?;
-            if let Some(keep_as) = keep_as {
-                let name = format!("{keep_as}{end}.svg");
-                write(&workspace::root().join("docs").join(&name))?;
-                say!("wrote docs/{name}")?;
-            }
+            let path = path.with_file_name(format!("{stem}{end}.svg"));
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            let shown = path.strip_prefix(workspace::root()).unwrap_or(&path);
+            say!("wrote {}", shown.display())?;
         }
         Ok(())
     }
@@ -167,10 +162,8 @@ fn panels(results: &Results, cells: &[&String], place: impl Fn(i32, i32) -> i32)
 
 /// Draws the bare cells of a benchmark: bars on a logarithmic scale, one panel a
 /// quantity.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
+#[must_use]
+pub fn benchmark(results: &Results) -> Svg {
     const LABELS: i32 = 170;
     const BAR: i32 = 13;
     const GAP: i32 = 12;
@@ -230,14 +223,12 @@ pub fn benchmark(results: &Results, path: &Path, keep: bool) -> Result<()> {
             svg.text(&number, (left + len + 5, y + BAR / 2), 11, "start");
         }
     }
-    svg.write(path, keep.then_some("benchmark"))
+    svg
 }
 
 /// Draws one bar a boot: for each kernel the firmware one under another.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn timelines(timelines: &[Timeline], path: &Path, keep: bool) -> Result<()> {
+#[must_use]
+pub fn timelines(timelines: &[Timeline]) -> Svg {
     const LEFT: i32 = 190;
     // Room for the note behind the longest bar.
     const RIGHT: i32 = 270;
@@ -246,26 +237,25 @@ pub fn timelines(timelines: &[Timeline], path: &Path, keep: bool) -> Result<()> 
     const GAP: i32 = 14;
     const TOP: i32 = 74;
 
-    let most = timelines.iter().map(Timeline::total).fold(1.0, f64::max);
+    let total = |one: &Timeline| one.stages.iter().map(|stage| stage.ms).sum();
+    let most = timelines.iter().map(total).fold(1.0, f64::max);
     let scale = f64::from(WIDTH - LEFT - RIGHT) / most;
     let x = |ms: f64| LEFT + (ms * scale) as i32;
     let mut rows = Vec::new();
-    let (mut y, mut kernel) = (TOP, "");
-    for one in timelines {
-        if kernel != one.kernel && !kernel.is_empty() {
-            y += GAP;
+    let mut y = TOP;
+    for of_kernel in timelines.chunk_by(|a, b| a.kernel == b.kernel) {
+        for one in of_kernel {
+            rows.push((y, one));
+            y += ROW;
         }
-        kernel = one.kernel;
-        rows.push((y, one));
-        y += ROW;
+        y += GAP;
     }
+    y -= GAP;
 
     let mut svg = Svg::new(y + 34);
-    let machine = timeline::MACHINE;
-    let title = format!("From QEMU's start to user space: {machine} under TCG, milliseconds");
+    let title = format!("From QEMU's start to user space: {MACHINE} under TCG, milliseconds");
     svg.text(&title, (16, 22), 18, "start");
-    let stages = timelines.first().map_or(&[][..], |one| &one.stages);
-    svg.legend(48, stages.iter().map(|stage| stage.name));
+    svg.legend(48, STAGES.into_iter());
     let step = [50.0, 100.0, 200.0, 250.0, 500.0, 1000.0, 2000.0, 5000.0];
     let step = step
         .into_iter()
@@ -284,16 +274,12 @@ pub fn timelines(timelines: &[Timeline], path: &Path, keep: bool) -> Result<()> 
             svg.bar((x(at), y), (width, BAR), Colour::Series(n));
             at += stage.ms;
         }
-        let firmware = one
-            .stages
-            .iter()
-            .find(|stage| stage.name == timeline::FIRMWARE);
-        let firmware = firmware.map_or(0.0, |stage| stage.ms);
+        let firmware = one.stages.get(1).map_or(0.0, |stage| stage.ms);
         let total = grouped(at.round() as u64);
         let note = format!("{total} ms, of which firmware {firmware:.1} ms");
         svg.text(&note, (x(at) + 6, y + BAR / 2), 12, "start");
     }
-    svg.write(path, keep.then_some("timeline"))
+    svg
 }
 
 #[cfg(test)]
@@ -306,7 +292,7 @@ mod tests {
         let mut svg = Svg::new(20);
         svg.tick(10, (0, 10), "a < b");
         svg.legend(5, ["x", "y", "z", "v", "w", "u"].into_iter());
-        svg.write(&dir.path().join("chart.svg"), None).unwrap();
+        svg.write(&dir.path().join("chart.svg")).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let (light, dark) = (read("chart.svg"), read("chart-dark.svg"));
         assert!(!light.contains('$') && !dark.contains('$'));

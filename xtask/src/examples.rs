@@ -26,8 +26,7 @@ Examples:
         "\
 Examples:
   qboot bench --bare
-  qboot bench --cell microvm --runs 5
-  qboot bench --docs                     and the figures of the pages",
+  qboot bench --cell microvm --runs 5",
     ),
     (
         "timeline",

@@ -1,38 +1,37 @@
-//! Writes the figures of README.md and docs/benchmarks.md, and their chart, from
-//! `target/bench/results.json`.
+//! The figures of README.md and docs/benchmarks.md and their charts, from what the
+//! benchmark and the timeline have found last.
 
 use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{OURS, Outcome, REFERENCE, Results, grouped};
+use crate::firmware::{OURS, REFERENCE};
+use crate::results::{Outcome, RESULTS, Results, TIMELINES, Timeline, grouped, read};
 use crate::{chart, measure, workspace};
 
 const START: &str = "<!-- figures -->\n";
 const END: &str = "<!-- /figures -->";
 
-/// Writes the last benchmark's figures to the pages.
+/// Writes the last benchmark's figures to the pages, and draws the charts there.
 ///
 /// # Errors
 /// There are no results, or a page has no place for them.
 pub fn publish() -> Result<()> {
-    workspace::require_source("writing to the documentation")?;
-    let path = workspace::target().join("bench/results.json");
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("reading {} (scripts/bench.sh writes it)", path.display()))?;
-    let results: Results = serde_json::from_str(&text)?;
+    let root = workspace::require_source("writing to the documentation")?;
+    let results: Results = read(RESULTS, "scripts/bench.sh")?;
+    let timelines: Vec<Timeline> = read(TIMELINES, "cargo xtask timeline")?;
     for name in [OURS, REFERENCE] {
         ensure!(
             results.firmware.iter().any(|one| one == name),
-            "{} has nothing of {name}: scripts/bench.sh measures it",
-            path.display()
+            "target/bench/{RESULTS} has nothing of {name}: scripts/bench.sh measures it"
         );
     }
-    chart::benchmark(&results, &path.with_extension("svg"), true)?;
+    chart::benchmark(&results).write(&root.join("docs/benchmark.svg"))?;
+    chart::timelines(&timelines).write(&root.join("docs/timeline.svg"))?;
     let (bare, more) = sections(&results);
     for (name, section) in [("README.md", bare), ("docs/benchmarks.md", more)] {
-        let path = workspace::root().join(name);
+        let path = root.join(name);
         let page = fs::read_to_string(&path)?;
         let page = replaced(&page, &section).with_context(|| format!("{name} has no figures"))?;
         workspace::write_atomically(&path, page.as_bytes())?;
@@ -52,21 +51,65 @@ fn replaced(page: &str, section: &str) -> Option<String> {
 /// where C qboot is cheaper.
 fn sections(results: &Results) -> (String, String) {
     let bare = measure::core_cells();
-    let is_bare = |name: &str| bare.iter().any(|cell| cell.name == *name);
-    let readme = lead(results) + &boots(results, is_bare);
-    let mut text = boots(results, |name| !is_bare(name));
-    text.push_str("\nAccesses / instructions from reset to the kernel's first instruction:\n\n");
-    text.push_str(&columns(results));
-    let mut dearer = Vec::new();
-    let mut pages = Vec::new();
-    let mut ratios = Vec::new();
+    let is_bare = |cell: &&String| bare.iter().any(|one| one.name == **cell);
+    let (bare, more): (Vec<_>, Vec<_>) = results.cells.iter().partition(is_bare);
+    let counts = table(results, &bare, |one| {
+        let one = one.counts.as_ref()?;
+        Some((one.accesses, one.instructions))
+    });
+    let readme = lead(results) + &boots(results, &bare);
+    let boots = boots(results, &more);
+    let compared = compared(results);
+    let head = "Accesses / instructions from reset to the kernel's first instruction:";
+    (readme, format!("{boots}\n{head}\n\n{counts}{compared}"))
+}
+
+/// The boots of these cells to user space.
+fn boots(results: &Results, cells: &[&String]) -> String {
+    let booted = |cell: &&&String| {
+        let mut outcomes = results.results.get(**cell).into_iter().flatten();
+        outcomes.any(|(_, one)| one.user_space.is_some())
+    };
+    let booted: Vec<_> = cells.iter().filter(booted).copied().collect();
+    let table = table(results, &booted, |one| {
+        let one = one.user_space.as_ref()?;
+        Some((one.exits, one.accesses))
+    });
+    let (linux, qemu) = (&results.linux, &results.qemu);
+    format!("Exits / accesses from reset to user space, Linux {linux}, {qemu}:\n\n{table}")
+}
+
+/// Two numbers of each firmware in each of these cells.
+fn table(
+    results: &Results,
+    cells: &[&String],
+    numbers: fn(&Outcome) -> Option<(u64, u64)>,
+) -> String {
+    let mut text = format!(
+        "| machine and kernel | {} |\n",
+        results.firmware.join(" | ")
+    );
+    text += &"|---".repeat(results.firmware.len() + 1);
+    text += "|\n";
+    for cell in cells {
+        let entry = |name: &String| {
+            let found = results.outcome(cell, name).and_then(numbers);
+            found.map_or("–".to_owned(), |(a, b)| {
+                format!("{} / {}", grouped(a), grouped(b))
+            })
+        };
+        let entries: Vec<_> = results.firmware.iter().map(entry).collect();
+        let _ = writeln!(text, "| {cell} | {} |", entries.join(" | "));
+    }
+    text
+}
+
+/// Where C qboot is cheaper, and how its times are to ours.
+fn compared(results: &Results) -> String {
+    let (mut dearer, mut pages, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for cell in &results.cells {
-        if is_bare(cell) {
-            text.push_str(&row(results, cell, entry));
-        }
-        let outcomes = results.results.get(cell);
-        let outcome = |name: &str| outcomes.and_then(|by| by.get(name));
-        let (Some(ours), Some(theirs)) = (outcome(OURS), outcome(REFERENCE)) else {
+        let both = [OURS, REFERENCE].map(|name| results.outcome(cell, name));
+        let [Some(ours), Some(theirs)] = both else {
             continue;
         };
         if let (Some(ours), Some(theirs)) = (&ours.counts, &theirs.counts)
@@ -84,9 +127,9 @@ fn sections(results: &Results) -> (String, String) {
             ratios.push(ours.ms.median / theirs.ms.median);
         }
     }
-    let _ = match dearer.as_slice() {
-        [] => writeln!(text, "\nIn no cell is {REFERENCE} cheaper."),
-        cells => writeln!(text, "\n{REFERENCE} is cheaper in: {}.", cells.join("; ")),
+    let mut text = match dearer.as_slice() {
+        [] => format!("\nIn no cell is {REFERENCE} cheaper.\n"),
+        cells => format!("\n{REFERENCE} is cheaper in: {}.\n", cells.join("; ")),
     };
     if !pages.is_empty() {
         let pages = pages.join("; ");
@@ -102,79 +145,19 @@ fn sections(results: &Results) -> (String, String) {
             "\nTime under KVM, as a share of {REFERENCE}'s in the same run: {least:.2} to {most:.2}."
         );
     }
-    (readme, text)
-}
-
-fn columns(results: &Results) -> String {
-    let mut text = String::from("| machine and kernel |");
-    for name in &results.firmware {
-        let _ = write!(text, " {name} |");
-    }
-    text.push('\n');
-    text.push_str(&"|---".repeat(results.firmware.len() + 1));
-    text.push_str("|\n");
     text
-}
-
-/// The table of the boots to user space of the cells that `keep` accepts.
-fn boots(results: &Results, keep: impl Fn(&str) -> bool) -> String {
-    let mut table = format!(
-        "Exits / accesses from reset to user space, Linux {}, {}:\n\n{}",
-        results.linux,
-        results.qemu,
-        columns(results)
-    );
-    for cell in results.cells.iter().filter(|cell| keep(cell)) {
-        let by_firmware = results.results.get(cell);
-        let mut outcomes = by_firmware.into_iter().flat_map(|by| by.values());
-        if outcomes.any(|one| one.user_space.is_some()) {
-            table.push_str(&row(results, cell, booted));
-        }
-    }
-    table
 }
 
 /// The README's first figure.
 fn lead(results: &Results) -> String {
-    const CELL: &str = "q35 PVH";
     let exits = |name: &String| {
-        let outcome = results.results.get(CELL)?.get(name)?;
+        let outcome = results.outcome("q35 PVH", name)?;
         let exits = grouped(outcome.user_space.as_ref()?.exits);
         Some(format!("{exits} with {name}"))
     };
     let texts: Vec<_> = results.firmware.iter().filter_map(exits).collect();
-    format!(
-        "**Exits until user space on a bare q35: {}.**\n\n",
-        texts.join(", ")
-    )
-}
-
-fn booted(outcome: &Outcome) -> String {
-    outcome.user_space.as_ref().map_or_else(dash, |one| {
-        format!("{} / {}", grouped(one.exits), grouped(one.accesses))
-    })
-}
-
-fn row(results: &Results, cell: &str, entry: fn(&Outcome) -> String) -> String {
-    let outcomes = results.results.get(cell);
-    let outcome = |name| outcomes.and_then(|by| by.get(name));
-    let entries = results.firmware.iter();
-    let entries = entries.map(|name| outcome(name).map_or_else(dash, entry));
-    format!("| {cell} | {} |\n", entries.collect::<Vec<_>>().join(" | "))
-}
-
-fn dash() -> String {
-    "–".to_owned()
-}
-
-fn entry(outcome: &Outcome) -> String {
-    outcome.counts.as_ref().map_or_else(dash, |counts| {
-        format!(
-            "{} / {}",
-            grouped(counts.accesses),
-            grouped(counts.instructions)
-        )
-    })
+    let texts = texts.join(", ");
+    format!("**Exits until user space on a bare q35: {texts}.**\n\n")
 }
 
 #[cfg(test)]

@@ -41,15 +41,17 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// Builds the probes behind the header and 16-bit code of the kernel at `donor`.
+    /// Builds the probes, the bzImages behind the header and 16-bit code of
+    /// [`kernel`].
     ///
     /// # Errors
-    /// A probe does not build, or `donor` is no bzImage.
-    pub fn new(donor: &Path) -> Result<Self> {
+    /// A probe does not build, or the kernel cannot be fetched.
+    pub fn new() -> Result<Self> {
+        let donor = kernel()?;
         let dir = tempfile::tempdir()?;
         for mode in [Mode::Exit, Mode::Bare] {
             let path = |kernel| dir.path().join(file_name(kernel, mode));
-            fs::write(path(Kernel::BzImage), BzImage::of(donor, mode)?.bytes())?;
+            fs::write(path(Kernel::BzImage), BzImage::of(&donor, mode)?.bytes())?;
             fs::write(path(Kernel::Pvh), Elf::new(mode)?.bytes()?)?;
         }
         Ok(Self {
@@ -118,16 +120,12 @@ fn equipped(rom: &Path, cell: &Cell) -> Qemu {
 /// Debug console at QEMU's default port, where a failing firmware says why.
 const COMPLAINTS: u16 = 0xe9;
 
-/// The kernel whose setup header the bzImage probe gets: the one named, or
-/// Debian's cloud kernel.
+/// The kernel that is measured: Debian's cloud kernel.
 ///
 /// # Errors
-/// Debian's kernel cannot be fetched.
-pub fn donor(named: Option<&Path>) -> Result<PathBuf> {
-    match named {
-        Some(path) => Ok(path.to_owned()),
-        None => Ok(kernel::debian(Flavour::CloudAmd64)?.bzimage),
-    }
+/// It cannot be fetched.
+pub fn kernel() -> Result<PathBuf> {
+    Ok(kernel::debian(Flavour::CloudAmd64)?.bzimage)
 }
 
 fn file_name(kernel: Kernel, mode: Mode) -> String {
@@ -300,11 +298,8 @@ pub struct Options {
     /// Build the ROM, count all cells and write them to tests/budget.toml
     #[arg(long, conflicts_with_all = ["rom", "cell", "trace", "json"])]
     pub update_budget: bool,
-    /// bzImage that gives the bzImage probe its setup header and 16-bit code
-    #[arg(long, value_name = "FILE")]
-    pub donor: Option<PathBuf>,
     /// Count up to the first instruction of user space, with Debian's cloud kernel
-    #[arg(long, conflicts_with_all = ["update_budget", "trace", "donor", "probe"])]
+    #[arg(long, conflicts_with_all = ["update_budget", "trace", "probe"])]
     pub user_space: bool,
     /// With --user-space: boot each firmware N times by turns, and print milliseconds
     #[arg(long, value_name = "N", default_value_t = 0, requires = "user_space")]
@@ -413,11 +408,13 @@ pub fn run(options: &Options) -> Result<()> {
     if options.user_space {
         return user_space::run(options);
     }
-    let donor = donor(options.donor.as_deref())?;
     if let Some(file) = &options.probe {
-        return Ok(fs::write(file, BzImage::of(&donor, Mode::Exit)?.bytes())?);
+        return Ok(fs::write(
+            file,
+            BzImage::of(&kernel()?, Mode::Exit)?.bytes(),
+        )?);
     }
-    let kit = Kit::new(&donor)?.with(options.kernel.clone(), &options.qemu);
+    let kit = Kit::new()?.with(options.kernel.clone(), &options.qemu);
     if options.update_budget {
         return update_budget(&kit);
     }

@@ -4,7 +4,7 @@
 //! QEMU's trace gives every write to a device its time. The firmware ends with its
 //! last fw_cfg transfer: the kernel that it jumps to makes none.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,53 +12,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
-use serde::Serialize;
 
-use crate::bench::{Firmware, OURS, peers};
+use crate::firmware::{self, Firmware};
 use crate::measure::user_space::{self, Linux};
 use crate::measure::{self, Access, Kernel, Spread};
 use crate::output::say;
 use crate::probe::REPORT_PORT;
 use crate::qemu::Accel;
-use crate::{build, chart, progress, workspace};
-
-/// One stretch of a boot.
-#[derive(Clone, Debug, Serialize)]
-pub struct Stage {
-    /// What runs.
-    pub name: &'static str,
-    /// How long, in milliseconds: the least of all boots, since load only adds.
-    pub ms: f64,
-}
-
-/// Boots of one kernel with one firmware.
-#[derive(Clone, Debug, Serialize)]
-pub struct Timeline {
-    /// Kernel's format.
-    pub kernel: &'static str,
-    /// Firmware's name.
-    pub firmware: String,
-    /// In order, from QEMU's start to the first process.
-    pub stages: Vec<Stage>,
-    /// From the start to the end, in milliseconds.
-    pub spread: Spread,
-    /// How much more than ours in the same turn, in milliseconds.
-    pub more: Spread,
-}
-
-impl Timeline {
-    /// The stages' sum.
-    #[must_use]
-    pub fn total(&self) -> f64 {
-        self.stages.iter().map(|stage| stage.ms).sum()
-    }
-}
-
-/// What is booted.
-pub const MACHINE: &str = "q35";
-/// The stage that differs most.
-pub(crate) const FIRMWARE: &str = "firmware";
-const STAGES: [&str; 3] = ["QEMU", FIRMWARE, "kernel"];
+use crate::results::{MACHINE, STAGES, Stage, TIMELINES, Timeline, directory, write};
+use crate::{chart, progress};
 
 /// Options of `timeline`.
 #[derive(clap::Args, Debug)]
@@ -72,21 +34,6 @@ pub struct Options {
     /// Boot under KVM
     #[arg(long)]
     pub kvm: bool,
-    /// Keep the chart in docs/, where the README shows it
-    #[arg(long)]
-    pub docs: bool,
-}
-
-impl Options {
-    /// Those that the pages show.
-    pub(crate) fn for_docs() -> Self {
-        Self {
-            kernel: None,
-            runs: 5,
-            kvm: false,
-            docs: true,
-        }
-    }
 }
 
 /// Measures, prints and draws the boots.
@@ -95,13 +42,7 @@ impl Options {
 /// The ROM does not build, a boot does not reach user space, or a file cannot be
 /// written.
 pub fn run(options: &Options) -> Result<()> {
-    let ours = Firmware {
-        name: OURS.to_owned(),
-        image: build::rom(&[])?.image,
-        microvm: None,
-    };
-    let mut firmware = vec![ours];
-    firmware.extend(peers().into_iter().filter(|one| one.image.is_file()));
+    let (firmware, ..) = firmware::all(&[])?;
     let linux = Linux::new(options.kernel.as_deref())?;
     let accel = if options.kvm { Accel::Kvm } else { Accel::Tcg };
     let mut timelines = boots(&linux, &firmware, "vmlinux", accel, options.runs)?;
@@ -131,24 +72,15 @@ pub fn run(options: &Options) -> Result<()> {
         say!("A translator's milliseconds, of which the shares count.")?;
     }
 
-    let dir = workspace::target().join("bench");
-    fs::create_dir_all(&dir)?;
-    let json = dir.join("timeline.json");
-    fs::write(&json, serde_json::to_string_pretty(&timelines)? + "\n")?;
-    let svg = dir.join("timeline.svg");
-    chart::timelines(&timelines, &svg, options.docs)?;
-    for file in [json, svg] {
-        let file = file.strip_prefix(workspace::root()).unwrap_or(&file);
-        say!("wrote {}", file.display())?;
-    }
-    Ok(())
+    write(TIMELINES, &timelines)?;
+    chart::timelines(&timelines).write(&directory().join("timeline.svg"))
 }
 
 /// Boots each firmware `runs` times, by turns.
 fn boots(
     linux: &Linux,
     firmware: &[Firmware],
-    kernel: &'static str,
+    kernel: &str,
     accel: Accel,
     runs: usize,
 ) -> Result<Vec<Timeline>> {
@@ -166,7 +98,7 @@ fn boots(
     for _ in 0..runs {
         for (one, list) in firmware.iter().zip(&mut taken) {
             let mut points = vec![seconds(SystemTime::now())?];
-            let trace = user_space::timed(linux, &one.image, cell, accel)?;
+            let trace = user_space::timed(linux, one.image(MACHINE), cell, accel)?;
             points.extend(Points::read(trace.path())?.ordered()?);
             list.push(points);
         }
@@ -177,6 +109,7 @@ fn boots(
         let stages = STAGES.iter().enumerate().map(|(n, name)| {
             let ms = list.iter().map(|points| (points[n + 1] - points[n]) * 1e3);
             let ms = Spread::of(ms.collect()).context("no boots")?.min;
+            let name = (*name).to_owned();
             Ok(Stage { name, ms })
         });
         let ours = taken.first().into_iter().flatten().map(total);
@@ -186,7 +119,7 @@ fn boots(
             .zip(ours)
             .map(|(this, ours)| this - ours);
         Ok(Timeline {
-            kernel,
+            kernel: kernel.to_owned(),
             firmware: one.name.clone(),
             stages: stages.collect::<Result<_>>()?,
             spread: Spread::of(list.iter().map(total).collect()).context("no boots")?,

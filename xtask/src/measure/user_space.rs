@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
-    Access, Cell, Kernel, Spread, accesses, all_cells, donor, end, equipped, named, sums,
-    two_at_a_time,
+    Access, Cell, Kernel, Spread, accesses, all_cells, end, equipped, named, sums, two_at_a_time,
 };
 use crate::initramfs::Initramfs;
 use crate::output::say;
@@ -48,7 +47,10 @@ impl Linux {
     /// # Errors
     /// The kernel cannot be fetched or read, or there is no assembler.
     pub fn new(bzimage: Option<&Path>) -> Result<Self> {
-        let bzimage = donor(bzimage)?;
+        let bzimage = match bzimage {
+            Some(path) => path.to_owned(),
+            None => super::kernel()?,
+        };
         let vmlinux = extract::cached(&bzimage)?.path;
         let dir = tempfile::tempdir()?;
         let archive = Initramfs::empty()

@@ -1,0 +1,154 @@
+//! What the benchmark and the timeline have found, as they leave it in `target/bench/`
+//! for the charts and the pages.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::measure::user_space::UserSpace;
+use crate::measure::{Counts, Spread};
+use crate::output::say;
+use crate::workspace;
+
+/// File of [`Results`].
+pub const RESULTS: &str = "results.json";
+/// File of the [`Timeline`]s.
+pub const TIMELINES: &str = "timeline.json";
+
+/// Where results are kept.
+#[must_use]
+pub fn directory() -> PathBuf {
+    workspace::target().join("bench")
+}
+
+/// Keeps what was found.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(name: &str, found: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(found)? + "\n";
+    workspace::write_atomically(&directory().join(name), text.as_bytes())?;
+    say!("wrote target/bench/{name}")
+}
+
+/// What was found last; `by` is the command that finds it.
+///
+/// # Errors
+/// Nothing was.
+pub fn read<T: DeserializeOwned>(name: &str, by: &str) -> Result<T> {
+    let path = directory().join(name);
+    let text = fs::read_to_string(&path);
+    let text = text.with_context(|| format!("reading {} ({by} writes it)", path.display()))?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Time and exits under KVM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kvm {
+    /// Exits to QEMU, the median of all runs.
+    pub exits: u64,
+    /// Milliseconds from the start of the processors to the kernel.
+    pub ms: Spread,
+    /// Runs that these were taken from.
+    pub runs: usize,
+}
+
+/// What one firmware costs in one cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Accesses and instructions; absent when the kernel was not reached.
+    pub counts: Option<Counts>,
+    /// A whole boot; absent where it was not counted or user space was not reached.
+    #[serde(default)]
+    pub user_space: Option<UserSpace>,
+    /// Pages of guest RAM that were touched first between reset and kernel.
+    pub pages: Option<u64>,
+    /// Absent without KVM.
+    pub kvm: Option<Kvm>,
+}
+
+/// Everything that one run of the benchmark found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Results {
+    /// What `qemu --version` says.
+    pub qemu: String,
+    /// Kernel that was booted to user space.
+    #[serde(default)]
+    pub linux: String,
+    /// Used bytes of our ROM.
+    pub rom_used_bytes: u64,
+    /// Firmware names in the order of the table.
+    pub firmware: Vec<String>,
+    /// Cell names in the order of the table.
+    pub cells: Vec<String>,
+    /// By cell and firmware.
+    pub results: BTreeMap<String, BTreeMap<String, Outcome>>,
+    /// What was not measured, and why.
+    pub skipped: Vec<String>,
+}
+
+impl Results {
+    /// What a firmware costs in a cell, where it was measured.
+    #[must_use]
+    pub fn outcome(&self, cell: &str, firmware: &str) -> Option<&Outcome> {
+        self.results.get(cell)?.get(firmware)
+    }
+}
+
+/// One stretch of a boot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stage {
+    /// What runs.
+    pub name: String,
+    /// How long, in milliseconds: the least of all boots, since load only adds.
+    pub ms: f64,
+}
+
+/// Boots of one kernel with one firmware.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Kernel's format.
+    pub kernel: String,
+    /// Firmware's name.
+    pub firmware: String,
+    /// In order, from QEMU's start to the first process.
+    pub stages: Vec<Stage>,
+    /// From the start to the end, in milliseconds.
+    pub spread: Spread,
+    /// How much more than ours in the same turn, in milliseconds.
+    pub more: Spread,
+}
+
+/// What a timeline boots.
+pub const MACHINE: &str = "q35";
+/// The stages of a timeline. The second, the firmware, differs most.
+pub const STAGES: [&str; 3] = ["QEMU", "firmware", "kernel"];
+
+/// A number with a comma at each thousand.
+#[must_use]
+pub fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n != 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        let texts: Vec<_> = [0, 999, 1000, 1_234_567].map(grouped).into();
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+    }
+}
