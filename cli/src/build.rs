@@ -31,12 +31,12 @@ pub struct Rom {
 
 /// Builds the firmware with `features` beside the default ones.
 ///
-/// Without features it is left in `target/qboot.rom` and `target/qboot.elf`;
-/// with features their names are added, as in `target/qboot-markers.rom`.
+/// Leaves it in `target/qboot.rom` and `target/qboot.elf`; with features their names
+/// are added, as in `target/qboot-markers.rom`.
 ///
 /// # Errors
-/// When the compiler or `objcopy` fails, with what they said, or when the image
-/// has not exactly [`ROM_SIZE`] bytes.
+/// The compiler or `objcopy` fails (with its output), or the image does not have
+/// [`ROM_SIZE`] bytes.
 pub fn rom(features: &[&str]) -> Result<Rom> {
     let suffix: String = features
         .iter()
@@ -45,8 +45,8 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
     workspace::require_source("building the ROM")?;
     let _lock = workspace::lock(&format!("rom{suffix}"))?;
     let target = workspace::target();
-    // Builds with other features have a directory of their own, so that the
-    // plain one is not compiled anew after each of them.
+    // Builds with features have their own directory, so that the plain one is not
+    // recompiled after each of them.
     let target_dir = match features {
         [] => target.clone(),
         _ => target.join(format!("rom{suffix}")),
@@ -100,7 +100,7 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
 fn compile(features: &[&str], target_dir: &Path) -> Result<()> {
     let mut script = Command::new(workspace::root().join("scripts/rom.sh"));
     script.arg(features.join(",")).arg(target_dir);
-    // Another cargo is at work in this directory.
+    // Another cargo works in this directory.
     run_telling(&mut script, |line| {
         line.trim_start().starts_with("Blocking")
     })

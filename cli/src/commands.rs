@@ -1,4 +1,4 @@
-//! The command line: what there is, under which name, and what it calls.
+//! The command line: the commands, and what each calls.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,10 +19,11 @@ use crate::run::{self, Outcome};
 use crate::uki::Pe;
 use crate::{build, dist, doctor, extract, inspect, manual, workspace};
 
-/// What scripts call that stand for one command: their own name, as it was typed.
+/// A script that stands for one command passes its own name in this variable, as it was
+/// typed.
 const SCRIPT: &str = "QBOOT_SCRIPT";
 
-/// The commands of `xtask`, which the small program compiles when one is asked for.
+/// The commands of `xtask`, which is compiled when one is called.
 pub const DEVELOPER: [(&str, &str); 7] = [
     (
         "measure",
@@ -51,7 +52,7 @@ pub const DEVELOPER: [(&str, &str); 7] = [
     ),
 ];
 
-/// The whole command line of `qboot`. An installed one measures nothing.
+/// The whole command line of `qboot`. An installed program has no developer's commands.
 #[must_use]
 pub fn program() -> Command {
     let is_source = workspace::source().is_some();
@@ -61,15 +62,14 @@ pub fn program() -> Command {
         Command::new(name)
             .about(about)
             .hide(!is_source)
-            // The developer's program has the help, too.
+            // The developer's program prints its own help.
             .disable_help_flag(true)
             .arg(rest.trailing_var_arg(true).allow_hyphen_values(true))
     });
     head().subcommands(commands()).subcommands(developer)
 }
 
-/// The command line as the users of an installed program know it, for its manual
-/// and completions.
+/// The command line of an installed program, for its manual and completions.
 fn public() -> Command {
     let shown = commands().into_iter().filter(|task| !task.is_hide_set());
     head().subcommands(shown)
@@ -172,10 +172,10 @@ fn commands() -> Vec<Command> {
     ]
 }
 
-/// Does the command `name`.
+/// Runs the command `name`.
 ///
 /// # Errors
-/// Whatever keeps it from being done.
+/// The command fails.
 pub fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
     let path = |name| found.get_one::<PathBuf>(name).cloned();
     let needed = |name| path(name).context("a file has to be named");
@@ -213,7 +213,7 @@ pub fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Parses the arguments of this process, does what they say, and reports failure.
+/// Parses this process's arguments, runs the command, and reports failure.
 pub fn main(program: Command, perform: fn(&str, &ArgMatches) -> Result<ExitCode>) -> ExitCode {
     let (task, found) = parse(program);
     match perform(&task, &found) {
@@ -226,9 +226,9 @@ pub fn main(program: Command, perform: fn(&str, &ArgMatches) -> Result<ExitCode>
     }
 }
 
-/// The command and its arguments. Does not return from help and wrong usage, which
-/// show what was typed: a script that stands for one command (scripts/run.sh), one
-/// that takes them all (scripts/xtask.sh), cargo's alias, or an installed program.
+/// The command and its arguments. Help and wrong usage end the process. They show the
+/// name that was typed: a script for one command (scripts/run.sh) or for all
+/// (scripts/xtask.sh), cargo's alias, or the installed program.
 fn parse(program: Command) -> (String, ArgMatches) {
     let mut arguments = env::args_os().skip(1).peekable();
     let task = arguments.peek().and_then(|task| task.to_str());
@@ -274,7 +274,7 @@ fn parse(program: Command) -> (String, ArgMatches) {
     found.remove_subcommand().unwrap_or_default()
 }
 
-/// Starts the developer's program, compiled first.
+/// Compiles and starts the developer's program.
 fn developer(name: &str, found: &ArgMatches) -> Result<ExitCode> {
     let source = workspace::require_source(name)?;
     let target = workspace::target();
@@ -308,8 +308,8 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
     put(text)
 }
 
-/// Completions of values that stand by themselves, such as a kernel's flavour: for
-/// fish, `clap_complete` has only those of options.
+/// Completions of positional values, such as a kernel's flavour: for fish,
+/// `clap_complete` completes only options.
 fn fish_values() -> String {
     let mut text = String::new();
     for task in public().get_subcommands() {

@@ -1,9 +1,9 @@
 //! Debian packages, unpacked without being installed.
 //!
-//! `apt-get download` finds and verifies a package, `dpkg-deb -x` unpacks it
-//! under `target/debian/`. The system's package database is read and never
-//! changed, and no privileges are needed: where the system's own package lists
-//! are missing or name a version that is gone, private ones are fetched.
+//! `apt-get download` finds and verifies a package, `dpkg-deb -x` unpacks it under
+//! `target/debian/`. This needs no privileges and does not change the system's package
+//! database. If the system's package lists are missing or too old, private ones are
+//! fetched.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::{run, run_gist};
 use crate::{progress, workspace};
 
-/// Which lists of packages to look in.
+/// Which package lists to search.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Lists {
     /// The system's own, as `apt-get update` last left them.
@@ -29,9 +29,8 @@ pub enum Lists {
 }
 
 impl Lists {
-    /// The system's own, or those of the release that `QBOOT_DEBIAN` names: on
-    /// another one the tests' kernels and programs would be others than those that
-    /// the results are recorded of.
+    /// The system's own, or those of the release in `QBOOT_DEBIAN`, which has the
+    /// kernels and programs of the recorded results.
     pub fn system() -> Lists {
         let wanted = std::env::var("QBOOT_DEBIAN").ok();
         match wanted.filter(|wanted| release().as_ref() != Some(wanted)) {
@@ -52,7 +51,7 @@ impl Lists {
         }
     }
 
-    /// The same lists as private ones, which may be fetched anew.
+    /// The same lists as private ones, which can be refreshed.
     fn refreshable(&self) -> Result<Lists> {
         Ok(match self {
             Lists::System => Lists::Private { arch: host_arch()? },
@@ -61,7 +60,7 @@ impl Lists {
     }
 }
 
-/// A package and where to look for it.
+/// A package and the lists to find it in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Package {
     pub name: String,
@@ -78,7 +77,7 @@ impl Package {
     }
 }
 
-/// Fails with what to do instead where this is no Debian.
+/// Fails without apt, and says what to do instead.
 pub fn require_apt(wanted: &str, instead: &str) -> Result<()> {
     for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
         if Command::new(tool).arg("--version").output().is_err() {
@@ -90,11 +89,11 @@ pub fn require_apt(wanted: &str, instead: &str) -> Result<()> {
 
 /// Unpacks `package` and returns the directory that holds its files.
 ///
-/// A package that was unpacked before is returned as it is, without asking
-/// apt: delete the directory to get a newer one.
+/// If it was unpacked before, apt is not asked: delete the directory to get a newer
+/// one.
 ///
 /// # Errors
-/// When apt does not know the package or cannot download it.
+/// apt does not know the package or cannot download it.
 pub fn unpack(package: &Package) -> Result<PathBuf> {
     let dir = unpacked_dir(package);
     let _lock = workspace::lock(&format!("debian-{}", key(package)))?;
@@ -117,10 +116,10 @@ pub fn unpack(package: &Package) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Makes the directory `dir`, all of it or nothing: `make` has a directory of its
-/// own to work in, and leaves what `dir` is to hold in its second argument.
+/// Makes the directory `dir` completely or not at all. `make` works in its first
+/// argument and leaves the content of `dir` in the second.
 fn in_place_of<T>(dir: &Path, make: impl FnOnce(&Path, &Path) -> Result<T>) -> Result<T> {
-    // Appended: to be an extension it would replace a part of a kernel's version.
+    // Appended: `with_extension` would replace a part of a kernel's version.
     let mut partial = dir.as_os_str().to_owned();
     partial.push(".part");
     let partial = PathBuf::from(partial);
@@ -128,7 +127,7 @@ fn in_place_of<T>(dir: &Path, make: impl FnOnce(&Path, &Path) -> Result<T>) -> R
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    // Somebody may have interrupted this.
+    // An earlier call may have been interrupted.
     clear().with_context(|| format!("clearing {}", partial.display()))?;
     let root = partial.join("root");
     let made = fs::create_dir_all(&partial)
@@ -138,12 +137,12 @@ fn in_place_of<T>(dir: &Path, make: impl FnOnce(&Path, &Path) -> Result<T>) -> R
             fs::rename(&root, dir).with_context(|| format!("moving to {}", dir.display()))?;
             Ok(made)
         });
-    // What is there of it could fill the disk that was full.
+    // The partial directory could fill a full disk.
     clear()?;
     made
 }
 
-/// Precedes what apt says when it fetches nothing.
+/// Precedes apt's message if it fetches nothing.
 fn unreachable(package: &str) -> String {
     format!(
         "{package} cannot be had: check the network, the room on the disk and apt's sources, or \
@@ -151,11 +150,11 @@ fn unreachable(package: &str) -> String {
     )
 }
 
-/// Unpacks `package` with everything that it depends on into one directory, for
-/// a program that is to run with its own libraries.
+/// Unpacks `package` and everything that it depends on into one directory, for a
+/// program with its own libraries.
 ///
 /// # Errors
-/// When apt does not know the package or cannot download one of them.
+/// apt does not know the package or cannot download one of them.
 pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
     let dir = workspace::target()
         .join("debian")
@@ -185,7 +184,7 @@ pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
 fn download_whole(package: &Package, partial: &Path) -> Result<Vec<PathBuf>> {
     let debs = partial.join("debs");
     fs::create_dir_all(debs.join("partial"))?;
-    // For a system on which nothing is installed, apt names every dependency.
+    // With an empty system apt names every dependency.
     let status = partial.join("status");
     fs::write(&status, "")?;
     let fetch = |refresh: bool| -> Result<()> {
@@ -211,13 +210,13 @@ fn download_whole(package: &Package, partial: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The package that a meta-package stands for: the first dependency of
-/// `package` whose name begins with `prefix`.
+/// The package behind a meta-package: the first dependency of `package` whose name
+/// begins with `prefix`.
 ///
 /// # Errors
-/// When apt does not know the package, or it has no such dependency.
+/// apt does not know the package, or it has no such dependency.
 pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
-    // No lists at all, as in a fresh container, is no reason to give up.
+    // A fresh container has no lists.
     find_dependency(package, false, prefix).or_else(|first| {
         refreshed_dependency(package, prefix)
             .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
@@ -225,8 +224,8 @@ pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
     })
 }
 
-/// [`dependency`] by lists that were fetched just now, for when the package it
-/// names has left the archive.
+/// [`dependency`] with fresh lists, if the package that old ones name has left the
+/// archive.
 ///
 /// # Errors
 /// As [`dependency`].
@@ -277,8 +276,7 @@ fn unpacked_dir(package: &Package) -> PathBuf {
     workspace::target().join("debian").join(key(package))
 }
 
-/// apt's name for the package: with its architecture where that is not the
-/// one that apt takes by default.
+/// apt's name for the package, with its architecture unless that is apt's default.
 fn qualified(package: &Package) -> String {
     match &package.lists {
         Lists::System => package.name.clone(),
@@ -286,8 +284,8 @@ fn qualified(package: &Package) -> String {
     }
 }
 
-/// Downloads into `dir` and returns the file. Lists that are missing or too
-/// old to name a file that still exists are refreshed once.
+/// Downloads into `dir` and returns the file. Missing or outdated lists are refreshed
+/// once.
 fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
     if let Err(first) = download_with(package, &package.lists, false, dir) {
         download_with(package, &package.lists.refreshable()?, true, dir)
@@ -309,8 +307,8 @@ fn download_with(package: &Package, lists: &Lists, refresh: bool, dir: &Path) ->
         .arg(qualified(package)))
 }
 
-/// The options that make apt use `lists`, which are fetched when they are
-/// missing or when `refresh` says so.
+/// The options that make apt use `lists`. Fetches these if they are missing, or with
+/// `refresh`.
 fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
     let (name, arch) = match lists {
         Lists::System => return Ok(Vec::new()),
@@ -339,7 +337,7 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
         fs::write(&source, line)?;
         option("Dir::Etc::SourceList", &source);
         option("Dir::Etc::SourceParts", Path::new("/dev/null"));
-        // What is installed may be newer, and would be what apt looks for.
+        // apt would look for an installed version, which may be newer.
         option("Dir::State::status", Path::new("/dev/null"));
     }
     options.push(format!("-oAPT::Architectures::={arch}").into());
@@ -347,7 +345,7 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
     if *arch != host {
         options.push(format!("-oAPT::Architectures::={host}").into());
     }
-    // Two tests that want a first package each would fetch the lists at once.
+    // Two tests may need the lists at the same time.
     let _lock = workspace::lock(&format!("apt-{name}-{arch}"))?;
     if refresh || !lists_dir.is_dir() {
         for dir in [lists_dir.join("partial"), archives.join("partial")] {
@@ -358,14 +356,14 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
             "-oAPT::Sandbox::User=",
             "update",
         ]));
-        // Without a network apt only warns. Empty lists would pass for good ones.
+        // Without a network apt only warns, and leaves empty lists.
         if !holds_packages(&lists_dir) {
             fs::remove_dir_all(&lists_dir)?;
             update?;
             bail!("apt fetched no package lists");
         }
         if update.is_err() {
-            // One index that a mirror is just replacing leaves the others good.
+            // The others are good if a mirror is just replacing one index.
             eprintln!("some package lists could not be fetched, going on with the others");
         }
     }
@@ -380,7 +378,7 @@ fn holds_packages(lists_dir: &Path) -> bool {
     })
 }
 
-/// Debian's keys, which sign every suite including backports.
+/// Debian's keys, which sign every suite.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The name of the system's release, such as `bookworm`.

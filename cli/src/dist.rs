@@ -1,5 +1,5 @@
-//! What is installed. `scripts/install.sh`, which is part of it, puts the files
-//! under a prefix.
+//! The files to install. `scripts/install.sh` is one of them, and puts the others under
+//! a prefix.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub const NAME: &str = "qboot-rs";
 /// The version that is packaged.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Files of the source tree that are handed out as they are.
+/// Files of the source tree that are installed unchanged.
 const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
@@ -27,18 +27,18 @@ const DOCUMENTS: [&str; 8] = [
     "scripts/install.sh",
 ];
 
-/// Shells, and the file that each looks for.
+/// Shells, and the file in which each looks for completions.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "qboot.bash"),
     ("zsh", "_qboot"),
     ("fish", "qboot.fish"),
 ];
 
-/// Collects in `dir`, which is made anew, everything that is installed: ROM,
-/// the program `tool`, its manual and completions, descriptor, documents.
+/// Collects in `dir`, which it empties, everything to install: ROM, the program `tool`,
+/// its manual and completions, descriptor, documents.
 ///
 /// # Errors
-/// There is no source tree, the ROM does not build, or `tool` is none of ours.
+/// There is no source tree, the ROM does not build, or `tool` is another program.
 pub fn collect(tool: &Path, dir: &Path) -> Result<()> {
     let source = workspace::require_source("collecting the files")?;
     let rom = build::rom(&[])?;
@@ -57,7 +57,7 @@ pub fn collect(tool: &Path, dir: &Path) -> Result<()> {
         let name = Path::new(document).file_name().context("no file name")?;
         copy(&source.join(document), &dir.join(name))?;
     }
-    // The pages that README.md leads to, for those who have no network there.
+    // The pages that README.md links to.
     for pages in ["docs", "docs/users"] {
         let to = dir.join(pages);
         fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;

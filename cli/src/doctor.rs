@@ -10,16 +10,16 @@ use crate::inspect::Identity;
 use crate::json::Json;
 use crate::{initramfs, run, workspace};
 
-/// One thing that was looked for.
+/// One thing that was checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What it is for, such as `linker`.
+    /// Its purpose, such as `linker`.
     pub what: &'static str,
     /// What was found, or why it is missing.
     pub state: Result<String, String>,
-    /// The command that installs it, or what is done without it.
+    /// The command that installs it, or what happens without it.
     pub fix: String,
-    /// Whether a first boot can do without.
+    /// Whether a first boot works without it.
     pub optional: bool,
 }
 
@@ -42,7 +42,7 @@ fn optional(what: &'static str, state: Result<String, String>, fix: impl Into<St
     }
 }
 
-/// Looks for everything that the commands use; an installed program builds nothing.
+/// Checks everything that the commands use. An installed program does not build.
 pub fn findings() -> Vec<Finding> {
     let mut findings = for_booting();
     if workspace::source().is_some() {
@@ -195,7 +195,7 @@ fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
     Ok(text.lines().next().unwrap_or(program).to_owned())
 }
 
-/// The oldest QEMU that the tests have seen.
+/// The oldest tested QEMU.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
 
 fn qemu() -> Result<String, String> {
@@ -211,7 +211,7 @@ fn qemu() -> Result<String, String> {
     })
 }
 
-/// Major and minor number in the line that QEMU prints.
+/// Major and minor number in QEMU's line.
 fn qemu_version(line: &str) -> Option<(u32, u32)> {
     let (_, rest) = line.split_once("version ")?;
     let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
@@ -219,7 +219,7 @@ fn qemu_version(line: &str) -> Option<(u32, u32)> {
     Some((number()?, number()?))
 }
 
-/// The ROM that a boot would take, and which build it is.
+/// The ROM for a boot, and its build.
 fn rom() -> Result<String, String> {
     if workspace::source().is_some() {
         return Ok("built from this source tree".to_owned());
@@ -253,7 +253,7 @@ fn rom_target() -> Result<String, String> {
 
 fn library_32_bit() -> Result<String, String> {
     let path = first_line("cc", &["-m32", "-print-file-name=crt1.o"])?;
-    // The compiler answers with the bare name when it knows no such file.
+    // The compiler prints the bare name if it does not find the file.
     let path = Path::new(&path);
     let found = path.is_absolute().then(|| path.canonicalize().ok());
     match found.flatten() {
@@ -262,7 +262,7 @@ fn library_32_bit() -> Result<String, String> {
     }
 }
 
-/// The images of others, where Debian's packages put them.
+/// Other firmware's images, where Debian's packages put them.
 fn peers() -> Result<String, String> {
     let images = [
         "/usr/share/qemu/qboot.rom",
@@ -274,7 +274,7 @@ fn peers() -> Result<String, String> {
     }
 }
 
-/// Whether `dir` can be written to and has room, before a step fails half way.
+/// Whether `dir` is writable and has room.
 fn place(dir: &Path) -> Result<String, String> {
     let shown = dir.display();
     let there = dir.ancestors().find(|dir| dir.is_dir());
@@ -295,14 +295,14 @@ fn place(dir: &Path) -> Result<String, String> {
     Ok(format!("{shown}, {mib} MiB free"))
 }
 
-/// Whether the largest things have been made before.
+/// Whether the largest files exist already.
 fn is_filled(dir: &Path) -> bool {
     dir.join("initramfs.cpio").is_file()
 }
 
-/// What a first boot leaves in `target/`.
+/// Space of a first boot in `target/`.
 const BUILD_MIB: u64 = 600;
-/// What it leaves in the user's cache: a kernel, unpacked and decompressed.
+/// Space in the user's cache, for a kernel, unpacked and decompressed.
 const KERNEL_MIB: u64 = 300;
 
 #[cfg(test)]

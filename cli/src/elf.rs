@@ -1,4 +1,4 @@
-//! What the firmware's ELF file has in it: sections and symbols.
+//! Sections and symbols of the firmware's ELF file.
 
 use anyhow::Result;
 use object::Endianness;
@@ -13,14 +13,14 @@ pub struct Part {
     pub addr: u32,
     /// Size in bytes.
     pub len: u32,
-    /// Whether it takes room in the image; memory that is cleared does not.
+    /// Whether it takes room in the image, unlike .bss.
     pub in_image: bool,
 }
 
 /// The sections of the firmware `elf`, in its order.
 ///
 /// # Errors
-/// When `elf` is no 32-bit ELF file.
+/// `elf` is not a 32-bit ELF file.
 pub fn sections(elf: &[u8]) -> Result<Vec<Part>> {
     let file = ElfFile32::<Endianness>::parse(elf)?;
     let header = file.elf_header();
@@ -45,7 +45,7 @@ pub fn sections(elf: &[u8]) -> Result<Vec<Part>> {
 /// The functions and objects of the firmware `elf`, largest first.
 ///
 /// # Errors
-/// When `elf` is no 32-bit ELF file.
+/// `elf` is not a 32-bit ELF file.
 pub fn symbols(elf: &[u8]) -> Result<Vec<Part>> {
     let file = ElfFile32::<Endianness>::parse(elf)?;
     let endian = file.endian();

@@ -1,6 +1,6 @@
-//! Examples that stand below each command's options. `qboot` is the installed
-//! program; help that a script was asked for shows the script in its place. No line
-//! is longer than a terminal of 80 columns then, or it would be wrapped.
+//! Examples below each command's options. `qboot` is the installed program; a script's
+//! help shows the script in its place. Even then no line is longer than 80 columns, or
+//! it would be wrapped.
 
 pub const EXAMPLES: &str = "\
 Examples:

@@ -1,10 +1,9 @@
 //! The ELF kernel inside a bzImage.
 //!
-//! A bzImage carries the kernel proper as a compressed payload, and its
-//! decompressor runs in the guest on every boot. [`vmlinux`] runs it once on
-//! the host; the result boots by PVH where the kernel was built with
-//! `CONFIG_PVH`. See the kernel's `Documentation/arch/x86/boot.rst` for
-//! `payload_offset` and `payload_length`, and its
+//! A bzImage has the kernel proper as a compressed payload, which it decompresses in
+//! the guest on every boot. [`vmlinux`] decompresses it once on the host. The result
+//! boots by PVH if the kernel was built with `CONFIG_PVH`. See the kernel's
+//! `Documentation/arch/x86/boot.rst` for `payload_offset` and `payload_length`, and its
 //! `arch/x86/include/uapi/asm/elf…`/Xen's `elfnote.h` for the note.
 
 use std::fs;
@@ -26,11 +25,11 @@ use decompress::{decompress, detect};
 /// An extracted kernel.
 #[derive(Clone, Debug)]
 pub struct Vmlinux {
-    /// The ELF file, followed by what the kernel's build appended to it.
+    /// The ELF file, and what the kernel's build appends.
     pub elf: Vec<u8>,
     pub compression: Compression,
-    /// Physical address of the PVH entry point, `None` when the kernel has no
-    /// `XEN_ELFNOTE_PHYS32_ENTRY` and so cannot be booted by PVH.
+    /// Physical address of the PVH entry point; `None` without
+    /// `XEN_ELFNOTE_PHYS32_ENTRY`.
     pub pvh_entry: Option<u64>,
 }
 
@@ -47,7 +46,7 @@ pub enum Format {
     Unknown,
 }
 
-/// Tells what kind of kernel `bytes` are.
+/// The format of the kernel `bytes`.
 pub fn format(bytes: &[u8]) -> Format {
     if bytes.starts_with(b"\x7fELF") {
         Format::Elf
@@ -64,8 +63,7 @@ pub fn format(bytes: &[u8]) -> Format {
     }
 }
 
-/// Why QEMU may not boot the kernel file `bytes`, for the end of a line that names
-/// it.
+/// Why QEMU may not boot the kernel file `bytes`, as the end of a line with its name.
 pub fn doubt(bytes: &[u8]) -> Option<&'static str> {
     match format(bytes) {
         Format::Unknown if !is_multiboot(bytes) => Some(known(bytes).unwrap_or(
@@ -79,7 +77,7 @@ pub fn doubt(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What a file is that is no kernel for this firmware, as far as it can be told.
+/// What a file is that this firmware cannot boot, if that is known.
 fn known(bytes: &[u8]) -> Option<&'static str> {
     const OTHER: &str = "is a kernel for another processor, such as ARM: one for x86 is needed";
     // Linux's `Documentation/arch/arm64/booting.rst`, and `arch/arm/boot/zImage`.
@@ -103,7 +101,7 @@ fn known(bytes: &[u8]) -> Option<&'static str> {
 /// The bzImage in a unified kernel image, or `bytes` themselves.
 ///
 /// # Errors
-/// When parts of a PE file lie outside it.
+/// Parts of a PE file lie outside it.
 pub fn bzimage(bytes: &[u8]) -> Result<&[u8]> {
     let pe = match bytes.get(hdr::HEADER..hdr::HEADER + 4) {
         Some(b"HdrS") => None,
@@ -129,8 +127,7 @@ const MULTIBOOT: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
 
 /// Whether the kernel file `bytes` (a bzImage or an ELF file) is a 32-bit one.
 ///
-/// A 64-bit bzImage says so by `XLF_KERNEL_64` in `xloadflags`, an ELF file by
-/// its class.
+/// A bzImage tells by `XLF_KERNEL_64` in `xloadflags`, an ELF file by its class.
 pub fn is_32_bit(bytes: &[u8]) -> bool {
     const ELFCLASS32: u8 = 1;
     const XLF_KERNEL_64: u8 = 1;
@@ -144,15 +141,15 @@ pub fn is_32_bit(bytes: &[u8]) -> bool {
     }
 }
 
-/// Larger than any kernel, small enough for a host.
+/// Larger than any kernel, and small enough for a host.
 const MAX_VMLINUX: u64 = 1 << 30;
 
 /// Decompresses the kernel inside the bzImage `bytes`, or inside that of a unified
 /// kernel image.
 ///
 /// # Errors
-/// When `bytes` are no bzImage, carry no payload (boot protocol before 2.08),
-/// or the payload is damaged, of an unknown compression, or no ELF file.
+/// `bytes` are not a bzImage or have no payload (boot protocol before 2.08), or the
+/// payload is damaged, of an unknown compression, or not an ELF file.
 pub fn vmlinux(bytes: &[u8]) -> Result<Vmlinux> {
     let payload = payload(bzimage(bytes)?)?;
     let compression = detect(payload)?;
@@ -173,17 +170,17 @@ pub fn vmlinux(bytes: &[u8]) -> Result<Vmlinux> {
 /// An extracted kernel on disk.
 #[derive(Clone, Debug)]
 pub struct Cached {
-    /// The vmlinux, or `None` when the kernel has no PVH entry point.
+    /// The vmlinux; `None` if the kernel has no PVH entry point.
     pub path: Option<PathBuf>,
 }
 
 /// Extracts the bzImage at `path` once and keeps the result under
 /// `target/kernels/`, named by the bzImage's SHA-256.
 ///
-/// A kernel without a PVH entry point yields no path; that too is remembered.
+/// That a kernel has no PVH entry point is remembered too.
 ///
 /// # Errors
-/// As [`vmlinux`], and when files cannot be read or written.
+/// As [`vmlinux`], or a file cannot be read or written.
 pub fn cached(path: &Path) -> Result<Cached> {
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let sha256 = workspace::sha256(&bytes);
@@ -228,7 +225,7 @@ pub fn cached(path: &Path) -> Result<Cached> {
 /// `XEN_ELFNOTE_PHYS32_ENTRY` in a `PT_NOTE` segment: 4 or 8 bytes.
 ///
 /// # Errors
-/// When `elf` is no ELF file for x86 or its headers are damaged.
+/// `elf` is not an ELF file for x86, or its headers are damaged.
 pub fn pvh_entry(elf: &[u8]) -> Result<Option<u64>> {
     match FileKind::parse(elf).context("not an ELF file")? {
         FileKind::Elf32 => {
@@ -311,7 +308,7 @@ mod tests {
 
     const ELF: &[u8] = include_bytes!("../testdata/vmlinux.elf");
 
-    /// What the kernel's build makes of `ELF` with each compressor.
+    /// `ELF`, compressed as the kernel's build does it.
     const PAYLOADS: &[(Compression, &[u8])] = &[
         (
             Compression::Gzip,
@@ -346,7 +343,7 @@ mod tests {
         let length = payload.len() as u32;
         image[hdr::PAYLOAD_LENGTH..hdr::PAYLOAD_LENGTH + 4].copy_from_slice(&length.to_le_bytes());
         image.extend_from_slice(payload);
-        // The decompressor proper follows in a real one.
+        // A real one has its decompressor here.
         image.extend_from_slice(&[0xcc; 512]);
         image
     }
@@ -378,7 +375,7 @@ mod tests {
             for at in (0..payload.len()).step_by(7) {
                 let mut damaged = payload.to_vec();
                 damaged[at] ^= 0x55;
-                // Some formats have no checksum and yield other bytes instead.
+                // Formats without a checksum yield wrong bytes instead.
                 let _ = vmlinux(&bzimage(&damaged));
             }
         }

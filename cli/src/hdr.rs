@@ -1,6 +1,6 @@
 //! Offsets of the setup header's fields in a bzImage and in the zero page, as the
-//! kernel's `Documentation/arch/x86/boot.rst` names them. The firmware has its own,
-//! which the probes are to be independent of.
+//! kernel's `Documentation/arch/x86/boot.rst` names them. They are independent of the
+//! firmware's structures.
 #![expect(missing_docs, reason = "named as the specification names them")]
 
 pub const SETUP_SECTS: usize = 0x1f1;

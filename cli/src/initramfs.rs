@@ -16,8 +16,8 @@ use crate::workspace;
 /// kernel's command line.
 pub const INIT: &str = include_str!("init.sh");
 
-/// Begins the line that `/init` prints when user space was reached; the line
-/// goes on with `kernel=… cpus=… memory_kib=…`.
+/// Begins the line that `/init` prints in user space. `kernel=… cpus=… memory_kib=…`
+/// follow.
 pub const MARKER: &str = "qboot: user space reached:";
 
 /// Which kernels can run the programs in an archive.
@@ -29,9 +29,8 @@ pub enum Arch {
     I386,
 }
 
-/// An initial RAM file system in the making: a cpio archive in the `newc`
-/// format (the kernel's `Documentation/driver-api/early-userspace/
-/// buffer-format.rst`).
+/// Makes an initial RAM file system: a cpio archive in the `newc` format (the kernel's
+/// `Documentation/driver-api/early-userspace/buffer-format.rst`).
 ///
 /// The same entries make the same bytes, whatever the host and the time.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +60,7 @@ impl Initramfs {
     /// busybox, the directories that `/init` mounts on, and [`INIT`].
     ///
     /// # Errors
-    /// When no statically linked busybox can be had, see [`busybox`].
+    /// There is no statically linked busybox, see [`busybox`].
     pub fn standard(arch: Arch) -> Result<Self> {
         let busybox = busybox(arch)?;
         let contents =
@@ -72,15 +71,14 @@ impl Initramfs {
             .directory("proc")
             .directory("sys")
             .directory("tmp")
-            // Opened by the kernel for /init before anything is mounted.
+            // The kernel opens it for /init before anything is mounted.
             .character_device("dev/console", 0o600, 5, 1)
             .file("bin/busybox", 0o755, contents)
             .symlink("bin/sh", "busybox")
             .file("init", 0o755, INIT))
     }
 
-    /// Adds a regular file; `path` has no leading slash, and its directory
-    /// must have been added before.
+    /// Adds a regular file. `path` has no leading slash; add its directory first.
     #[must_use]
     pub fn file(self, path: &str, permissions: u32, contents: impl Into<Vec<u8>>) -> Self {
         self.entry(path, S_IFREG | permissions, (0, 0), contents.into())
@@ -117,7 +115,7 @@ impl Initramfs {
     /// The archive's bytes, uncompressed.
     ///
     /// # Errors
-    /// When a file is too large for the format (4 GiB).
+    /// A file is too large for the format (4 GiB).
     pub fn archive(&self) -> Result<Vec<u8>> {
         let mut inputs = Vec::with_capacity(self.entries.len());
         for (ino, entry) in (1..).zip(&self.entries) {
@@ -137,11 +135,11 @@ impl Initramfs {
     }
 }
 
-/// Writes [`Initramfs::standard`] under `target/`, where it is kept until it
-/// would be different, and returns its path.
+/// Writes [`Initramfs::standard`] under `target/`, unless it is there already, and
+/// returns its path.
 ///
 /// # Errors
-/// As [`Initramfs::standard`], and when the file cannot be written.
+/// As [`Initramfs::standard`], or the file cannot be written.
 pub fn standard(arch: Arch) -> Result<PathBuf> {
     let archive = Initramfs::standard(arch)?.archive()?;
     let path = workspace::target().join(match arch {
@@ -158,7 +156,7 @@ pub fn standard(arch: Arch) -> Result<PathBuf> {
 /// unpacked without being installed (it and `busybox` exclude one another).
 ///
 /// # Errors
-/// When the system has none and there is no apt to fetch it with.
+/// The system has none, and there is no apt to fetch it.
 pub fn busybox(arch: Arch) -> Result<PathBuf> {
     if arch == Arch::Amd64
         && let Some(installed) = installed_busybox()
@@ -184,7 +182,7 @@ pub fn busybox(arch: Arch) -> Result<PathBuf> {
         .context("the package busybox-static holds no busybox")
 }
 
-/// The system's own busybox, where that is a statically linked 64-bit one.
+/// The system's busybox, if it is 64-bit and statically linked.
 pub fn installed_busybox() -> Option<PathBuf> {
     ["/bin/busybox", "/usr/bin/busybox"]
         .into_iter()
@@ -192,8 +190,8 @@ pub fn installed_busybox() -> Option<PathBuf> {
         .find(|path| is_static(path))
 }
 
-/// Whether the 64-bit program at `path` needs no shared libraries: it then has no
-/// interpreter segment.
+/// Whether the 64-bit program at `path` is statically linked: it has no interpreter
+/// segment.
 fn is_static(path: &Path) -> bool {
     let Ok(bytes) = fs::read(path) else {
         return false;

@@ -1,4 +1,4 @@
-//! What is in a ROM: its size by section and by symbol.
+//! A ROM's identity, and its size by section and by symbol.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,27 +12,27 @@ use crate::json::Json;
 use crate::uki::Pe;
 use crate::{extract, workspace};
 
-/// Where a ROM says which build it is: 64 bytes before the reset vector.
+/// Where a ROM has its identity: 64 bytes before the reset vector, from the end.
 const IDENTITY: usize = 0x50;
-/// Bytes of that place.
+/// Bytes of the identity.
 const IDENTITY_LEN: usize = 64;
-/// What it begins with.
+/// The identity's first word.
 const SIGNATURE: &str = "qboot-rs";
 
 /// Which build a ROM is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     pub version: String,
-    /// Twelve digits of the commit's hash, and a plus where the source
-    /// differed from it; `unknown` for a build from neither git nor an archive.
+    /// Twelve digits of the commit's hash, and a plus if the source differed; `unknown`
+    /// for a build from neither git nor an archive.
     pub commit: String,
-    /// When that was committed, `YYYY-MM-DD`.
+    /// The commit's date, `YYYY-MM-DD`.
     pub date: String,
     pub features: Vec<String>,
 }
 
 impl Identity {
-    /// Reads it from an image of any size; `None` where that is no ROM of ours.
+    /// Reads it from an image of any size; `None` for another ROM.
     #[must_use]
     pub fn read(image: &[u8]) -> Option<Self> {
         let place = image.get(image.len().checked_sub(IDENTITY)?..)?;
@@ -63,7 +63,7 @@ impl Identity {
     }
 }
 
-/// What is known of a ROM.
+/// A ROM.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// The image.
@@ -72,19 +72,18 @@ pub struct Description {
     pub len: usize,
     /// SHA-256 of it, lower-case hexadecimal.
     pub sha256: String,
-    /// `None` where it is no ROM of ours.
+    /// `None` for another ROM.
     pub identity: Option<Identity>,
-    /// By its ELF file, in that one's order; empty without one.
+    /// From the ELF file, in its order; empty without one.
     pub sections: Vec<Part>,
-    /// By its ELF file, largest first; empty without one.
+    /// From the ELF file, largest first; empty without one.
     pub symbols: Vec<Part>,
 }
 
-/// Reads the ROM `image` and, where there is one, its ELF file `elf`: `count`
-/// symbols of it.
+/// Reads the ROM `image`, and `count` symbols from its ELF file `elf`.
 ///
 /// # Errors
-/// When a file cannot be read, or `elf` is no 32-bit ELF file.
+/// A file cannot be read, or `elf` is not a 32-bit ELF file.
 pub fn describe(image: &Path, elf: Option<&Path>, count: usize) -> Result<Description> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
     let bytes = read(image)?;
@@ -106,7 +105,7 @@ pub fn describe(image: &Path, elf: Option<&Path>, count: usize) -> Result<Descri
     Ok(description)
 }
 
-/// What is known of a unified kernel image.
+/// A unified kernel image.
 #[derive(Clone, Debug)]
 pub struct Unified {
     path: PathBuf,
@@ -115,10 +114,10 @@ pub struct Unified {
     command_line: String,
 }
 
-/// Reads the unified kernel image at `path`; `None` where it is another file.
+/// Reads the unified kernel image at `path`; `None` if it is another file.
 ///
 /// # Errors
-/// When it cannot be read.
+/// It cannot be read.
 pub fn unified(path: &Path) -> Result<Option<Unified>> {
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     if extract::format(&bytes) != extract::Format::Unified {
@@ -216,7 +215,7 @@ impl Description {
         text
     }
 
-    /// As JSON for programs: what is not known is null or an empty list.
+    /// As JSON for programs: unknown values are null or an empty list.
     #[must_use]
     pub fn json(&self) -> Json {
         let part = |part: &Part| {

@@ -1,4 +1,4 @@
-//! JSON for `--json`: a crate for it would be a tenth of what a first boot compiles.
+//! JSON for `--json`. A crate would be a tenth of what a first boot compiles.
 
 use std::fmt::{self, Write as _};
 
@@ -89,7 +89,7 @@ fn start_line(f: &mut fmt::Formatter<'_>, end: &str, depth: usize) -> fmt::Resul
     write!(f, "{end}\n{:1$}", "", 2 * depth)
 }
 
-/// A string with what RFC 8259, section 7, wants escaped.
+/// A string, escaped by RFC 8259, section 7.
 fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     f.write_char('"')?;
     for c in text.chars() {

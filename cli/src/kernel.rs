@@ -77,7 +77,7 @@ impl Flavour {
     }
 }
 
-/// The release that built 32-bit kernels last.
+/// The last release with 32-bit kernels.
 const LAST_WITH_686: &str = "bookworm";
 
 fn lists_with_686() -> Lists {
@@ -101,7 +101,7 @@ fn backports() -> Lists {
     }
 }
 
-/// Begins the name of every package that holds a kernel.
+/// Begins the name of every kernel package.
 const PREFIX: &str = "linux-image-";
 
 /// An unpacked kernel package.
@@ -117,11 +117,10 @@ pub struct Kernel {
     pub config: PathBuf,
 }
 
-/// Fetches and unpacks the newest kernel of `flavour`, or returns the one that
-/// was fetched before.
+/// Fetches and unpacks the newest kernel of `flavour`, or returns an earlier one.
 ///
 /// # Errors
-/// Where there is no apt, or the package cannot be had.
+/// There is no apt, or the package could not be downloaded.
 pub fn debian(flavour: Flavour) -> Result<Kernel> {
     newest(&flavour.package())
 }
@@ -152,7 +151,7 @@ pub fn newest(meta: &Package) -> Result<Kernel> {
         Ok((package.name, root))
     };
     let (name, root) = unpack(known.clone()).or_else(|error| {
-        // Old lists name a kernel that a newer one has replaced in the archive.
+        // Old lists may name a kernel that has left the archive.
         match debian::refreshed_dependency(meta, PREFIX) {
             Ok(newer) if newer != known => unpack(newer),
             _ => Err(error),

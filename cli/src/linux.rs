@@ -1,5 +1,5 @@
-//! What Linux is told of QEMU's machines, so that a busy host does not keep it from
-//! booting, whatever the firmware.
+//! Parameters that Linux needs to boot on QEMU's machines on a busy host, with any
+//! firmware.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,8 +17,7 @@ pub enum Time {
 }
 
 /// The parameters that Linux needs on `machine`, a value of `-M`. Without ACPI
-/// (`has_acpi`) its check of how the timer is wired is left on: it is the MP table's
-/// then.
+/// (`has_acpi`) Linux still checks how the timer is wired, which the MP table tells.
 #[must_use]
 pub fn parameters(machine: &str, time: Time, has_acpi: bool) -> Vec<String> {
     let mut words = Vec::new();
@@ -31,23 +30,24 @@ pub fn parameters(machine: &str, time: Time, has_acpi: bool) -> Vec<String> {
         return words;
     }
     if is_microvm || !has_acpi {
-        // Nothing but the PIT to measure the time stamp counter against, which fails
-        // now and then; the kernel then waits for ever for a tick. So it is told.
+        // There is only the PIT to measure the time stamp counter by. That fails now
+        // and then, and the kernel waits for ever for a tick. So it is told the
+        // frequency.
         let khz = match time {
             Time::Counted => Some(1_000_000),
             _ => tsc_khz(),
         };
         words.extend(khz.map(|khz| format!("tsc_early_khz={khz}")));
     } else {
-        // Linux counts ticks to see whether its timer works, and panics where they
-        // come late. Under KVM it leaves the check out by itself.
+        // Linux counts ticks to check its timer, and panics if they come late. Under
+        // KVM it skips the check.
         words.push("no_timer_check".to_owned());
     }
     words
 }
 
-/// Frequency in kHz of the time stamp counter that a guest of QEMU's translator
-/// sees: the host's. `None` where the host has no steady one.
+/// Frequency in kHz of the time stamp counter in a guest under TCG, which is the
+/// host's. `None` if the host has no steady one.
 fn tsc_khz() -> Option<u64> {
     let clock = quanta::Clock::new();
     let (time, ticks) = (Instant::now(), clock.raw());

@@ -1,4 +1,4 @@
-//! The manual pages: what the command line tells of itself, and what it does not.
+//! The manual pages: the command line's help, exit statuses, files and environment.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,10 +9,10 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-/// A section's entries: what is meant, and what is said of it.
+/// A section's entries: term and explanation.
 type Entries = [(&'static str, &'static str)];
 
-/// What is said of every command.
+/// Exit statuses of every command.
 const STATUS: [(&str, &str); 3] = [
     ("0", "It is done."),
     (
@@ -22,7 +22,7 @@ const STATUS: [(&str, &str); 3] = [
     ("2", "The command line is wrong."),
 ];
 
-/// Status of a command that has its own.
+/// Exit statuses of one command.
 fn status(command: &str) -> &'static Entries {
     match command {
         "qboot-run" => &[
@@ -154,7 +154,7 @@ fn page(command: &Command, commands: &[String]) -> Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A section of terms and what they mean.
+/// A section of terms and explanations.
 fn list(page: &mut Vec<u8>, heading: &str, entries: &Entries) -> Result<()> {
     let mut section = Roff::new();
     section.control("SH", [heading]);

@@ -3,16 +3,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often what is waited for is looked at, if nothing else is said.
+/// The time between two polls, by default.
 const POLL: Duration = Duration::from_millis(5);
-/// The most that counts of the time between two looks: who waits longer than this in
-/// between waits longer than the limit.
+/// The longest time between two polls that counts towards the limit.
 pub const COUNTED: Duration = Duration::from_secs(1);
 
-/// A limit on waiting. It counts only time in which this process ran as well:
-/// when the whole machine stands still (a laptop that sleeps, a virtual machine
-/// that is saved and restored), clocks may go on while nobody had a chance to
-/// answer.
+/// A limit on waiting. It counts only time in which this process ran too: while the
+/// whole machine stands still (a laptop that sleeps, a virtual machine that is saved
+/// and restored), clocks may go on.
 #[derive(Debug)]
 pub struct Patience {
     left: Duration,
@@ -31,10 +29,10 @@ impl Patience {
         }
     }
 
-    /// Looks every `poll`, not every 5 ms.
+    /// Polls every `poll` instead of every 5 ms.
     ///
     /// # Panics
-    /// `poll` is more than what counts of it.
+    /// `poll` is longer than [`COUNTED`].
     #[must_use]
     pub fn every(self, poll: Duration) -> Self {
         assert!(poll < COUNTED, "{poll:?} between two looks");
@@ -47,7 +45,7 @@ impl Patience {
         self.is_over_at(Instant::now())
     }
 
-    /// Sleeps until it is time to look again; `false` when the limit is reached.
+    /// Sleeps until the next poll; `false` if the limit is reached.
     #[must_use]
     pub fn pause(&mut self) -> bool {
         let over = self.is_over();

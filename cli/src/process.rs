@@ -1,4 +1,4 @@
-//! Programs run to their end, whose failure is an error that says what they said.
+//! Runs programs to their end. An error has their output.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -8,21 +8,21 @@ use anyhow::{Context, Result, bail, ensure};
 /// Runs a program.
 ///
 /// # Errors
-/// It cannot be started, or fails: with what it wrote to standard error.
+/// It cannot be started, or fails; the error has its standard error.
 pub fn run(command: &mut Command) -> Result<()> {
     output(command, whole).map(drop)
 }
 
-/// As [`run`], for a program that may say the same of very many files.
+/// As [`run`], for a program that may print a line for each of many files.
 ///
 /// # Errors
-/// As [`run`], with the first and the last lines of what it wrote.
+/// As [`run`], with the first and the last lines.
 pub fn run_gist(command: &mut Command) -> Result<()> {
     output(command, gist).map(drop)
 }
 
-/// As [`run`], for a program that may take long: the lines of its standard error
-/// that `told` chooses are passed on as they come.
+/// As [`run`], for a program that may take long: lines of its standard error that
+/// `told` chooses are printed at once.
 ///
 /// # Errors
 /// As [`run`].
@@ -60,7 +60,7 @@ pub fn run_telling(command: &mut Command, told: fn(&str) -> bool) -> Result<()> 
 /// What a program prints.
 ///
 /// # Errors
-/// As [`run`]; or that is not text, or more than 16 MiB.
+/// As [`run`]; or the output is not text, or more than 16 MiB.
 pub fn said(command: &mut Command) -> Result<String> {
     let output = output(command, whole)?;
     let program = command.get_program().to_string_lossy();
@@ -68,7 +68,7 @@ pub fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Its first and last lines: tar has one for every file that a full disk keeps out.
+/// The first and last lines: on a full disk tar prints one for every file.
 fn gist(stderr: &str) -> String {
     const HEAD: usize = 3;
     const TAIL: usize = 3;

@@ -1,5 +1,5 @@
-//! Steps that take long are announced before and told of after, on standard
-//! error: standard output is the guest's.
+//! Announces steps that take long, and their results, on standard error. Standard
+//! output is the guest's.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ pub fn step(what: impl Into<String>) -> Step {
 }
 
 impl Step {
-    /// Ends the step with what came of it.
+    /// Ends the step with its result.
     pub fn done(self, result: &str) {
         let seconds = self.started.elapsed().as_secs_f32();
         eprintln!("{}: {result} ({seconds:.1} s)", self.what);

@@ -107,7 +107,7 @@ pub fn command() -> Command {
         ])
 }
 
-/// What to boot and how: [`command`] says what each is.
+/// What to boot and how; [`command`] explains each.
 #[derive(Clone, Debug)]
 pub struct Options {
     machine: String,
@@ -128,7 +128,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes them from a parsed [`command`].
+    /// The options of a parsed [`command`].
     #[must_use]
     pub fn of(found: &ArgMatches) -> Self {
         fn one<T: Clone + Send + Sync + 'static>(found: &ArgMatches, name: &str) -> Option<T> {
@@ -156,7 +156,7 @@ impl Options {
     }
 }
 
-/// What the firmware tells of its work.
+/// The firmware's log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Log {
     Off,
@@ -182,7 +182,7 @@ impl ValueEnum for Log {
     }
 }
 
-/// What the guest does once it is up.
+/// What the guest does in user space.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Mode {
     Auto,
@@ -206,7 +206,7 @@ impl ValueEnum for Mode {
 }
 
 impl Log {
-    /// As the firmware's option has it; without one it says nothing.
+    /// The value of the firmware's option.
     fn value(self) -> Option<&'static str> {
         match self {
             Log::Off => None,
@@ -230,8 +230,8 @@ pub enum Outcome {
 /// Boots as `options` say.
 ///
 /// # Errors
-/// When something that the boot needs is missing or cannot be made, or QEMU
-/// cannot be started. A guest that fails is an [`Outcome`], not an error.
+/// Something that the boot needs is missing or cannot be made, or QEMU cannot be
+/// started. A failed guest is an [`Outcome`].
 pub fn run(options: &Options) -> Result<Outcome> {
     if !options.dry_run {
         guest::find(&options.qemu)?;
@@ -257,7 +257,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// The command line as a shell would take it.
+    /// The command line, quoted for a shell.
     fn shown(&self) -> String {
         let mut line = self.program.display().to_string();
         for argument in &self.arguments {
@@ -275,7 +275,7 @@ impl Plan {
     }
 }
 
-/// The ROM of the source tree, or without one the ROM installed with this program.
+/// The ROM of the source tree, or the one installed with this program.
 ///
 /// # Errors
 /// There is neither, or it does not build.
@@ -287,19 +287,19 @@ pub fn default_rom() -> Result<PathBuf> {
         .context("no ROM is installed with this program (scripts/install.sh does that): name one")
 }
 
-/// What QEMU is to load.
+/// The files for QEMU.
 struct Files {
     firmware: PathBuf,
     kernel: PathBuf,
-    /// Where none comes with the kernel.
+    /// `None` if it comes with the kernel.
     initrd: Option<PathBuf>,
     /// The command line that comes with the kernel.
     command_line: Option<String>,
 }
 
-/// The files that were named, and those that are made where none was.
+/// The files that were named, and those that are made.
 fn files(options: &Options) -> Result<Files> {
-    // A name that is wrong shows before anything is built or fetched for it.
+    // Wrong names are reported before anything is built or fetched.
     for (what, path) in [
         ("kernel", &options.kernel),
         ("initrd", &options.initrd),
@@ -321,7 +321,7 @@ fn files(options: &Options) -> Result<Files> {
         );
     }
     let (firmware, kernel) = thread::scope(|scope| {
-        // Compiling leaves processors idle, fetching and decompressing need one.
+        // In parallel: compiling leaves processors idle.
         let firmware = scope.spawn(|| match &options.firmware {
             Some(path) => Ok(path.clone()),
             None => default_rom(),
@@ -337,8 +337,7 @@ fn files(options: &Options) -> Result<Files> {
     })
 }
 
-/// The kernel in the form that QEMU boots best, and its initrd. The firmware is still
-/// to be named.
+/// The kernel in the form that QEMU boots best, and its initrd, without the firmware.
 fn kernel(options: &Options) -> Result<Files> {
     let kernel = match &options.kernel {
         Some(path) => path.clone(),
@@ -376,8 +375,8 @@ fn kernel(options: &Options) -> Result<Files> {
     })
 }
 
-/// Tells of a kernel that QEMU will refuse; one of no known kind is an error, since
-/// what QEMU says of such a file leads nobody to the cause.
+/// Warns of a kernel that QEMU will refuse. An unknown kind is an error, since QEMU's
+/// own message does not name the cause.
 fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
     let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
     if let Some(doubt) = extract::doubt(&bytes) {
@@ -401,7 +400,7 @@ fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The accelerator that was named, or the best that works here.
+/// The named accelerator, or the best that works here.
 fn accelerator(options: &Options) -> Accel {
     let found = Accel::detect();
     if options.accel == "auto" {
@@ -452,8 +451,8 @@ fn plan(options: &Options) -> Result<Plan> {
     }
     if shell {
         let log = serial_log();
-        // A mux shares the terminal between console and monitor (Ctrl-A C), and
-        // the log tells afterwards whether user space was reached.
+        // A mux shares the terminal between console and monitor (Ctrl-A C). The log
+        // shows afterwards whether user space was reached.
         let chardev = format!(
             "stdio,id=console,mux=on,signal=off,logfile={}",
             // QEMU's way to write a comma in a value.
@@ -483,10 +482,10 @@ fn plan(options: &Options) -> Result<Plan> {
     })
 }
 
-/// Ends QEMU when the firmware gives up, so that nobody waits for a timeout.
+/// Ends QEMU when the firmware gives up.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
 
-/// QEMU takes images of whole units only.
+/// An image has to be a multiple of this for QEMU.
 const ROM_UNIT: u64 = 64 * 1024;
 
 fn readable(path: &Path) -> Result<()> {
@@ -496,8 +495,8 @@ fn readable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The vmlinux inside the bzImage `kernel`, or `kernel` itself when it has no
-/// PVH entry point.
+/// The vmlinux inside the bzImage `kernel`, or `kernel` itself if it has no PVH entry
+/// point.
 fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
     if let Some(vmlinux) = extract::cached(&kernel)?.path {
         return Ok(vmlinux);
@@ -509,14 +508,14 @@ fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
     Ok(kernel)
 }
 
-/// What takes suspend to RAM away from a kernel that cannot wake up: QEMU loads a PVH
-/// kernel again to wake it, and the guest is lost.
+/// The option that disables suspend to RAM for a kernel that cannot wake up: QEMU loads
+/// a PVH kernel again, and the guest is lost.
 fn without_suspend(machine: &str, kernel: &Path) -> Result<Option<&'static str>> {
     let is_pvh = extract::is_pvh(&fs::read(kernel)?);
     Ok(suspend_property(machine).filter(|_| is_pvh))
 }
 
-/// What takes suspend to RAM away from `machine`, if that has it.
+/// The property that disables suspend to RAM on `machine`, if it has that.
 fn suspend_property(machine: &str) -> Option<&'static str> {
     let name = machine.trim_start_matches("type=").split(',').next()?;
     if name == "q35" || name.starts_with("pc-q35-") {
@@ -528,8 +527,8 @@ fn suspend_property(machine: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether QEMU boots a vmlinux on `machine`: of its versioned types, such as
-/// pc-q35-3.1, those from 4.0 on.
+/// Whether QEMU boots a vmlinux on `machine`: versioned types, such as pc-q35-3.1, do
+/// from 4.0 on.
 fn has_pvh(machine: &str) -> bool {
     let name = machine.trim_start_matches("type=").split(',').next();
     let version = name.and_then(|name| name.rsplit('-').next());
@@ -546,14 +545,14 @@ fn parameters(options: &Options, files: &Files, accel: &Accel, shell: bool) -> S
     };
     words.extend(linux::parameters(&options.machine, time, true));
     if !shell {
-        // Restart at once after a panic, which ends QEMU under -no-reboot.
+        // A panic restarts at once, which ends QEMU under -no-reboot.
         words.push("panic=-1".to_owned());
     }
     if options.initrd.is_none() && files.command_line.is_none() {
         words.push("quiet".to_owned());
         if shell {
             words.push("qboot.do=shell".to_owned());
-            // A terminal that does not know its size says 0.
+            // A terminal of unknown size says 0.
             if let Ok(size) = rustix::termios::tcgetwinsize(io::stdout())
                 && size.ws_row != 0
                 && size.ws_col != 0

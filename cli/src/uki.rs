@@ -1,7 +1,7 @@
-//! Unified kernel images: what the sections of such a PE file hold.
+//! Unified kernel images: the sections of such a PE file.
 //!
-//! UAPI group, "Unified Kernel Image". As the firmware does, this takes the sections
-//! of the first profile, and verifies nothing.
+//! UAPI group, "Unified Kernel Image". Like the firmware, this takes the sections of
+//! the first profile, and verifies nothing.
 
 use anyhow::{Context, Result};
 
@@ -15,7 +15,7 @@ pub struct Section<'a> {
 /// A PE file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pe<'a> {
-    /// The processor that it is for, as PE files number them.
+    /// The PE file's number of its processor.
     pub machine: u16,
     pub sections: Vec<Section<'a>>,
 }
@@ -28,10 +28,10 @@ const HEADER_LEN: usize = 24;
 const ENTRY_LEN: usize = 40;
 
 impl<'a> Pe<'a> {
-    /// `None` if `file` is no PE file.
+    /// `None` if `file` is not a PE file.
     ///
     /// # Errors
-    /// When its headers or sections lie outside the file.
+    /// Its headers or sections lie outside the file.
     pub fn read(file: &'a [u8]) -> Result<Option<Self>> {
         let Some(at) = signature(file) else {
             return Ok(None);

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// The source tree, where this program is part of one.
+/// The source tree, if this program is part of one.
 ///
-/// Cargo names the running package's directory at run time, so a moved
-/// checkout still finds itself; a program started by hand looks around itself,
-/// in `target/debug`. Installed, it belongs to none.
+/// Cargo names the running package's directory at run time, so a moved checkout works.
+/// A program started by hand looks for the tree around `target/debug`. An installed one
+/// has none.
 pub fn source() -> Option<PathBuf> {
     let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let program = env::current_exe().ok();
@@ -26,10 +26,10 @@ pub fn source() -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// The source tree, for what cannot be done without it.
+/// The source tree, or an error.
 ///
 /// # Errors
-/// Says where to do `what`.
+/// There is none; the error says where to do `what`.
 pub fn require_source(what: &str) -> Result<PathBuf> {
     source().with_context(|| {
         format!("{what} needs the source tree: start this in a checkout, as `cargo xtask`")
@@ -48,8 +48,8 @@ pub fn root() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("."))
 }
 
-/// Directory of everything that is made and may be deleted: `target/`, or
-/// without a source tree the user's cache.
+/// The directory of generated files, which may be deleted: `target/`, or the user's
+/// cache without a source tree.
 pub fn target() -> PathBuf {
     if let Some(source) = source() {
         return source.join("target");
@@ -72,11 +72,11 @@ pub fn installed_rom() -> Option<PathBuf> {
 
 /// An exclusive lock named `name`, held until the value is dropped.
 ///
-/// Several test processes may want the same kernel or ROM at once; the first
-/// makes it, the others wait and find it made.
+/// Several test processes may need the same kernel or ROM at once. The first makes it;
+/// the others wait.
 ///
 /// # Errors
-/// When the lock file cannot be created under `target/locks/`.
+/// The lock file cannot be created under `target/locks/`.
 pub fn lock(name: &str) -> Result<File> {
     let dir = target().join("locks");
     fs::create_dir_all(&dir).with_context(|| match source() {
@@ -93,10 +93,10 @@ pub fn lock(name: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Writes `bytes` to `path` so that no reader ever sees half of them.
+/// Writes `bytes` to `path` so that no reader ever sees a part.
 ///
 /// # Errors
-/// When the file cannot be written or renamed into place.
+/// The file cannot be written or renamed into place.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().context("a file path without a directory")?;
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -118,12 +118,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("writing {}", path.display()))
 }
 
-/// Writes a file that the user has named. Into what is there and no plain file
-/// (a device, a pipe, what a link leads to) the bytes are written, it is not
-/// replaced; and no directory is made, whose name may be mistyped.
+/// Writes a file that the user has named. A device, a pipe or a link's target is
+/// written to rather than replaced. No directory is made, since its name may be
+/// mistyped.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// The file cannot be written.
 pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
     let writing = || format!("writing {}", path.display());
     match fs::symlink_metadata(path) {
@@ -137,11 +137,11 @@ pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Opens a file that the user has named, such as a distribution's kernel, which
-/// some let only root read.
+/// Opens a file that the user has named, such as a distribution's kernel, which only
+/// root may read on some systems.
 ///
 /// # Errors
-/// It cannot be opened: with what helps where that is only forbidden.
+/// It cannot be opened. The error says what to do about missing permissions.
 pub fn open_named(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => anyhow::Error::new(error).context(format!(

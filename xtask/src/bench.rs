@@ -40,7 +40,7 @@ const SLOW_RUNS: usize = 5;
 /// Measures, prints and writes everything.
 ///
 /// # Errors
-/// The ROM does not build, our own firmware misses a kernel, or a file cannot be written.
+/// The ROM does not build or does not reach a kernel, or a file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
     let (firmware, skipped, used) = firmware::all(&options.rom)?;
     let cells = if options.bare {
@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Prints the results and writes them down.
+/// Prints the results and writes the files.
 fn report(results: &Results) -> Result<()> {
     let table = table(results);
     say!("{table}")?;
@@ -164,7 +164,7 @@ fn boot(linux: &Linux, firmware: &[Firmware], cells: &[Cell], results: &mut Resu
     }
 }
 
-/// Runs of all firmware in turn, so that a change of the host's load meets all alike.
+/// Runs all firmware in turn, so that the host's load affects all alike.
 fn time(
     kit: &Kit,
     firmware: &[Firmware],
@@ -206,9 +206,9 @@ fn time(
     Ok(())
 }
 
-/// Columns of the table that are empty where nothing was run under KVM.
+/// Columns of the table that are empty without KVM.
 const KVM_COLUMNS: std::ops::Range<usize> = 6..9;
-/// Those of which a terminal of 80 columns has no room: pages, exits, regions.
+/// Columns that do not fit into 80 columns: pages, exits, regions.
 const WIDE_COLUMNS: [usize; 3] = [5, 6, 9];
 
 /// The results as a table for a terminal.
@@ -270,7 +270,7 @@ pub fn table(results: &Results) -> Table {
     table
 }
 
-/// Hides the columns that are empty, and those that have no room.
+/// Hides columns that are empty or do not fit.
 fn hide_columns(table: &mut Table, results: &Results) {
     let mut outcomes = results.results.values().flat_map(BTreeMap::values);
     let mut hidden = Vec::new();
@@ -287,7 +287,7 @@ fn hide_columns(table: &mut Table, results: &Results) {
     }
 }
 
-/// Whether the terminal would take the numbers apart.
+/// Whether the terminal would wrap the numbers.
 fn is_narrow(table: &Table) -> bool {
     table.width().is_some_and(|columns| columns < 140)
 }

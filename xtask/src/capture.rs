@@ -1,8 +1,8 @@
 //! Captures what a QEMU machine hands to its firmware through fw_cfg.
 //!
-//! The processor never runs: QEMU's test protocol (qtest) reaches ports and
-//! memory from outside. What the ACPI tables depend on is programmed first, as
-//! the firmware does it: the PM base, and on q35 the base of ECAM.
+//! The processor never runs: QEMU's test protocol (qtest) accesses ports and memory
+//! from outside. Like the firmware, this first programs the registers that the ACPI
+//! tables depend on: the PM base, and on q35 the base of the ECAM.
 //!
 //! A capture is a gzip stream of records, each a name of 56 bytes padded with
 //! zeroes, the selector (`u16`) and the size (`u32`), both little endian, and

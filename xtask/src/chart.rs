@@ -66,7 +66,7 @@ impl Svg {
         ))
     }
 
-    /// Text at `(x, y)`; `y` is its middle, and `anchor` says which end `x` is.
+    /// Text at `(x, y)`: `y` is its middle, `anchor` the end at `x`.
     fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, anchor: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
         let _ = writeln!(
@@ -90,7 +90,7 @@ impl Svg {
         self.text(label, (x, bottom + 10), 11, "middle");
     }
 
-    /// Names beside their colours, in a line from the left.
+    /// Names beside their colours, in a line.
     fn legend<'n>(&mut self, y: i32, names: impl Iterator<Item = &'n str>) {
         let mut x = 16;
         for (n, name) in names.enumerate() {
@@ -143,7 +143,7 @@ const QUANTITIES: [(&str, Value); 4] = [
 /// A panel's title, and its bars: the firmware's number, the place and the value.
 type Panel = (&'static str, Vec<(usize, i32, Option<f64>)>);
 
-/// The panels that have values; `place` gives the height for a cell and a firmware.
+/// The panels with values; `place` returns the height for a cell and a firmware.
 fn panels(results: &Results, cells: &[&String], place: impl Fn(i32, i32) -> i32) -> Vec<Panel> {
     let panels = QUANTITIES.map(|(title, get)| {
         let mut bars = Vec::new();
@@ -193,7 +193,7 @@ pub fn benchmark(results: &Results) -> Svg {
             .iter()
             .filter_map(|(.., value)| *value)
             .fold(0.0, f64::max);
-        // One more than the value: the logarithm then starts at nothing.
+        // The logarithm of one more than the value, which starts at 0.
         let place = |value: f64| {
             let share = (value + 1.0).ln() / (most + 1.0).ln();
             (f64::from(width - NUMBER) * share) as i32
@@ -226,7 +226,7 @@ pub fn benchmark(results: &Results) -> Svg {
     svg
 }
 
-/// Draws one bar a boot: for each kernel the firmware one under another.
+/// Draws a bar for each boot, grouped by kernel.
 #[must_use]
 pub fn timelines(timelines: &[Timeline]) -> Svg {
     const LEFT: i32 = 190;

@@ -1,4 +1,4 @@
-//! Examples that stand below each command's options, as `cargo xtask` then.
+//! Examples below each command's options.
 
 /// By command.
 pub const EXAMPLES: [(&str, &str); 5] = [

@@ -31,7 +31,7 @@ fn program() -> Command {
             "release" => release::Options::augment_args(task),
             _ => task,
         };
-        // In place of the comment on its options.
+        // Replaces the comment on the options.
         task.about(about).long_about(None)
     });
     Command::new("xtask")

@@ -39,13 +39,14 @@ pub struct Options {
     pub jobs: usize,
 }
 
-/// The release whose kernels and programs the record is of.
+/// The release with the record's kernels and programs.
 const DEBIAN: &str = "bookworm";
 
-/// Runs the cells that `options` choose.
+/// Runs the chosen cells.
 ///
 /// # Errors
-/// A cell does not come out as recorded, or something that it needs cannot be had.
+/// A cell's result differs from the record, or something that it needs could not be
+/// fetched.
 pub fn run(options: &Options) -> Result<()> {
     let root = workspace::require_source("the matrix")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -80,7 +81,7 @@ pub fn run(options: &Options) -> Result<()> {
         "--format=pretty",
         &format!("--test-threads={}", options.jobs),
     ]);
-    // Every cell has an @. Without one it is a test of the matrix itself.
+    // A name without @ is a test of the matrix itself.
     let filter = options.filter.as_deref().unwrap_or("@");
     if options.pages {
         command.args(["--exact", "no cell"]);

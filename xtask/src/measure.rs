@@ -1,5 +1,5 @@
-//! What a firmware costs up to a kernel's first 32-bit instruction: device
-//! accesses by region, instructions, and under KVM exits and time.
+//! Counts a firmware's cost up to a kernel's first 32-bit instruction: device accesses
+//! by region, instructions, and under KVM exits and time.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -61,8 +61,8 @@ impl Kit {
         })
     }
 
-    /// The same with other machines: `kernel`, which is to start a probe, in the
-    /// probes' place, and further options for QEMU.
+    /// The same with `kernel`, which starts a probe, in the probes' place, and further
+    /// options for QEMU.
     #[must_use]
     fn with(self, kernel: Option<PathBuf>, arguments: &[String]) -> Self {
         Self {
@@ -113,7 +113,7 @@ fn equipped(rom: &Path, cell: &Cell) -> Qemu {
         }
         qemu = qemu.args(["-device", device]);
     }
-    // Only a firmware that gives up writes here.
+    // Only a failing firmware writes here.
     probe::ports(qemu).debugcon(COMPLAINTS)
 }
 
@@ -200,14 +200,14 @@ fn accesses(vm: &Vm) -> Result<Vec<Access>> {
     bail!("no report in the trace")
 }
 
-/// Pages of 4 KiB of guest RAM that are touched for the first time between
-/// reset and the probe's end: what the firmware and its transfers touch, and the
-/// probe's own page.
+/// Pages of 4 KiB of guest RAM that are first touched between reset and the probe's
+/// end, by the firmware, its transfers, and the probe.
 ///
 /// # Errors
 /// The probe is not reached.
 pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
-    // Shared memory counts reads too; elsewhere a page read only stays a hole.
+    // Only shared memory counts reads too: elsewhere a page that is only read stays a
+    // hole.
     let shared = Path::new("/dev/shm");
     let dir = if shared.is_dir() {
         tempfile::tempdir_in(shared)?
@@ -228,7 +228,7 @@ pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
             "-machine",
             "memory-backend=ram",
         ]);
-        // The first run gives what QEMU itself touches before the reset.
+        // The first run counts what QEMU touches before the reset.
         if n == 0 {
             qemu = qemu.qmp().arg("-S");
         }
@@ -246,8 +246,7 @@ pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
     Ok(after.saturating_sub(before) * 512 / 4096)
 }
 
-/// Counts several cells, each with the image beside it, two at a time, and
-/// returns them in the cells' order.
+/// Counts several cells, each with its image, two at a time; in the cells' order.
 pub fn counts(kit: &Kit, images: &[&Path], cells: &[Cell]) -> Vec<Result<Counts>> {
     two_at_a_time(cells.len(), |n| {
         trace(kit, images[n], &cells[n]).map(|(counts, _)| counts)
@@ -370,7 +369,7 @@ pub fn budget(kit: &Kit) -> Result<Budget> {
     Ok(measured)
 }
 
-/// Counts all cells, says which have changed, and writes them down.
+/// Counts all cells, prints the changes, and writes the budget.
 fn update_budget(kit: &Kit) -> Result<()> {
     let measured = budget(kit)?;
     let found = match Budget::read() {

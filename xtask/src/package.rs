@@ -12,7 +12,7 @@ use crate::inspect::Identity;
 use crate::process::said;
 use crate::{progress, workspace};
 
-/// Builds the host program as it is handed out.
+/// Builds the host program for a release.
 ///
 /// # Errors
 /// There is no source tree, or it does not compile.
@@ -27,7 +27,7 @@ pub fn tool() -> Result<PathBuf> {
             .args(["build", "--locked", "--release", "--package", "qboot-cli"])
             .arg("--target-dir")
             .arg(&target)
-            // No path of this machine in messages of panics.
+            // Panic messages must not have this machine's paths.
             .env(
                 "CARGO_ENCODED_RUSTFLAGS",
                 format!("--remap-path-prefix={}=.", source.display()),
@@ -43,7 +43,7 @@ pub fn tool() -> Result<PathBuf> {
 /// directory `to`.
 ///
 /// # Errors
-/// `dpkg-deb` is not here, or a step fails; or the crates' terms are not among them.
+/// There is no `dpkg-deb`, a step fails, or the crates' terms are missing.
 pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     let image = fs::read(files.join("qboot.rom"))?;
     let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
@@ -60,7 +60,7 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     fs::write(doc.join("copyright"), copyright(files)?)?;
     let changes = doc.join("changelog");
     fs::write(&changes, changelog(&identity.date)?)?;
-    // Without name and time: the same text, the same bytes.
+    // Without name and time, so that the same text gives the same bytes.
     said(Command::new("gzip").arg("-9n").arg(&changes))?;
     let overrides = staged.join("usr/share/lintian/overrides");
     fs::create_dir_all(&overrides)?;
@@ -107,7 +107,7 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// A package has to name somebody to write to; there is no such address.
+/// A package needs a maintainer's address; this one is invalid on purpose.
 const MAINTAINER: &str = "The qboot-rs developers <qboot-rs@invalid>";
 /// For lintian.
 const OVERRIDES: &str = "\
@@ -116,8 +116,8 @@ qboot-rs: bogus-mail-host
 qboot-rs: bogus-mail-host-in-debian-changelog
 ";
 
-/// Both licences in Debian's machine-readable format; every Debian has the text of
-/// Apache's.
+/// Both licences in Debian's machine-readable format. Debian itself has the Apache
+/// text.
 fn copyright(files: &Path) -> Result<String> {
     let mit = fs::read_to_string(files.join("LICENSE-MIT"))?;
     let paragraphs: Vec<&str> = mit.split("\n\n").map(str::trim).collect();
@@ -146,7 +146,7 @@ fn copyright(files: &Path) -> Result<String> {
     ))
 }
 
-/// The package's own changes, in Debian's format; the project's are beside it.
+/// The package's changes, in Debian's format.
 fn changelog(day: &str) -> Result<String> {
     Ok(format!(
         "{NAME} ({VERSION}) unstable; urgency=medium\n\n  \
@@ -164,8 +164,8 @@ pub fn epoch(day: &str) -> Result<String> {
     date("+%s", day)
 }
 
-/// The start of a day as `date` writes it. A source that is neither a checkout nor
-/// an archive has none.
+/// The start of a day, by `date`. A source that is neither a checkout nor an archive
+/// has no date.
 fn date(format: &str, day: &str) -> Result<String> {
     let day = if day == "unknown" { "1970-01-01" } else { day };
     let mut date = Command::new("date");
@@ -175,8 +175,8 @@ fn date(format: &str, day: &str) -> Result<String> {
     Ok(said(date)?.trim().to_owned())
 }
 
-/// The libraries that `program` needs, by Debian's names: asked of
-/// `dpkg-shlibdeps` where it is, otherwise what every Rust program needs.
+/// The libraries that `program` needs, by Debian's names: from `dpkg-shlibdeps`, or
+/// without it those of every Rust program.
 fn depends(program: &Path) -> Option<String> {
     let work = program.ancestors().nth(4)?;
     fs::create_dir_all(work.join("debian")).ok()?;
@@ -194,7 +194,7 @@ fn depends(program: &Path) -> Option<String> {
     Some(depends.unwrap_or("libc6, libgcc-s1").to_owned())
 }
 
-/// For those who check an installation, as `dpkg --verify` does.
+/// The sums that `dpkg --verify` checks.
 fn md5sums(staged: &Path) -> Result<String> {
     let list = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum";
     said(Command::new("sh").args(["-c", list]).current_dir(staged))

@@ -1,12 +1,12 @@
-//! Probe kernels: images of our own that say in what state they were entered.
+//! Probe kernels: images that report the state at their entry.
 //!
 //! Every probe is the same 32-bit code (`probe/probe.S`) in a different wrapping:
-//! behind a real Linux kernel's setup header ([`BzImage::of`]), behind a header of
-//! our own ([`BzImage::minimal`]), in a PVH ELF ([`Elf`]) or with a multiboot
-//! header ([`Multiboot`]). It records the registers at entry, sends the record to
-//! the debug console at [`REPORT_PORT`], and ends QEMU or halts. Loaders that start
-//! Linux in long mode find an entry there too, at [`ENTRY64`]; its record has the
-//! counter, the stack pointer, RSI, CS and the control registers.
+//! behind a real Linux kernel's setup header ([`BzImage::of`]), behind a made one
+//! ([`BzImage::minimal`]), in a PVH ELF ([`Elf`]) or with a multiboot header
+//! ([`Multiboot`]). It records the registers at entry, sends the record to the debug
+//! console at [`REPORT_PORT`], and ends QEMU or halts. Loaders that start Linux in long
+//! mode find an entry there too, at [`ENTRY64`]; its record has the counter, the stack
+//! pointer, RSI, CS and the control registers.
 
 use std::collections::HashMap;
 use std::fs;
@@ -32,9 +32,9 @@ pub const EXIT_STATUS: i32 = (0x10 << 1) | 1;
 pub const RECORD_LEN: usize = 156;
 /// Bytes that follow the record in [`Mode::Sum`] and [`Mode::SumAndReset`].
 pub const SUM_LEN: usize = 4;
-/// Where in the 32-bit code the record lies.
+/// Offset of the record in the 32-bit code.
 pub const RECORD_OFFSET: usize = 0x220;
-/// Where in it a loader that starts Linux in long mode enters.
+/// Offset of the entry for loaders that start Linux in long mode.
 pub const ENTRY64: usize = 0x200;
 /// Size that a probe's 32-bit part is padded to.
 pub const PAYLOAD_LEN: usize = 64 << 10;
@@ -48,12 +48,12 @@ pub enum Mode {
     /// Report and halt, so that guest memory can be read. All registers are the
     /// firmware's; the counter is read some forty instructions later.
     Halt,
-    /// End QEMU at once, reporting nothing: for time measured from outside.
+    /// End QEMU at once, without a report: for time measured from outside.
     Bare,
-    /// As `Exit`, with [`SUM_LEN`] more bytes: a checksum of what the firmware
-    /// leaves in the memory of a machine of 16 MiB.
+    /// As `Exit`, with [`SUM_LEN`] more bytes: a checksum of the memory, on a machine
+    /// of 16 MiB.
     Sum,
-    /// The same, and reset the machine.
+    /// As `Sum`, but reset the machine.
     SumAndReset,
 }
 
@@ -100,7 +100,7 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// The bytes are not one.
+    /// The bytes are not a record.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(
             bytes.len() >= RECORD_LEN,
@@ -143,11 +143,10 @@ impl Record {
     }
 }
 
-/// Assembles a flat binary, linked at address 0, from one of our sources; once in
-/// a process.
+/// Assembles a flat binary, linked at address 0; once in a process.
 ///
 /// # Errors
-/// There is no gcc, or it has something to say.
+/// There is no gcc, or it fails.
 pub fn assemble(name: &str, source: &str) -> Result<Vec<u8>> {
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -196,7 +195,7 @@ pub fn code(mode: Mode) -> Result<Vec<u8>> {
     if mode == Mode::Halt {
         code[..2].fill(0x90);
     }
-    // Not zeroes: what was not copied is then seen.
+    // Not zeroes, so that missing bytes show.
     code.resize(PAYLOAD_LEN, 0xc9);
     Ok(code)
 }
@@ -213,7 +212,7 @@ pub fn ports(qemu: Qemu) -> Qemu {
 /// Waits for the `n`th record (the first is 1) of a machine with [`ports`].
 ///
 /// # Errors
-/// None comes in time.
+/// No record comes in time.
 pub fn wait(vm: &mut Vm, n: usize, timeout: std::time::Duration) -> Result<Record> {
     let bytes = vm.wait_debugcon(REPORT_PORT, n * RECORD_LEN, timeout)?;
     Record::parse(&bytes[(n - 1) * RECORD_LEN..])

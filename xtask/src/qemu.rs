@@ -1,4 +1,4 @@
-//! One QEMU: started, watched, asked over QMP, and gone when dropped.
+//! Starts a QEMU, watches it, and asks it over QMP. Dropping it ends QEMU.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -26,8 +26,8 @@ use anyhow::{Context, Result};
 pub enum Accel {
     /// QEMU's translator.
     Tcg,
-    /// The translator with all processors on one thread of the host, which keeps
-    /// them in step where the host has fewer than the guest.
+    /// The translator with all processors on one thread of the host, which keeps them
+    /// in step if the host has fewer processors.
     TcgSingle,
     /// The translator with virtual time counted in instructions: one instruction
     /// is 2^shift nanoseconds. With shift 0 the time stamp counter is the number
@@ -59,7 +59,7 @@ pub fn version() -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Why KVM cannot be used here, or `None` when `/dev/kvm` opens.
+/// Why KVM cannot be used here; `None` if `/dev/kvm` opens.
 #[must_use]
 pub fn kvm_missing() -> Option<String> {
     match fs::File::options().read(true).write(true).open("/dev/kvm") {
@@ -238,7 +238,7 @@ impl Qemu {
         self
     }
 
-    /// The arguments, with every file of QEMU's own in `dir`.
+    /// The arguments, with QEMU's files in `dir`.
     fn arguments(&self, dir: &Path) -> Vec<OsString> {
         let mut args = Vec::<OsString>::new();
         let mut put = |list: &[&str]| args.extend(list.iter().map(OsString::from));
@@ -292,7 +292,7 @@ impl Qemu {
         args
     }
 
-    /// Those that say what is booted.
+    /// The arguments for firmware, kernel, initrd and command line.
     fn boot_arguments(&self) -> Vec<OsString> {
         let mut args = Vec::new();
         for (option, file) in [

@@ -1,5 +1,5 @@
-//! A release: its files in `target/release-VERSION/`, checked by booting what
-//! has been unpacked from them.
+//! Makes a release in `target/release-VERSION/`, and checks it by boots of the unpacked
+//! files.
 
 use std::fs;
 use std::path::Path;
@@ -88,14 +88,13 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What is handed out: its package's directory and the arguments that it is built with.
+/// The released parts: package directory and build arguments.
 const PARTS: [(&str, &str, &[&str]); 2] = [
     ("qboot.rom", ".", &["--features", "rom"]),
     ("qboot", "cli", &[]),
 ];
 
-/// The terms of the crates in what is handed out, in their own words: most ask to be
-/// handed out with them.
+/// The licence texts of the released crates: most demand to be included.
 fn notices(source: &Path) -> Result<String> {
     let mut text = String::new();
     for (part, dir, arguments) in PARTS {
@@ -117,7 +116,7 @@ fn notices(source: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The bills of materials: which crates are in what is handed out.
+/// The bills of materials: the released crates.
 fn bills(source: &Path, dir: &Path, epoch: &str) -> Result<()> {
     const BILL: &str = "bill-of-materials";
     let cargo = workspace::cargo();
@@ -131,7 +130,7 @@ fn bills(source: &Path, dir: &Path, epoch: &str) -> Result<()> {
             .env("SOURCE_DATE_EPOCH", epoch)
             .output();
         let bill = bill.context("starting cargo cyclonedx")?;
-        // It writes one beside every manifest of the workspace.
+        // The tool writes one beside every manifest of the workspace.
         let mut text = None;
         for member in [".", "cli", "xtask", "tests"] {
             let file = source.join(member).join(format!("{BILL}.json"));
@@ -144,7 +143,7 @@ fn bills(source: &Path, dir: &Path, epoch: &str) -> Result<()> {
         let said = String::from_utf8_lossy(&bill.stderr);
         let text =
             text.with_context(|| format!("cargo cyclonedx wrote no bill of {part}\n{said}"))?;
-        // The same wherever it is made.
+        // The same text in every directory.
         let text = text.replace(&format!("file://{}", source.display()), "file:///qboot-rs");
         fs::write(dir.join(format!("{part}-{VERSION}.cdx.json")), text)?;
     }
@@ -193,11 +192,11 @@ fn write_sums(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks the files in `dir` as their receiver would: sums, then a boot of the
-/// ROM in the archive and of the one in the package, on every machine.
+/// Checks the files in `dir`: sums, then boots of the archive's and the package's ROM
+/// on every machine.
 ///
 /// # Errors
-/// Says what is wrong.
+/// A check fails.
 pub fn check(dir: &Path) -> Result<()> {
     said(
         Command::new("sha256sum")
@@ -267,7 +266,7 @@ pub fn check_installed(prefix: &Path, released: &[u8]) -> Result<()> {
     }
     let identity = Identity::read(released).context("no identity")?;
     let mut program = Command::new(prefix.join("bin/qboot"));
-    // As it starts for its user: not from cargo.
+    // As the user starts it, without cargo.
     program.env_remove("CARGO_MANIFEST_DIR").current_dir("/");
     let shown = said(program.args(["inspect"]))?;
     ensure!(

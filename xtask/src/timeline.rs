@@ -1,4 +1,4 @@
-//! Where the time goes from QEMU's start to user space, for each firmware, with a
+//! The time from QEMU's start to user space by stages, for each firmware, with a
 //! bzImage and with the vmlinux inside it.
 //!
 //! QEMU's trace gives every write to a device its time. The firmware ends with its
@@ -133,7 +133,7 @@ fn seconds(time: SystemTime) -> Result<f64> {
     Ok(time.duration_since(UNIX_EPOCH)?.as_secs_f64())
 }
 
-/// When what happened, in seconds since 1970.
+/// The times of the stages' ends, in seconds since 1970.
 #[derive(Debug, Default)]
 struct Points {
     running: Option<f64>,

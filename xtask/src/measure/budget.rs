@@ -1,8 +1,7 @@
-//! The budget: what each cell may cost at most, kept in `tests/budget.toml`.
+//! The budget: the highest cost of each cell, in `tests/budget.toml`.
 //!
-//! Every change shows its cost there: a cell that becomes dearer fails the test
-//! that compares, and one that becomes cheaper is written down with
-//! `cargo xtask measure --update-budget`.
+//! A test fails if a cell costs more. `cargo xtask measure --update-budget` writes
+//! today's counts, so a change shows its cost.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,13 +16,13 @@ use crate::{qemu, workspace};
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
-    /// Version of QEMU that the cells were counted with: others give other tables.
+    /// QEMU's version: others make other tables.
     pub qemu: String,
     /// Bytes of the ROM that hold code or data.
     pub rom_used_bytes: u64,
     /// By name.
     pub cells: BTreeMap<String, Counts>,
-    /// Of whole boots.
+    /// Whole boots.
     pub user_space: UserSpace,
 }
 
@@ -95,7 +94,7 @@ impl Budget {
             measured.rom_used_bytes,
             "",
         );
-        // With another kernel there is nothing to compare.
+        // Counts with another kernel cannot be compared.
         if self.user_space.linux == measured.user_space.linux {
             for (name, now) in &measured.user_space.exits {
                 let budget = self.user_space.exits.get(name).copied().unwrap_or(0);
@@ -126,7 +125,7 @@ impl Budget {
     }
 }
 
-/// What a comparison with the budget finds.
+/// The result of a comparison with the budget.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
     /// Dearer than the budget allows.

@@ -1,4 +1,4 @@
-//! What is measured: machines, kernels, devices.
+//! The measured cells: machines, kernels, devices.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -49,8 +49,7 @@ impl Cell {
         }
     }
 
-    /// Whether it has no devices beside root ports, and no more memory or processors
-    /// than it needs.
+    /// Whether it is one of [`core_cells`].
     #[must_use]
     pub fn is_bare(&self) -> bool {
         core_cells().iter().any(|cell| cell.name == self.name)

@@ -1,7 +1,7 @@
 //! What a whole boot costs: accesses from reset to the first instruction of user
 //! space, and the time from QEMU's start to it.
 //!
-//! The kernel makes most of them, and what the firmware hands over decides how many.
+//! The kernel makes most of them. The firmware's tables decide how many.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,16 +20,14 @@ use crate::output::say;
 use crate::qemu::{Accel, Qemu};
 use crate::{extract, probe};
 
-/// One processor at a thousand million instructions a second, which the kernel is told
-/// and so need not find out.
+/// One processor at 10^9 instructions a second. The kernel is told this frequency.
 const COUNTED: Accel = Accel::Icount { shift: 0 };
 const COMMAND_LINE: &str = "quiet no_timer_check panic=-1 rdinit=/init";
 const CLOCK: &str = "lpj=1000000 tsc=reliable tsc_early_khz=1000000";
-/// A clock and random numbers that are the same in every run, and so the counts.
+/// The same clock and random numbers in every run, so that the counts repeat.
 const REPEATABLE: [&str; 4] = ["-rtc", "base=2026-01-01,clock=vm", "-seed", "1"];
-/// The kernel polls these to calibrate its clocks, with every firmware alike: the HPET
-/// as often as it can in two or three milliseconds, the PIT not at all under KVM, whose
-/// guests are told their clock.
+/// The kernel polls these to calibrate its clocks, alike with every firmware: the HPET
+/// as often as it can in two or three milliseconds, the PIT only without kvmclock.
 const CALIBRATION: [&str; 2] = ["hpet", "pit"];
 /// Longest that a boot may take: SeaBIOS and a traced kernel on a busy host.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -65,14 +63,14 @@ impl Linux {
         })
     }
 
-    /// What the kernel calls itself, such as `6.1.0-1-cloud-amd64`.
+    /// The kernel's release, such as `6.1.0-1-cloud-amd64`.
     ///
     /// # Errors
     /// The kernel has no setup header, or it names no version.
     pub fn release(&self) -> Result<String> {
         let image = fs::read(&self.bzimage)?;
         let field = image.get(0x20e..0x210).context("too short for a kernel")?;
-        // Boot protocol 2.00: the text's place from 0x200 on.
+        // Boot protocol 2.00: the text's offset from 0x200.
         let at = 0x200 + usize::from(u16::from_le_bytes([field[0], field[1]]));
         let text = image.get(at..).unwrap_or_default();
         let end = text.iter().position(|b| *b == b' ' || *b == 0);
@@ -116,7 +114,7 @@ pub fn cells() -> Vec<Cell> {
     cells
 }
 
-/// The cells that the budget keeps: bare machines, whose counts take seconds.
+/// The budget's cells: bare machines, whose counts take seconds.
 #[must_use]
 pub fn budget_cells() -> Vec<Cell> {
     let mut cells = cells();
@@ -162,14 +160,14 @@ impl UserSpace {
 /// Interrupt controllers and timers that KVM itself serves.
 const IN_KERNEL: [&str; 6] = ["apic-msi", "ioapic", "pic", "elcr", "pit", "pcspk"];
 /// The kernel reads the power management timer until it moves: some two hundred times
-/// under TCG, some thirty where a read takes as long as an exit does.
+/// under TCG, some thirty if each read is an exit.
 const POLLED: &str = "acpi-tmr";
-/// Regions whose writes KVM collects until the next exit, as QEMU asks it to.
+/// Regions whose writes KVM collects until the next exit.
 const COALESCED: [&str; 2] = ["pci-conf-idx", "rtc-index"];
 
-/// How many of these accesses would be exits to QEMU under KVM with its usual
-/// in-kernel interrupt controllers, [`POLLED`] left out. What remains does not depend
-/// on time, so a change of this number is a change of what was handed over.
+/// How many of these accesses would be exits to QEMU under KVM with its in-kernel
+/// interrupt controllers, without [`POLLED`]. This number does not depend on time: it
+/// changes only if the firmware hands over something else.
 fn exits<'a>(list: impl Iterator<Item = &'a Access>) -> u64 {
     let spared = |access: &&Access| {
         let region = access.region.as_str();
@@ -226,14 +224,14 @@ pub(crate) fn timed(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Res
         .args(["-msg", "timestamp=on"])
         .spawn()?;
     end(&mut vm, rom, cell, TIMEOUT)?;
-    // The machine takes its files with it.
+    // The machine's files go with it.
     let kept = NamedTempFile::new()?;
     fs::copy(vm.trace_path(), kept.path())?;
     Ok(kept)
 }
 
-/// Milliseconds of each image's boots of a cell, `runs` of each, by turns: a change of
-/// the host's load meets all alike.
+/// Milliseconds of each image's boots of a cell, `runs` of each, by turns, so that the
+/// host's load affects all alike.
 ///
 /// # Errors
 /// User space is not reached.
@@ -299,8 +297,8 @@ pub(super) fn run(options: &super::Options) -> Result<()> {
     Ok(())
 }
 
-/// Prints the spread of each image's times, and of their differences from the first
-/// one's in the same turn.
+/// Prints the spread of each image's times, and of the differences from the first image
+/// in the same turn.
 fn print_times(
     linux: &Linux,
     roms: &[PathBuf],

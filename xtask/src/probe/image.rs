@@ -21,7 +21,7 @@ impl BzImage {
     /// The probe behind this kernel's own setup header and 16-bit code.
     ///
     /// # Errors
-    /// The file cannot be read or is no bzImage.
+    /// The file cannot be read, or is not a bzImage.
     pub fn of(kernel: &Path, mode: Mode) -> Result<Self> {
         let image =
             fs::read(kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
@@ -43,8 +43,8 @@ impl BzImage {
         })
     }
 
-    /// The probe behind a header of our own: protocol 2.15, relocatable, loaded
-    /// at 1 MiB, with a payload as Linux has one and an `init_size` of 1 MiB.
+    /// The probe behind a made header: protocol 2.15, relocatable, loaded at 1 MiB,
+    /// with a payload like Linux's and an `init_size` of 1 MiB.
     ///
     /// # Errors
     /// It does not assemble.
@@ -131,7 +131,7 @@ pub struct Elf {
     pub memory_len: u32,
     /// XEN_ELFNOTE_GUEST_OS, when there is one.
     pub guest_os: Option<String>,
-    /// Whether there is XEN_ELFNOTE_PHYS32_ENTRY, without which it is no PVH kernel.
+    /// Whether there is XEN_ELFNOTE_PHYS32_ENTRY, which a PVH kernel needs.
     pub entry_note: bool,
     /// Further segments.
     pub segments: Vec<Segment>,
@@ -268,7 +268,7 @@ impl Elf {
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
-/// What a program header says; `addr` is virtual and physical.
+/// A program header; `addr` is virtual and physical.
 struct ProgramHeader {
     kind: u32,
     offset: usize,

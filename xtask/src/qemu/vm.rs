@@ -1,4 +1,4 @@
-//! A running QEMU: what it writes, and what it is asked over QMP.
+//! A running QEMU: its output, and its QMP.
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,8 +26,7 @@ pub struct Vm {
     pub(super) args: Vec<OsString>,
 }
 
-/// Longest that QEMU itself may take to answer or to end: it is quick, and a busy
-/// host may not be.
+/// The longest time for QEMU to answer or to end, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest that one read from QMP waits before it counts against [`PATIENCE`].
 const READ: Duration = patience::COUNTED;
@@ -97,7 +96,7 @@ impl Vm {
         self.text("serial")
     }
 
-    /// What QEMU itself had to say.
+    /// QEMU's standard error.
     #[must_use]
     pub fn stderr(&self) -> String {
         self.text("stderr")
@@ -139,10 +138,11 @@ impl Vm {
         line
     }
 
-    /// The command line, and the end of what QEMU and the guest said: the body of every error.
+    /// The command line, and the end of QEMU's and the guest's output: the body of
+    /// every error.
     #[must_use]
     pub fn report(&self) -> String {
-        // A hundred devices would hide what follows.
+        // A long command line would hide what follows.
         let mut line = self.command_line();
         if let Some((at, _)) = line.char_indices().nth(2000) {
             line.truncate(at);
@@ -172,7 +172,7 @@ impl Vm {
     /// Waits for QEMU to end.
     ///
     /// # Errors
-    /// It has not within `timeout`; the error carries [`Vm::report`].
+    /// It does not within `timeout`; the error has [`Vm::report`].
     pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let mut patience = Patience::new(timeout);
         loop {
@@ -188,8 +188,8 @@ impl Vm {
     /// Waits until `done` holds.
     ///
     /// # Errors
-    /// QEMU ended, or `timeout` went by, before it did; the error names `what`
-    /// and carries [`Vm::report`].
+    /// QEMU ends first, or `timeout` passes; the error names `what` and has
+    /// [`Vm::report`].
     pub fn wait_for(
         &mut self,
         what: &str,
@@ -306,7 +306,7 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // Both fail only when the process is gone already.
+        // Both fail only if the process has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
