@@ -18,8 +18,8 @@ pub struct FakeFwCfg {
     pub fails_after: Option<usize>,
     /// Bytes above which transfers fail.
     pub limit: Option<u64>,
-    /// Memory is zero already: long transfers do not write the zeroes
-    /// that lie behind an item.
+    /// Memory is zero already, so long transfers do not write the zeroes behind an
+    /// item.
     pub sparse: bool,
     /// `(selector, offset, data)` of each write.
     pub written: Vec<(u16, u32, Vec<u8>)>,
@@ -32,7 +32,7 @@ impl FakeFwCfg {
         Self::default()
     }
 
-    /// The content of an item, empty when there is none.
+    /// The content of an item; empty if there is none.
     #[must_use]
     pub fn data(&self, selector: u16) -> &[u8] {
         self.items.get(&selector).map_or(&[], Vec::as_slice)
@@ -51,7 +51,7 @@ impl FakeFwCfg {
         self
     }
 
-    /// Adds a file and its entry in the directory; gives its selector.
+    /// Adds a file and its entry in the directory; returns its selector.
     pub fn file(&mut self, name: &str, data: &[u8]) -> u16 {
         let selector = u16::try_from(self.names.len())
             .unwrap_or(0)
@@ -123,7 +123,7 @@ impl FakeFwCfg {
     /// Writes to an item.
     ///
     /// # Errors
-    /// If there is no such place.
+    /// There is no such place.
     pub fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
         let item = self.items.get_mut(&selector).ok_or(Error::FwCfgTransfer)?;
         let end = (offset as usize).saturating_add(data.len());

@@ -1,4 +1,4 @@
-//! Which accelerator a boot uses.
+//! Chooses the accelerator of a boot.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -10,22 +10,22 @@ pub struct Accel {
     /// As QEMU's `-accel` takes it.
     pub name: String,
     pub reason: String,
-    /// What gives a better one, where anything does.
+    /// How to get a better one, if that is possible.
     pub fix: Option<&'static str>,
 }
 
-/// The device is there, for its group.
+/// The device is there, but only for its group.
 const JOIN_GROUP: &str = "sudo usermod -aG kvm $USER, and log in again";
-/// The processor could, the kernel does not.
+/// The processor has virtualization, but the kernel does not use it.
 const LOAD_MODULE: &str = "sudo modprobe -a kvm_intel kvm_amd";
-/// The processor does not show it.
+/// The processor shows no virtualization.
 const NESTED: &str = "turn virtualization on in the firmware's setup, or nested virtualization in the host of this VM";
 
 impl fmt::Display for Accel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.reason)?;
         match self.fix {
-            // Nothing to type: `doctor` tells of it.
+            // There is no command for it: `doctor` explains it.
             Some(NESTED) | None => Ok(()),
             Some(fix) => write!(f, "\n             for KVM: {fix}"),
         }
@@ -33,11 +33,10 @@ impl fmt::Display for Accel {
 }
 
 impl Accel {
-    /// KVM where it is of use, TCG elsewhere.
+    /// KVM if it is useful, otherwise TCG.
     ///
-    /// `/dev/kvm` alone says too little: without the processor's own
-    /// virtualization behind it, KVM emulates protected mode instruction by
-    /// instruction, and a kernel takes for ever.
+    /// `/dev/kvm` alone is not enough: without the processor's virtualization KVM
+    /// emulates protected mode instruction by instruction, and a kernel takes for ever.
     pub fn detect() -> Self {
         let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -67,7 +66,7 @@ impl Accel {
             (Some(io::ErrorKind::NotFound), None) => {
                 ("tcg", format!("no /dev/kvm; {neither}"), Some(NESTED))
             }
-            // Its group helps nobody where the processor has nothing to give.
+            // The group does not help without the processor's virtualization.
             (Some(io::ErrorKind::PermissionDenied), None) => {
                 ("tcg", format!("no KVM; {neither}"), Some(NESTED))
             }
@@ -105,7 +104,7 @@ mod tests {
         let accel = Accel::choose(Some(&denied), &with_vmx);
         assert_eq!(accel.name, "tcg");
         assert_eq!(accel.fix, Some(JOIN_GROUP));
-        // Without the processor the group would not help.
+        // The group does not help without the processor's virtualization.
         assert_eq!(Accel::choose(Some(&denied), &neither).fix, Some(NESTED));
         let absent = io::Error::from(io::ErrorKind::NotFound);
         assert_eq!(

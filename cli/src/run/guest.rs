@@ -1,4 +1,4 @@
-//! The running guest: its console, its end, and what that says of the boot.
+//! The running guest: its console, its end, and the outcome of the boot.
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
@@ -20,19 +20,19 @@ use crate::{initramfs, workspace};
 
 /// Begins the line that the firmware prints when it gives up.
 const FIRMWARE_ERROR: &str = "qboot: error ";
-/// Lines of a guest that has not said why it ended.
+/// Lines of a guest that did not print why it ended.
 const FEW: usize = 3;
-/// What makes it say more.
+/// Options for more output.
 const LISTEN: &str = "to see more: --log steps, of the kernel --append 'loglevel=7 earlyprintk=serial', \
      of a fault before its output -- -d int,cpu_reset -D qemu.log";
-/// How often QEMU is looked at.
+/// The time between two polls of QEMU.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Whether the console's output shows that a first process ran.
 ///
-/// Our own `/init` says so. Of any other the kernel tells: that it starts it, which
-/// `quiet` hides, and that it was asked to power off or restart, which is always
-/// shown and which only a process asks for (a panic restarts without these words).
+/// The standard `/init` prints a line. For any other the kernel prints that it starts
+/// it, unless `quiet` hides that. It always prints that a process asked to power off or
+/// restart; a panic restarts without these words.
 fn shows_user_space(output: &str) -> bool {
     const ASKED_FOR: [&str; 3] = [
         "reboot: Power down",
@@ -52,7 +52,7 @@ pub(super) fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
     eprintln!("to leave: exit (or Ctrl-D) in the guest's shell; Ctrl-A X ends QEMU at once");
     let mut child = spawn(plan, Stdio::inherit(), Stdio::inherit())?;
     let stop = stop_on_signal()?;
-    // Somebody at a terminal may take as long as they like; a script may not.
+    // At a terminal there is no limit.
     let timeout = Duration::from_secs(options.timeout);
     let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
     let ended = wait(&mut child, timeout, &stop)?;
@@ -73,7 +73,7 @@ pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
     Ok(judge(&ended, &output, options))
 }
 
-/// Looks for QEMU before anything is built for it.
+/// Looks for QEMU before anything is built.
 pub(super) fn find(program: &Path) -> Result<()> {
     Command::new(program)
         .arg("--version")
@@ -83,7 +83,7 @@ pub(super) fn find(program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What gets QEMU onto this machine.
+/// How to install QEMU here.
 pub fn qemu_package() -> &'static str {
     let has_apt = || Command::new("apt-get").arg("--version").output().is_ok();
     if workspace::source().is_some() {
@@ -126,12 +126,12 @@ fn forward(mut console: impl Read) -> String {
             .copied()
             .filter(|byte| *byte != b'\r')
             .collect();
-        // Nobody may be listening any more; the boot is judged all the same.
+        // The reader may be gone; the boot still has an outcome.
         let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
         kept.extend_from_slice(&text);
     }
     if kept.last().is_some_and(|last| *last != b'\n') {
-        // The guest's last message has its line end after it, not before.
+        // The guest's last line may lack its end.
         let _ = stdout.write_all(b"\n");
     }
     String::from_utf8_lossy(&kept).into_owned()
@@ -168,8 +168,7 @@ fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Resu
     }
 }
 
-/// Asks QEMU to end, which puts the terminal back as it was, and insists after
-/// two seconds.
+/// Asks QEMU to end, which restores the terminal, and kills it after two seconds.
 fn terminate(child: &mut Child) -> Result<()> {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
@@ -192,7 +191,7 @@ fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
         Ended::Itself(_) if output.lines().any(|line| line.contains(FIRMWARE_ERROR)) => {
             "the firmware gave up, see its message above".to_owned()
         }
-        // As a guest that resets ends it: -no-reboot.
+        // A reset ends QEMU under -no-reboot.
         Ended::Itself(status) if status.success() => {
             "the guest restarted, on purpose or by a fault, or powered off".to_owned()
         }

@@ -1,4 +1,4 @@
-//! Where a machine lets PCI decode.
+//! The address ranges that a machine has for PCI.
 
 use super::{low, mask};
 use crate::layout::{HIGH_RAM_END, MICROVM_ECAM, Q35_ECAM};
@@ -37,21 +37,20 @@ pub(super) const GIB: u8 = 30 - PAGE;
 /// Where microvm's window for PCI memory starts (QEMU `include/hw/i386/microvm.h`).
 const MICROVM_MMIO: u32 = 0xc000_0000;
 
-/// Where a machine lets PCI decode.
+/// The address ranges that a machine has for PCI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Apertures {
     /// Ports, the first to be filled first.
     pub(super) io: [Range; 3],
     pub(super) mem32: Range,
-    /// Of the 16 TiB that start at `block`.
+    /// Pages of the 16 TiB that start at `block`.
     pub(super) mem64: Range,
     pub(super) block: u64,
 }
 
 impl Apertures {
-    /// Ports that QEMU leaves free on `pc` and `q35`: `last` ends before
-    /// what the machine's hot-plug controllers occupy, and 0x5658 is the
-    /// VMware backdoor's.
+    /// Ports that QEMU leaves free on `pc` and `q35`: `last` ends before the machine's
+    /// hot-plug controllers, and the VMware backdoor has 0x5658.
     pub(super) const fn ports(last: u32) -> [Range; 3] {
         [
             Range {
@@ -69,8 +68,8 @@ impl Apertures {
         ]
     }
 
-    /// From the end of `used` memory to what `phys_bits` address, as far as
-    /// 16 TiB.
+    /// From the end of `used` memory to the end of `phys_bits` addresses, at most 16
+    /// TiB.
     pub(super) fn above(used: u64, phys_bits: u8) -> Range {
         let used = u32::try_from(used >> PAGE).unwrap_or(u32::MAX);
         let used = used.max(1 << (32 - PAGE));
@@ -102,13 +101,12 @@ impl Apertures {
         addr(start)..addr(end)
     }
 
-    /// `pc`. `low_end` is the end of RAM below 4 GiB, `high_end` that of all
-    /// memory above it, hot-plug slots (`etc/reserved-memory-end`) included,
-    /// 0 without any; `phys_bits` is the CPU's (CPUID 0x80000008).
+    /// `pc`. `low_end` is the end of RAM below 4 GiB. `high_end` is the end of memory
+    /// above it with its hot-plug slots (`etc/reserved-memory-end`), 0 without any.
+    /// `phys_bits` is the CPU's (CPUID 0x80000008).
     ///
-    /// QEMU's ACPI tables announce everything from the end of RAM to the I/O
-    /// APIC (`hw/pci-host/i440fx.c`); as under SeaBIOS, the start is rounded
-    /// to leave aligned room.
+    /// QEMU's ACPI tables announce everything from the end of RAM to the I/O APIC
+    /// (`hw/pci-host/i440fx.c`). The start is rounded to leave aligned room.
     #[must_use]
     pub fn i440fx(low_end: u32, high_end: u64, phys_bits: u8) -> Self {
         let start = match low_end {
@@ -125,7 +123,7 @@ impl Apertures {
         }
     }
 
-    /// `q35`, from the end of its ECAM on; else as [`Apertures::i440fx`].
+    /// `q35`: as [`Apertures::i440fx`], but from the end of the ECAM on.
     #[must_use]
     pub fn q35(low_end: u32, high_end: u64, phys_bits: u8) -> Self {
         Self {
@@ -136,8 +134,8 @@ impl Apertures {
         }
     }
 
-    /// `microvm,pcie=on`: no ports, and the topmost quarter of what the CPU
-    /// addresses (QEMU `hw/i386/microvm.c`), as far as 16 TiB.
+    /// `microvm,pcie=on`: no ports, and the topmost quarter of the CPU's addresses
+    /// (QEMU `hw/i386/microvm.c`), at most 16 TiB.
     #[must_use]
     pub fn microvm(phys_bits: u8) -> Self {
         let end = 1_u64 << phys_bits.clamp(33, 52);

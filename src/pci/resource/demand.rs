@@ -1,4 +1,4 @@
-//! What is asked for: BARs and bridge windows.
+//! Demands: BARs and bridge windows.
 
 use super::mask;
 use crate::pci::Bdf;
@@ -27,7 +27,7 @@ pub struct Sized {
     pub wide: bool,
 }
 
-/// Whose a demand is, as the number that its [`Demand`] carries.
+/// The register of a demand, as the number in its [`Demand`].
 pub mod slot {
     /// The expansion ROM of a device; below are the BARs.
     pub const ROM: u8 = 6;
@@ -42,21 +42,21 @@ pub mod slot {
 
 /// Marks the end of a list; never an index.
 pub(super) const NONE: u16 = u16::MAX;
-/// The address of what has none.
+/// The address of a demand without a place.
 pub(super) const UNPLACED: u32 = u32::MAX;
 /// The alignment of a BAR that can never be placed.
 pub(super) const NEVER: u8 = u8::MAX;
-/// A tag's bits above the slot: the kind; for a BAR that it has a second
-/// register, for a window that it is to go above 4 GiB; that it is there.
+/// A tag's bits above the slot: the kind; for a BAR a second register, for a window a
+/// place above 4 GiB; present.
 pub(super) const TAG_KIND: u8 = 4;
 pub(super) const TAG_WIDE: u8 = 1 << 6;
 pub(super) const TAG_PUSH: u8 = 1 << 6;
 pub(super) const TAG_HIGH: u8 = 1 << 7;
 
-/// One BAR or window. Without alignment, so it can lie anywhere in scratch.
+/// One BAR or window. It has no alignment, so it can lie anywhere in scratch.
 ///
-/// Memory is counted in pages: 32 bits are then enough, and each BAR can be
-/// mapped on its own. Ports are counted singly.
+/// Memory is counted in pages, so that 32 bits are enough and each BAR can be mapped by
+/// itself. Ports are counted singly.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Demand {
@@ -76,13 +76,13 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Whose.
+    /// The function.
     #[must_use]
     pub fn bdf(&self) -> Bdf {
         Bdf::from_bits(self.bdf.get())
     }
 
-    /// Which of [`slot`], or the BAR.
+    /// One of [`slot`], or the BAR's number.
     #[must_use]
     pub const fn slot(&self) -> u8 {
         self.tag & 15
@@ -104,13 +104,13 @@ impl Demand {
         }
     }
 
-    /// What its function's COMMAND register is to hold besides.
+    /// Further bits for its function's COMMAND register.
     #[must_use]
     pub const fn command(&self) -> u8 {
         self.command
     }
 
-    /// Whether it is to decode.
+    /// Whether it has an address.
     #[must_use]
     pub fn is_placed(&self) -> bool {
         self.addr.get() != UNPLACED && self.size.get() != 0
@@ -120,7 +120,7 @@ impl Demand {
         self.slot() <= slot::BRIDGE_ROM
     }
 
-    /// Puts it at `cursor` or after it, aligned; gives its end.
+    /// Places it at `cursor` or after it, aligned; returns its end.
     pub(super) fn put(&mut self, cursor: u32) -> Option<u32> {
         let mask = mask(self.order);
         let addr = cursor.checked_add(mask)? & !mask;

@@ -8,12 +8,10 @@ use super::{
 use zerocopy::byteorder::little_endian::{U16, U32};
 
 impl Tree<'_> {
-    /// Gives every demand its address; gives the number of BARs for which
-    /// there is no room.
+    /// Gives every demand its address; returns the number of BARs without room.
     ///
-    /// What does not fit with all reservations is tried with fewer, bridge by
-    /// bridge from the last; if it does not fit with none, the largest BARs
-    /// go without.
+    /// If not all fits, it drops reservations, bridge by bridge from the last, and then
+    /// the largest BARs.
     pub fn solve(&mut self) -> u16 {
         self.solve_space(Space::Io);
         self.solve_space(Space::Mem);
@@ -22,7 +20,7 @@ impl Tree<'_> {
 
     /// The BARs that have no address.
     pub fn missing(&self) -> impl Iterator<Item = &Demand> {
-        // Where there are no ports, nobody misses them.
+        // A machine without ports misses none.
         let ports = self.most(Kind::Io) != 0;
         self.demands().iter().filter(move |demand| {
             demand.slot() < slot::ROM && !demand.is_placed() && (ports || demand.kind() != Kind::Io)
@@ -30,9 +28,8 @@ impl Tree<'_> {
     }
 
     pub(super) fn solve_space(&mut self, space: Space) {
-        // The largest number of buses that can have what they reserve: tried
-        // with all, then halved down to it. Below `good` it fits, from `bad`
-        // on it does not.
+        // A binary search for the largest number of buses that can have their
+        // reservations. Up to `good` they fit; from `bad` on they do not.
         let (mut good, mut bad) = (0, self.bus_count.saturating_add(1));
         let mut grants = self.bus_count;
         while good < bad {
@@ -50,7 +47,7 @@ impl Tree<'_> {
             }
             grants = good.saturating_add(bad.saturating_sub(good) >> 1);
         }
-        // At an order of 0 no BAR is left, and nothing always fits.
+        // At an order of 0 no BAR is left, which always fits.
         for cut in (0..32).rev() {
             if self.fits(space, 0, cut) {
                 return;
@@ -58,8 +55,8 @@ impl Tree<'_> {
         }
     }
 
-    /// Tries to place everything in `space`, reservations only of the first
-    /// `grants` buses, BARs only below `1 << cut`.
+    /// Tries to place everything in `space`, with the reservations of the first
+    /// `grants` buses and the BARs below `1 << cut`.
     pub(super) fn fits(&mut self, space: Space, grants: usize, cut: u8) -> bool {
         self.collect(space, cut);
         let placed = self.size_windows(space, grants).is_some()
@@ -78,7 +75,7 @@ impl Tree<'_> {
         for bus in self.buses.iter_mut().take(self.bus_count) {
             bus.heads = [U16::MAX_VALUE; 3];
         }
-        // From the back: an equal one goes before those that are there.
+        // From the back, since an equal one is inserted before the others.
         for index in (0..self.len).rev() {
             let Some(demand) = self.demands.get_mut(index) else {
                 continue;
@@ -153,9 +150,9 @@ impl Tree<'_> {
         Some(())
     }
 
-    /// Places one or two lists, of the second what is on `side`, from `base`
-    /// on and by falling alignment; gives where they end, and the alignment
-    /// that `base` needs for all of this to hold at a multiple of it.
+    /// Places one or two lists from `base` on, by falling alignment; of the second list
+    /// only the demands on `side`. Returns the end, and the alignment that `base` needs
+    /// to move all of it.
     pub(super) fn pack(&mut self, heads: [u16; 2], side: Side, base: u32) -> Option<(u32, u8)> {
         let [mut first, mut second] = heads;
         let mut cursor = base;
@@ -239,7 +236,7 @@ impl Tree<'_> {
         }
     }
 
-    /// Makes what is behind bridges absolute, parents first.
+    /// Makes addresses behind bridges absolute, parents first.
     pub(super) fn hand_down(&mut self, space: Space) -> Option<()> {
         for index in 1..self.bus_count {
             for list in lists(space) {
@@ -248,7 +245,7 @@ impl Tree<'_> {
                 let (base, high) = (window.addr.get(), window.tag & TAG_HIGH);
                 let mut at = self.head(index, list);
                 while let Some(demand) = self.demands.get_mut(usize::from(at)) {
-                    // What is in a window without address has none either.
+                    // Without an address of the window there is none for its content.
                     let addr = demand.addr.get().checked_add(base);
                     demand.addr = U32::new(addr.unwrap_or(UNPLACED));
                     demand.tag |= high;

@@ -1,11 +1,10 @@
-//! Where a BAR is reachable: by the windows of the bridges on the way to it.
+//! Whether a BAR is reachable through the windows of the bridges before it.
 
 use super::{Bar, Bus, Function};
 use crate::pci::Bdf;
 use std::vec::Vec;
 
-/// Where a window or the whole machine forwards, ends inclusive; `start >
-/// end` forwards nothing.
+/// The addresses that a window forwards, ends inclusive; none if `start > end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// First address.
@@ -37,13 +36,13 @@ impl Span {
 /// A BAR that decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// Whose.
+    /// The function.
     pub bdf: Bdf,
-    /// Which; 6 is the expansion ROM, which firmware places but leaves off.
+    /// The BAR; 6 is the expansion ROM, which firmware places but leaves off.
     pub bar: u8,
     /// Ports, not memory.
     pub io: bool,
-    /// Where.
+    /// Its addresses.
     pub span: Span,
     /// Whether every bridge on the way forwards all of it.
     pub reachable: bool,

@@ -1,4 +1,4 @@
-//! What kernels see that are entered at their 16-bit code, and multiboot's.
+//! What kernels see: those entered at their 16-bit code, and multiboot kernels.
 
 use super::view::{Part, View, check_item};
 use super::*;
@@ -7,8 +7,7 @@ use crate::kernel::realmode::LOW_KERNEL;
 /// E820: base, end, type.
 type Map = Vec<(u64, u64, u32)>;
 
-/// Where a 16-bit kernel's setup code lies, by its boot protocol and whether
-/// the rest goes to 1 MiB: address, and what its stack and heap may use.
+/// The address of a 16-bit kernel's setup code, and the room for its stack and heap.
 const fn segment(protocol: u16, loaded_high: bool) -> (u32, u16) {
     if loaded_high && protocol >= 0x202 {
         (0x1_0000, 0xe000)
@@ -23,7 +22,7 @@ fn kib_above_1m(e820: &[(u64, u64, u32)]) -> u64 {
     let ram = e820
         .iter()
         .find(|(base, _, kind)| (*base, *kind) == (high, 1));
-    // What lies above 4 GiB behind RAM without a hole is not told.
+    // RAM above 4 GiB does not count.
     ram.map_or(0, |(_, end, _)| {
         let end = if *end >> 32 == 0 {
             *end
@@ -34,8 +33,7 @@ fn kib_above_1m(e820: &[(u64, u64, u32)]) -> u64 {
     })
 }
 
-/// What a multiboot information block at `info` says of memory, and where it ends
-/// with the loader's name.
+/// The memory map of the multiboot information block at `info`, and the block's end.
 fn block_map(bytes: &[u8], info: u32) -> core::result::Result<(Map, u32), String> {
     let word = |at| u32_at(bytes, at).ok_or("a short information block");
     let (len, map) = (word(44)?, word(48)?);
@@ -61,7 +59,7 @@ fn block_map(bytes: &[u8], info: u32) -> core::result::Result<(Map, u32), String
 }
 
 impl Guest {
-    /// The RSDP, as these kernels look for it.
+    /// The RSDP, by a search.
     fn find_rsdp(&self) -> u32 {
         let f_segment = layout::F_TABLES;
         let bytes = self.machine.memory.peek(f_segment);
@@ -71,7 +69,7 @@ impl Guest {
         at.map_or(0, |at| f_segment.start() + at as u32 * 16)
     }
 
-    /// What INT 15h answers, from where the services look it up.
+    /// INT 15h's answers, from the EBDA.
     fn view_ebda(&self) -> core::result::Result<Map, String> {
         let ebda = self.machine.memory.peek(layout::EBDA);
         let word = |at| u16_at(ebda, at).ok_or("no EBDA");
@@ -102,8 +100,7 @@ impl Guest {
         Ok(e820)
     }
 
-    /// Of the setup code, a loader fills in some fields of the header, and
-    /// nothing else.
+    /// Checks that only some fields of the header have changed in the setup code.
     fn check_setup(&self, setup: &[u8], base: u32, stack: u16) -> core::result::Result<(), String> {
         let given = self.given();
         let mut expected = given.setup.to_vec();
@@ -114,7 +111,7 @@ impl Guest {
             expected[at..at + bytes.len()].copy_from_slice(bytes);
         };
         put(0x210, &[0xb0]);
-        // The initrd is looked at where this says it is.
+        // The initrd's fields are checked elsewhere.
         put(0x218, &setup[0x218..0x220]);
         if protocol >= 0x201 {
             put(0x211, &[flags | 0x80]);
@@ -125,7 +122,7 @@ impl Guest {
         } else {
             put(0x20, &0xa33f_u16.to_le_bytes());
             put(0x22, &stack.to_le_bytes());
-            // All that the setup code moves along is the line's, to its end.
+            // The setup code moves itself with the line.
             let moved = u16_at(setup, 0x212).unwrap_or(0);
             if usize::from(moved) <= usize::from(stack) + given.line.len() {
                 return Err(format!("setup_move_size {moved:x} leaves the line out"));
@@ -207,7 +204,7 @@ impl Guest {
         let number = |item| u32_at(fw_cfg.data(item), 0).unwrap_or(0);
         let item = PhysRange::new(number(item::KERNEL_ADDR), number(item::KERNEL_SIZE));
         let item = item.ok_or("the kernel wraps")?;
-        // Headers of an ELF linked to 1 MiB are left out.
+        // Headers of an ELF file linked to 1 MiB are left out.
         let head = layout::HIGH_RAM.saturating_sub(item.start());
         let head = if head <= 4096 && head < item.len() {
             head
@@ -242,7 +239,7 @@ impl Guest {
         let block = PhysRange::between(info, end).ok_or("the block wraps")?;
         let part = |name, range| Part { name, range };
         let mut parts = std::vec![part("image", load), part("information block", block)];
-        // Where those headers were read to.
+        // The memory that the headers were read to.
         let mut touched = memory.touched.iter();
         let read = touched.find(|r| r.len() == head && r.end() <= layout::EBDA.start());
         if let Some(range) = read.filter(|range| !range.is_empty()) {

@@ -1,10 +1,10 @@
-//! ACPI and SMBIOS tables, followed from their entry points.
+//! Checks ACPI and SMBIOS tables from their entry points on.
 
 use super::*;
 
 impl Guest {
-    /// QEMU's own tables, linked: every checksum is right, and every table
-    /// lies in memory that the kernel leaves alone.
+    /// Checks that every checksum of QEMU's tables is right, and that every table lies
+    /// in reserved memory.
     pub(super) fn check_tables(&self, view: &View) -> core::result::Result<(), String> {
         let memory = &self.machine.memory;
         let at = |addr: u32, len: u32| match PhysRange::new(addr, len) {

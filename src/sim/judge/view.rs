@@ -1,4 +1,4 @@
-//! What a kernel sees, read from where it is told to look.
+//! What a kernel sees, read from the block that it gets.
 
 use super::*;
 
@@ -16,7 +16,7 @@ pub(super) struct View {
     pub(super) line: u32,
     pub(super) initrd: (u32, u32),
     pub(super) rsdp: u32,
-    /// The command line and what was cleared with it.
+    /// The command line, and the memory cleared with it.
     pub(super) block: Option<PhysRange>,
     /// Whether QEMU had loaded the kernel.
     pub(super) loaded: bool,
@@ -46,7 +46,7 @@ impl View {
     pub(super) fn check_initrd(&mut self, guest: &Guest) -> core::result::Result<(), String> {
         let fw_cfg = &guest.machine.fw_cfg;
         let file = guest.given();
-        // A bzImage's header says whether there is one.
+        // A bzImage's header tells whether there is an initrd.
         let announced = self.loaded || u32_at(&file.setup, 0x21c).is_some_and(|n| n != 0);
         let given = match &file.initrd {
             Some(initrd) => initrd.len() as u32,
@@ -81,7 +81,7 @@ impl View {
         if there.split_last() != Some((&0, given.as_slice())) {
             return Err("the command line is not as the host gave it".into());
         }
-        // All of what was claimed for it.
+        // All memory that was claimed for it.
         let mut touched = memory.touched.iter();
         let claimed = touched.find(|r| r.contains(range) && r.start() == self.line);
         let claimed = claimed.copied().unwrap_or(range);
@@ -146,14 +146,14 @@ impl Guest {
         })
     }
 
-    /// What a bzImage loaded at `load` uses before it reads the memory map.
+    /// The memory that a bzImage at `load` uses before it reads the memory map.
     pub(super) fn running(&self, load: PhysRange) -> core::result::Result<PhysRange, String> {
         let mut run_end = load.end();
         let setup = &*self.given().setup;
         let protocol = u16_at(setup, 0x206).unwrap_or(0);
         let header_end = 0x202 + usize::from(*setup.get(0x201).unwrap_or(&0));
         if protocol >= 0x20a && header_end >= 0x264 {
-            // What Linux computes at its entry (head_64.S).
+            // As Linux computes it at its entry (head_64.S).
             let align = u64::from(u32_at(setup, 0x230).unwrap_or(1)).max(1);
             let pref = u64_at(setup, 0x258).unwrap_or(0);
             let init_size = u64::from(u32_at(setup, 0x260).unwrap_or(0));
@@ -175,13 +175,13 @@ impl Guest {
         let held: Option<Vec<PhysRange>> = loads
             .map(|s| PhysRange::new(u32::try_from(s.paddr).ok()?, u32::try_from(s.memsz).ok()?))
             .collect();
-        // The items count; headers that disagree with them are not QEMU's.
+        // The items are right; headers that contradict them are overwritten.
         let whole = held.as_ref().and_then(|held| {
             let start = held.iter().map(|r| r.start()).min()?;
             PhysRange::between(start, held.iter().map(|r| r.end()).max()?)
         });
-        // Where some lie behind the piece of the file that QEMU hands on, the
-        // firmware reads none and holds all of the span.
+        // If some headers lie behind the part that QEMU hands on, the firmware holds
+        // the whole span.
         let is_elf = setup.starts_with(b"\x7fELF") && has_all_headers(setup);
         let mut held = match (held, span) {
             (Some(held), Some(span))
@@ -192,7 +192,7 @@ impl Guest {
             (_, Some(span)) => std::vec![span],
             _ => return Err("the kernel wraps".into()),
         };
-        // Segments may overlap each other, and nothing else.
+        // Segments may overlap only each other.
         held.sort_by_key(|r| (r.start(), r.end()));
         let mut merged: Vec<PhysRange> = Vec::new();
         for range in held {
@@ -248,7 +248,7 @@ impl Guest {
                 return Err(format!("entry {i} has something in its reserved word"));
             }
         }
-        // Flags and the reserved word; without a module all of its entry.
+        // Flags and the reserved word; all of a missing module's entry.
         let unused = [8, 52]
             .into_iter()
             .chain(56..if modules == 0 { 88 } else { 56 });
@@ -294,7 +294,7 @@ pub(super) fn check_item(
     name: &str,
 ) -> core::result::Result<(), String> {
     let len = item.len().min(there.len());
-    // Of megabytes of zeroes, the beginning is enough.
+    // The beginning of the zeroes is enough.
     let mut behind = there[len..].iter().take(1 << 16);
     if there[..len] != item[..len] || behind.any(|b| *b != 0) {
         return Err(format!("the {name} is not as the host gave it"));

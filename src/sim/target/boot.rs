@@ -1,4 +1,4 @@
-//! The whole run, on machines that are likely and on any items at all.
+//! The whole boot, on likely machines and on arbitrary items.
 
 use super::kernel::{
     MAX_WRITTEN, ask_for_entry, bzimage, device, elf_image, give_initrd, give_multiboot, line,
@@ -43,9 +43,8 @@ const LOADED: u8 = 0xfe;
 /// Tags of files start here.
 const FILES: u8 = 0x20;
 
-/// Items as [`boot`] reads them after [`RAW`]: the board, RAM in MiB, then
-/// for each its tag, its size, and those of its bytes that are not zeroes at
-/// its end.
+/// Items as [`boot`] reads them after [`RAW`]: the board, RAM in MiB, then for each
+/// item its tag, size, and bytes without the zeroes at the end.
 #[must_use]
 pub fn encode(board: u8, ram_mib: u8, items: &[(String, u16, Vec<u8>)]) -> Vec<u8> {
     let mut out = vec![RAW, board, ram_mib];
@@ -68,7 +67,7 @@ pub fn encode(board: u8, ram_mib: u8, items: &[(String, u16, Vec<u8>)]) -> Vec<u
     out
 }
 
-/// A list of items, whatever they hold.
+/// A machine with arbitrary items.
 fn raw_guest(data: &[u8]) -> Option<Guest> {
     let [board, ram_mib, rest @ ..] = data else {
         return None;
@@ -203,7 +202,7 @@ fn likely_guest(u: &mut Unstructured<'_>) -> Arbitrary<Guest> {
     Ok(guest)
 }
 
-/// The whole run.
+/// The whole boot.
 pub fn boot(data: &[u8]) {
     let guest = match data.split_first() {
         Some((&RAW, rest)) => raw_guest(rest),
@@ -211,7 +210,7 @@ pub fn boot(data: &[u8]) {
         None => None,
     };
     if let Some(mut guest) = guest {
-        // The entry code has put this in place.
+        // As the entry code leaves it.
         let _ = guest.machine.io.in32(0xcf8);
         judge(&mut guest);
     }

@@ -1,4 +1,4 @@
-//! Kernels of both formats: what their headers say, and where they are put.
+//! Kernels: headers and placement.
 
 use super::{Arbitrary, Board, FakeFwCfg, Guest, Unstructured, judge};
 use crate::fw_cfg::item;
@@ -6,7 +6,7 @@ use crate::sim::{e820, uki};
 use std::vec;
 use std::vec::Vec;
 
-/// A bzImage whose header fields are likely ones.
+/// A bzImage with likely header fields.
 pub fn bzimage(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
     let sects: u8 = *u.choose(&[1, 1, 1, 0, 4, 255])?;
     let mut setup = vec![0; (usize::from(if sects == 0 { 4 } else { sects }) + 1) * 512];
@@ -33,7 +33,7 @@ pub fn bzimage(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
     put(0x24c, &near(u, 0x100)?.to_le_bytes());
     put(0x258, &u64::from(near(u, 0x10_0000)?).to_le_bytes());
     put(0x260, &near(u, 0x10_0000)?.to_le_bytes());
-    // What is above is likely; what follows is anything at all.
+    // Above are likely values; now arbitrary ones.
     for _ in 0..u.int_in_range(0..=4)? {
         let at = 0x1f1 + u.choose_index(0x80)?;
         setup[at] = u.arbitrary()?;
@@ -41,7 +41,7 @@ pub fn bzimage(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
     let code = u.int_in_range(0..=0x4000)?;
     setup.resize(setup.len() + code, 0xc9);
     if u.ratio(1, 4)? {
-        // A payload that says what it is.
+        // A payload with a magic number.
         let magic: &[u8] = u.choose(&[
             &b"\x1f\x8b"[..],
             b"BZh",
@@ -80,7 +80,7 @@ pub fn unified(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
     let at = u.int_in_range(0..=sections.len())?;
     sections.insert(at, (".linux", linux));
     let sections: Vec<(&str, &[u8])> = sections.iter().map(|(n, c)| (*n, c.as_slice())).collect();
-    // Around where QEMU cuts the file, and where the table ends.
+    // Around QEMU's cut, and around the table's end.
     let stub = *u.choose(&[0, 512, 2048, 0x1_0000, 0x2_0000])?;
     let mut file = uki(stub, &sections);
     if u.ratio(1, 2)? {
@@ -111,7 +111,7 @@ fn cut_at(file: &[u8]) -> usize {
     }
 }
 
-/// Unified kernel images: headers, sections, and where they go.
+/// Unified kernel images: headers, sections, placement.
 pub fn uki_image(data: &[u8]) {
     let mut u = Unstructured::new(data);
     let _ = uki_run(&mut u);
@@ -146,7 +146,7 @@ pub(super) fn near(u: &mut Unstructured<'_>, likely: u32) -> Arbitrary<u32> {
 
 /// The end of RAM below 4 GiB: few sizes, so that memory is used again.
 pub(super) fn ram(u: &mut Unstructured<'_>) -> Arbitrary<u32> {
-    // What is never touched costs nothing, but its addresses.
+    // Untouched memory costs only addresses.
     let most = if usize::BITS < 64 { 64 } else { 3072 };
     Ok((*u.choose(&[16_u32, 16, 3072, 2048, 64, 8, 4, 2, 1])?).min(most) << 20)
 }
@@ -160,12 +160,12 @@ pub(super) fn line(u: &mut Unstructured<'_>) -> Arbitrary<Vec<u8>> {
     Ok(vec![b'x'; len])
 }
 
-/// An initrd whose size is a likely one; only its first bytes are not zero.
+/// An initrd of a likely size; only its first bytes are not zero.
 pub(super) fn give_initrd(u: &mut Unstructured<'_>, ram: u32, guest: &mut Guest) -> Arbitrary<()> {
     let len = match u.int_in_range(0..=7)? {
         0..=2 => 0,
         3 => near(u, 0x1_0000)?,
-        // Just fits, or just does not.
+        // It just fits, or just does not.
         4 => ram.saturating_sub(0x20_0000 + u.int_in_range(0..=0x2000)?),
         _ => 4097,
     };
@@ -175,8 +175,8 @@ pub(super) fn give_initrd(u: &mut Unstructured<'_>, ram: u32, guest: &mut Guest)
     Ok(())
 }
 
-/// Longer transfers do not write the zeroes behind an item, and no item of
-/// a likely machine is longer.
+/// Longer transfers do not write the zeroes behind an item. No item of a likely machine
+/// is longer.
 pub(super) const MAX_WRITTEN: usize = 0x4_0000;
 
 /// A device that may fail.
@@ -304,8 +304,8 @@ pub fn elf_image(u: &mut Unstructured<'_>) -> Arbitrary<(Vec<u8>, u32)> {
     Ok((head, entry))
 }
 
-/// A multiboot kernel with modules, as QEMU lays both out, most of whose
-/// numbers are likely; given to `guest`.
+/// Gives `guest` a multiboot kernel with modules, as QEMU lays them out, mostly with
+/// likely numbers.
 pub(super) fn give_multiboot(u: &mut Unstructured<'_>, guest: &mut Guest) -> Arbitrary<()> {
     let likely = *u.choose(&[0x10_0000, 0xf_f000, 0x20_0000, 0x8000])?;
     let addr = near(u, likely)?;
@@ -349,8 +349,8 @@ pub(super) fn give_multiboot(u: &mut Unstructured<'_>, guest: &mut Guest) -> Arb
     Ok(())
 }
 
-/// Has a bzImage entered as the user asks, now and then. Last in an input: where
-/// that has ended, nobody asks.
+/// Sometimes sets the option for a bzImage's entry. It is last in an input, so that an
+/// input that ends early has no option.
 pub(super) fn ask_for_entry(u: &mut Unstructured<'_>, guest: &mut Guest) -> Arbitrary<()> {
     let option: &[u8] = match u.arbitrary::<u8>()? {
         0..160 => return Ok(()),
@@ -372,7 +372,7 @@ fn elf_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     let mut guest = without_kernel(u)?;
     let (file, entry) = elf_image(u)?;
     if !guest.elf(&file, entry) {
-        // QEMU refuses what it cannot load, or drops it: no such guest.
+        // QEMU refuses a kernel that it cannot load, so there is no such guest.
         guest.machine.memory.unload();
     }
     judge(&mut guest);

@@ -24,7 +24,7 @@ fn offset(u: &mut Unstructured<'_>, size: u32) -> Arbitrary<u32> {
     })
 }
 
-/// A script of commands whose fields are likely ones.
+/// A script of commands with likely fields.
 pub(super) fn script(u: &mut Unstructured<'_>, size: u32) -> Arbitrary<Vec<u8>> {
     let mut script = Vec::new();
     for _ in 0..u.int_in_range(0..=24)? {
@@ -71,7 +71,7 @@ fn loader_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
         script(u, size)?
     };
     for (at, name) in NAMES.iter().enumerate() {
-        // An even pattern: pointers in it are offsets, mostly inside.
+        // A pattern whose pointers are offsets, mostly inside the file.
         let len = if at == 1 { size } else { size.min(256) };
         let bytes: Vec<u8> = (0..len)
             .map(|i| if i % 4 == 0 { i as u8 } else { 0 })

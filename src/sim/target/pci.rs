@@ -5,8 +5,7 @@ use crate::pci::sim::{Bar, Bus, Function, Mapping, Port, Reserve, Sim};
 use crate::pci::{self, Apertures, Routing};
 use std::vec;
 
-/// PCI functions, bridges among them; where they need not be `sane`, registers
-/// may hold anything.
+/// PCI functions with bridges. Unless they are `sane`, registers may hold anything.
 #[expect(clippy::too_many_lines, reason = "a list of choices")]
 pub(super) fn bus(
     u: &mut Unstructured<'_>,
@@ -49,7 +48,7 @@ pub(super) fn bus(
             } else {
                 u.int_in_range(0..=2)? * 2
             };
-            // Two BARs in one place are none.
+            // Two BARs cannot share a register.
             if !function.bars().iter().any(|(b, ..)| *b == bar) {
                 function = function.bar(bar, kind, order);
             }

@@ -1,8 +1,8 @@
-//! How APIC ids follow from the processors' topology.
+//! APIC ids, computed from the processors' topology.
 
 use crate::platform::Platform;
 
-/// How APIC ids are made of thread, core and package numbers.
+/// The bits of thread, core and package numbers in APIC ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// Threads of a core.
@@ -18,7 +18,7 @@ pub struct Topology {
 impl Topology {
     /// Reads leaf 0xb (Intel SDM 2A, CPUID): levels of threads and cores.
     ///
-    /// Ids are consecutive where there is no such leaf.
+    /// Without the leaf ids are consecutive.
     #[must_use]
     pub fn read<P: Platform>(platform: &mut P) -> Self {
         let flat = Self {
@@ -46,8 +46,8 @@ impl Topology {
         }
     }
 
-    /// APIC ids of `count` processors, in the order in which QEMU numbers
-    /// them: threads first, then cores, then packages.
+    /// APIC ids of `count` processors in QEMU's order: threads first, then cores, then
+    /// packages.
     pub fn apic_ids(self, count: u16) -> impl Iterator<Item = u32> {
         let (mut thread, mut core, mut socket) = (0_u32, 0_u32, 0_u32);
         (0..count).map(move |_| {
