@@ -261,10 +261,10 @@ pub fn has_io_apic<P: Platform>(platform: &mut P, index: u32) -> bool {
     const WINDOW: u32 = 0x10;
     /// The last input that QEMU's I/O APICs have.
     const LAST_INPUT: u32 = 23;
-    let offset = layout::IO_APIC_STEP.wrapping_mul(index);
-    let start = layout::IO_APICS.start().wrapping_add(offset);
+    let offset = layout::IO_APIC_STEP * index;
+    let start = layout::IO_APICS.start() + offset;
     platform.write32(start, VERSION);
-    let version = platform.read32(start.wrapping_add(WINDOW));
+    let version = platform.read32(start + WINDOW);
     version >> 16 & 0xff == LAST_INPUT
 }
 

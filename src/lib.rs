@@ -42,19 +42,25 @@
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 
+// Where input is parsed and addresses are computed, arithmetic is checked
+// (`arithmetic_side_effects`): what overflows there is an error of its own.
 pub mod boot;
 #[cfg(test)]
 mod capture;
 pub mod chipset;
 pub mod error;
+#[deny(clippy::arithmetic_side_effects)]
 pub mod fw_cfg;
+#[deny(clippy::arithmetic_side_effects)]
 pub mod kernel;
 pub mod layout;
 pub mod log;
 #[cfg(feature = "markers")]
 pub mod markers;
+#[deny(clippy::arithmetic_side_effects)]
 pub mod memory;
 pub mod pci;
+#[deny(clippy::arithmetic_side_effects)]
 pub mod phys;
 pub mod platform;
 pub mod settings;
@@ -62,4 +68,5 @@ pub mod settings;
 pub mod sim;
 pub mod tables;
 pub mod text;
+#[deny(clippy::arithmetic_side_effects)]
 pub mod wake;

@@ -58,7 +58,7 @@ fn decimal(terminal: &mut dyn Terminal, value: u32) {
 /// The last `count` of eight digits.
 fn hexadecimal(terminal: &mut dyn Terminal, value: u32, count: u8) {
     for left in (0..count).rev() {
-        let shift = u32::from(left).wrapping_mul(4);
+        let shift = u32::from(left) * 4;
         terminal.print(&[digit(value.wrapping_shr(shift) & 15)]);
     }
 }

@@ -5,16 +5,21 @@
 //! the host, or two through ports 0xcf8 and 0xcfc, so the walk reads only registers
 //! that it needs.
 
+#[deny(clippy::arithmetic_side_effects)]
 mod access;
+#[deny(clippy::arithmetic_side_effects)]
 mod full;
+#[deny(clippy::arithmetic_side_effects)]
 mod function;
 mod interrupt;
 mod list;
+#[deny(clippy::arithmetic_side_effects)]
 mod resource;
 mod scan;
 mod set_up;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[deny(clippy::arithmetic_side_effects)]
 mod size;
 
 use crate::chipset::PIRQ_IRQS;
@@ -150,7 +155,7 @@ pub enum Routing {
 impl Routing {
     /// The PIRQ, 0 to 7 for A to H.
     const fn pirq(self, root_bus: u8, device: u8, intx: u8) -> u8 {
-        let swizzled = device.wrapping_add(intx) & 3;
+        let swizzled = (device + intx) & 3;
         match self {
             Self::Piix => swizzled.wrapping_sub(1) & 3,
             // Expander buses do not have the fixed devices.
@@ -166,7 +171,7 @@ impl Routing {
     pub const fn line(self, root_bus: u8, device: u8, intx: u8) -> u8 {
         let pirq = self.pirq(root_bus, device, intx);
         match self {
-            Self::Gpex(first) => first.wrapping_add(pirq),
+            Self::Gpex(first) => first + pirq,
             Self::Piix | Self::Ich9 => {
                 let [a, b, c, d] = PIRQ_IRQS;
                 match pirq & 3 {
@@ -185,7 +190,7 @@ impl Routing {
         match self {
             // PIIX has no PIRQ inputs at the I/O APIC: ISA's are used.
             Self::Piix | Self::Gpex(_) => self.line(root_bus, device, intx),
-            Self::Ich9 => self.pirq(root_bus, device, intx).wrapping_add(16),
+            Self::Ich9 => self.pirq(root_bus, device, intx) + 16,
         }
     }
 }
@@ -250,7 +255,7 @@ impl Roots {
     pub fn after(&self, bus: u8) -> Option<u8> {
         let mut next = bus;
         while next < self.highest {
-            next = next.saturating_add(1);
+            next += 1;
             if self.contains(next) {
                 return Some(next);
             }

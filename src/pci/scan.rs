@@ -87,7 +87,7 @@ pub(super) fn walk<C: Config>(
     loop {
         let next = summary.roots.after(root);
         // Buses behind this root have numbers below the next root.
-        let limit = next.map_or(u8::MAX, |next| next.wrapping_sub(1));
+        let limit = next.map_or(u8::MAX, |next| next - 1);
         summary.last_bus = root;
         walk_root(config, root, limit, routing, &mut work, &mut summary)?;
         match next {
@@ -113,7 +113,7 @@ fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
             }
             if !roots.contains(bus) && present(config.read32(Bdf::new(bus, device, 0), reg::ID)) {
                 roots.insert(bus);
-                found = found.wrapping_add(1);
+                found += 1;
             }
         }
     }
@@ -256,11 +256,7 @@ fn probe<C: Config>(
 /// The function to visit after this one.
 const fn next(at: u16, multi: bool) -> u16 {
     // Behind a device's last function comes the next device.
-    if multi {
-        at.wrapping_add(1)
-    } else {
-        (at | 7).wrapping_add(1)
-    }
+    if multi { at + 1 } else { (at | 7) + 1 }
 }
 
 fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate: u8) {
@@ -282,7 +278,7 @@ fn set_up_function<C: Config>(
     if id == PIIX4_PM {
         new = old & !0xff | u32::from(PIIX4_SCI);
     } else if matches!(pin, 1..=4) {
-        new = old & !0xff | u32::from(line(pin.wrapping_sub(1)));
+        new = old & !0xff | u32::from(line(pin - 1));
     }
     if header == HEADER_BRIDGE {
         new |= BRIDGE_SERR;

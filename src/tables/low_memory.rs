@@ -86,20 +86,15 @@ pub fn bda(ticks: u32) -> [u8; BDA_LEN] {
 pub fn ticks(hours: u8, minutes: u8, seconds: u8) -> u32 {
     let [hours, minutes, seconds] = [hours, minutes, seconds].map(|bcd| {
         let (tens, ones) = (u32::from(bcd >> 4), u32::from(bcd & 15));
-        tens.wrapping_mul(10).wrapping_add(ones)
+        tens * 10 + ones
     });
     if hours > 23 || minutes > 59 || seconds > 59 {
         return 0;
     }
-    let seconds = hours
-        .wrapping_mul(60)
-        .wrapping_add(minutes)
-        .wrapping_mul(60)
-        .wrapping_add(seconds);
+    let seconds = (hours * 60 + minutes) * 60 + seconds;
     // 1,193,182 counts a second and 65,536 counts a tick make 18 and 13534/65536 ticks
     // a second. Below 86,400 seconds nothing overflows.
-    let rest = seconds.wrapping_mul(13_534) >> 16;
-    seconds.wrapping_mul(18).wrapping_add(rest)
+    seconds * 18 + ((seconds * 13_534) >> 16)
 }
 
 /// Writes the EBDA: its size, and the memory services' answers.
@@ -140,7 +135,6 @@ pub fn set_last_bus<P: Platform>(platform: &mut P, last_bus: u8) -> Result<(), R
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::memory::map::tests::map_of;

@@ -296,7 +296,7 @@ pub fn offer<P: Platform>(
             let _ = pins.try_push(PciInterrupt {
                 bus: pin.bus,
                 device: pin.device,
-                pin: pin.intx.saturating_add(1),
+                pin: pin.intx + 1,
                 line: pin.gsi,
             });
         });
@@ -457,19 +457,19 @@ fn push_entries(
             flags: ENABLED,
             address: address.into(),
         })?;
-        address = address.wrapping_add(layout::IO_APIC_STEP);
+        address += layout::IO_APIC_STEP;
     }
     let [io_apic, second] = io_apics;
     for pin in wiring.pci.iter().filter(|pci| pci.is_connected()) {
         // Appendix D.3: device in bits 2 to 6, pin in bits 0 and 1.
-        let irq = (pin.device << 2) | pin.pin.wrapping_sub(1);
+        let irq = (pin.device << 2) | (pin.pin - 1);
         table.push_io(HIGH_LEVEL, [pin.bus, irq, io_apic, pin.line])?;
     }
-    for irq in 0..IO_APIC_INPUTS.saturating_mul(wiring.io_apics) {
+    for irq in 0..IO_APIC_INPUTS * wiring.io_apics {
         let (flags, apic, input) = match irq {
             // The specification has no bus for these. They have their numbers, as ISA's
             // do, and the mode that QEMU's ACPI tables give them.
-            IO_APIC_INPUTS.. => (HIGH_LEVEL, second, irq.wrapping_sub(IO_APIC_INPUTS)),
+            IO_APIC_INPUTS.. => (HIGH_LEVEL, second, irq - IO_APIC_INPUTS),
             ISA_INTERRUPTS.. => continue,
             // An input has one source of each bus type; PCI's keep theirs.
             0 if wiring.irq0_override => (CONFORMING, io_apic, IRQ0_INPUT),

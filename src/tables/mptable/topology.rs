@@ -54,13 +54,13 @@ impl Topology {
             let id = socket.wrapping_shl(self.package_bits)
                 | core.wrapping_shl(self.thread_bits)
                 | thread;
-            thread = thread.wrapping_add(1);
+            thread += 1;
             if thread == self.threads {
                 thread = 0;
-                core = core.wrapping_add(1);
+                core += 1;
                 if core.wrapping_mul(self.threads) >= self.package {
                     core = 0;
-                    socket = socket.wrapping_add(1);
+                    socket += 1;
                 }
             }
             id
