@@ -66,13 +66,16 @@ impl Svg {
         ))
     }
 
-    /// Text at `(x, y)`: `y` is its middle, `anchor` the end at `x`.
+    /// Text at `(x, y)`: `y` is its middle, `anchor` the end at `x`. Lines of the grid
+    /// keep a distance from it.
     fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, anchor: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
+        let page = Colour::Page.mark();
         let _ = writeln!(
             self.0,
             "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" dy=\"0.35em\" \
-             text-anchor=\"{anchor}\">{text}</text>"
+             text-anchor=\"{anchor}\" stroke=\"{page}\" stroke-width=\"3\" \
+             paint-order=\"stroke\">{text}</text>"
         );
     }
 
