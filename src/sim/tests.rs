@@ -1,6 +1,7 @@
 //! Captured machines booted on the host.
 
 mod corpus;
+mod elf;
 mod placement;
 mod realmode;
 mod refused;

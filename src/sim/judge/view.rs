@@ -192,12 +192,14 @@ impl Guest {
             (_, Some(span)) => std::vec![span],
             _ => return Err("the kernel wraps".into()),
         };
-        // Segments may overlap only each other.
+        // What lies between two of them in one part of RAM is theirs too.
+        let parts = [layout::LOW_FREE, layout::LOW_FREE_TOP];
+        let part = |range: &PhysRange| parts.iter().position(|part| part.contains(*range));
         held.sort_by_key(|r| (r.start(), r.end()));
         let mut merged: Vec<PhysRange> = Vec::new();
         for range in held {
             match merged.last_mut() {
-                Some(last) if range.start() <= last.end() => {
+                Some(last) if part(last) == part(&range) => {
                     *last = PhysRange::between(last.start(), last.end().max(range.end()))
                         .ok_or("a segment wraps")?;
                 }
@@ -206,11 +208,7 @@ impl Guest {
         }
         let inside = |r: &PhysRange| r.start() <= entry && entry < r.end();
         if !merged.iter().any(inside) {
-            // Segments that nearly touch count as one.
-            let near = |r: &PhysRange| r.start() <= entry && entry < r.end().saturating_add(4096);
-            if !merged.iter().any(near) {
-                return Err(format!("the entry {entry:#x} is in no segment"));
-            }
+            return Err(format!("the entry {entry:#x} is in no segment"));
         }
         Ok(merged)
     }
