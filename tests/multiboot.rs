@@ -3,9 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::machines::*;
-use qboot_tests::{Field, Kind, Probe, noise};
+use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
+use xtask::probe::{self, EXIT_STATUS, Mode, Multiboot};
 use xtask::qemu::Vm;
 
 fn text(vm: &mut Vm, addr: u32) -> Result<String> {
@@ -102,5 +103,20 @@ fn multiboot(machine: Machine, #[values(0, 3)] modules: usize) -> Result<()> {
     // What a BIOS leaves, which Xen looks at.
     let bda = vm.memory(0x400, 0x18)?;
     ensure!(bda.u16(0x0e)? == 0x9fc0 && bda.u16(0x13)? == 639);
+    Ok(())
+}
+
+/// A jump to F000:FFF0 starts the machine anew, as a reset does: on pc and q35 by what the
+/// firmware leaves in RAM there, on others by the ROM that real mode sees there.
+#[apply(each_machine_and_isapc)]
+fn a_jump_to_the_reset_vector_is_a_reset(machine: Machine) -> Result<()> {
+    let code = probe::assemble("jump.S", include_str!("jump.S"))?;
+    let mut kernel = Multiboot::new(Mode::Exit)?;
+    kernel.payload[..code.len()].copy_from_slice(&code);
+    let probe = Probe::from_bytes(Kind::Multiboot, &kernel.bytes())?;
+    let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
+    let mut vm = probe::ports(qemu.reboot()).spawn()?;
+    let status = vm.wait_exit(PROBE_TIMEOUT)?;
+    ensure!(status.code() == Some(EXIT_STATUS), "{status}");
     Ok(())
 }
