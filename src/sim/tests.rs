@@ -2,6 +2,7 @@
 
 mod corpus;
 mod elf;
+mod multiboot;
 mod placement;
 mod realmode;
 mod refused;
@@ -158,7 +159,7 @@ fn small_elf() -> Vec<u8> {
 
 #[test]
 fn a_long_map_takes_start_info_elsewhere() {
-    for holes in [0, 20, 100, 123] {
+    for holes in [0, 20, 27, 28, 100, 123] {
         let mut guest = Guest::new(Board::Microvm, capture::device("microvm"), 64 << 20);
         // The last boot's content.
         const FREE: PhysRange = layout::LOW_FREE_TOP;
@@ -213,6 +214,20 @@ fn captured_machines_boot_elf_kernels() {
         );
         assert_eq!(guest.check(result), Ok(()), "{name}");
     }
+}
+
+#[test]
+fn a_kernel_that_reads_no_map_is_told_of_its_memory() {
+    let mut fw_cfg = FakeFwCfg::new();
+    fw_cfg.file("etc/e820", &e820(64 << 20));
+    let mut guest = Guest::new(Board::Microvm, fw_cfg, 64 << 20);
+    guest.kernel(&small_bzimage());
+    let Ok(Handoff::Linux { boot_params, .. }) = guest.run() else {
+        panic!("no boot");
+    };
+    let alt_mem_k = PhysRange::fixed(boot_params + 0x1e0, boot_params + 0x1e4);
+    let found = u32_at(guest.machine.memory.peek(alt_mem_k), 0);
+    assert_eq!(found, Some(63 << 10));
 }
 
 /// The judge has to notice damage.

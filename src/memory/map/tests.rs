@@ -58,6 +58,23 @@ fn an_ordinary_machine() {
         ]
     );
     assert_eq!(map.high(), PhysRange::fixed(0x10_0000, 512 << 20));
+    assert_eq!(map.ram_end(), 4608 * MIB);
+}
+
+#[test]
+fn ram_below_1_mib_ends_where_it_always_does() {
+    // Up to 640 KiB, the EBDA told once more, and an entry that holds no byte.
+    let fits = [(0, 0xa_0000, 1), (0x9_fc00, 0x400, 2), (0x1000, 0, 2)];
+    let ordinary = map(&[(0, MIB, 1)]);
+    assert_eq!(listed(&map(&fits)), listed(&ordinary)[..3]);
+    assert_eq!(map(&fits).ram_end(), 0x9_fc00);
+    for bad in [
+        [(0, 0x9_ffff, 1), (MIB, MIB, 1)],
+        [(0, MIB, 1), (0x9_fbff, 1, 2)],
+    ] {
+        let filled = MemoryMap::new().fill(&raw(&bad), NONE);
+        assert_eq!(filled, Err(Error::BadE820), "{bad:x?}");
+    }
 }
 
 #[test]
