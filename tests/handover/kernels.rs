@@ -326,3 +326,34 @@ fn drives_a_legacy_virtio_device_by_ports(
     let rng = ["virtio-rng-pci,disable-modern=on,disable-legacy=off"];
     ends_well("virtio.S", include_str!("../virtio.S"), kind, machine, &rng)
 }
+
+/// Notes that a program header puts into the firmware's own stack are not read there: the
+/// window refuses that memory, and the entry is the one that QEMU has found.
+#[apply(each_machine)]
+fn notes_in_the_firmware_are_not_read(machine: Machine) -> Result<()> {
+    /// `Elf32_Phdr`: its size, and where its type and address are.
+    const PHDR: (usize, usize) = (32, 12);
+    const STACK: u32 = 0x2800;
+    let elf = Elf::new(Mode::Halt)?;
+    let mut file = elf.bytes()?;
+    let headers = file.u32(0x1c)? as usize;
+    let mut headers = (headers..).step_by(PHDR.0).take(8);
+    let note = headers.find(|at| file.u32(*at).is_ok_and(|kind| kind == 4));
+    let address = note.context("no header of notes")? + PHDR.1;
+    file[address..address + 4].copy_from_slice(&STACK.to_le_bytes());
+    // Another entry, one that the kernel has too.
+    let mut notes = Vec::new();
+    for word in [4, 4, 18, u32::from_le_bytes(*b"Xen\0"), elf.addr + 0x8000] {
+        notes.extend(word.to_le_bytes());
+    }
+    let probe = Probe::from_bytes(Kind::Pvh, &file)?;
+    let notes = probe.file("notes", &notes)?;
+    let loader = format!(
+        "loader,file={},addr={STACK:#x},force-raw=on",
+        notes.display()
+    );
+    let qemu = probe.machine(machine)?.args(["-device", &loader]);
+    let (handover, _vm) = probe.boot(&qemu)?;
+    ensure!(handover.record.entry == elf.addr);
+    check(&handover, 512)
+}
