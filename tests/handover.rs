@@ -40,9 +40,9 @@ fn check(handover: &Handover, memory_mib: u64) -> Result<()> {
 }
 
 /// The 32-bit code came over byte for byte, but for the probe's own record.
-fn check_payload(vm: &mut Vm, handover: &Handover) -> Result<()> {
+fn check_payload(vm: &mut Vm, handover: &Handover, mode: Mode) -> Result<()> {
     let mut found = vm.memory(handover.record.entry.into(), PAYLOAD_LEN)?;
-    let mut expected = probe::code(Mode::Halt)?;
+    let mut expected = probe::code(mode)?;
     let record = probe::RECORD_OFFSET..probe::RECORD_OFFSET + probe::RECORD_LEN;
     for bytes in [&mut found, &mut expected] {
         bytes[record.clone()].fill(0);
@@ -81,7 +81,7 @@ fn every_machine(
     }
     let (handover, mut vm) = probe.boot(&qemu)?;
     check(&handover, 512)?;
-    check_payload(&mut vm, &handover)?;
+    check_payload(&mut vm, &handover, Mode::Halt)?;
     ensure!(handover.cmdline == b"console=ttyS0 quiet");
     ensure!(handover.initrd.is_none());
     ensure!(vm.serial().is_empty(), "output on success: {}", vm.serial());
@@ -195,7 +195,7 @@ fn pvh_beside(
         .devices(vec![device; count]);
     let (handover, mut vm) = probe.boot(&qemu)?;
     check(&handover, 64)?;
-    check_payload(&mut vm, &handover)?;
+    check_payload(&mut vm, &handover, Mode::Halt)?;
     check_initrd(&mut vm, &handover, &initrd)
 }
 
@@ -210,7 +210,7 @@ fn without_dma(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind)
         .initrd(probe.file("initrd", &initrd)?);
     let (handover, mut vm) = probe.boot(&qemu)?;
     check(&handover, 512)?;
-    check_payload(&mut vm, &handover)?;
+    check_payload(&mut vm, &handover, Mode::Halt)?;
     check_initrd(&mut vm, &handover, &initrd)?;
     ensure!(handover.cmdline == b"bytewise");
     Tables::read(&mut vm, &handover)?;
@@ -254,11 +254,12 @@ fn under_kvm(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -
         skip(&format!("under_kvm {machine} {kind:?}"), &reason);
         return Ok(());
     }
-    let probe = Probe::new(kind)?;
+    let mode = Mode::HaltWithoutX87;
+    let probe = Probe::from_bytes(kind, &kind.image(mode)?)?;
     let qemu = probe.machine(machine)?.accel(Accel::Kvm).append("kvm");
     let (handover, mut vm) = probe.boot(&qemu)?;
     check(&handover, 512)?;
-    check_payload(&mut vm, &handover)?;
+    check_payload(&mut vm, &handover, mode)?;
     Tables::read(&mut vm, &handover)?;
     Ok(())
 }

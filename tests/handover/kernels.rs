@@ -214,7 +214,7 @@ fn sixteen_bit_entry(
     // The registers in the record are those of the kernel's own 16-bit code.
     let record = &handover.record;
     ensure!((record.idtr_base, record.idtr_limit) == (0, 0x3ff));
-    ensure!(record.entry == 0x10_0000 && record.x87 == (0x37f, 0xffff));
+    ensure!(record.entry == 0x10_0000 && record.x87 == Some((0x37f, 0xffff)));
     check_real_mode(&handover.zero_page[0x3d0..0x400], record.esi)?;
     ensure!(handover.cmdline == b"sixteen bits");
     check_initrd(&mut vm, &handover, &initrd)

@@ -170,7 +170,8 @@ impl Handover {
         ensure!(self.task == (0, 0x67), "TR {:x?}", self.task);
         ensure!(r.idtr_limit == 0, "an interrupt table: {}", all());
         // As a reset leaves it: no register of x87 or MMX in use.
-        ensure!(r.x87 == (0x37f, 0xffff), "x87 {:x?}", r.x87);
+        let is_reset = |x87| x87 == (0x37f, 0xffff);
+        ensure!(r.x87.is_none_or(is_reset), "x87 {:x?}", r.x87);
         flat(r.code_descriptor, 0x9a).with_context(|| format!("CS: {}", all()))?;
         flat(r.data_descriptor, 0x92).with_context(|| format!("DS: {}", all()))?;
         let data = [r.es, r.ss, r.fs, r.gs];

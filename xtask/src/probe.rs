@@ -48,6 +48,9 @@ pub enum Mode {
     /// Report and halt, so that guest memory can be read. All registers are the
     /// firmware's; the counter is read some forty instructions later.
     Halt,
+    /// As `Halt`, without the x87's state: where KVM emulates real-mode and unpaged
+    /// code, it knows no x87 instructions.
+    HaltWithoutX87,
     /// End QEMU at once, without a report: for time measured from outside.
     Bare,
     /// As `Exit`, with [`SUM_LEN`] more bytes: a checksum of the memory, on a machine
@@ -92,8 +95,9 @@ pub struct Record {
     pub data_descriptor: u64,
     /// IA32_MTRR_DEF_TYPE.
     pub mtrr_def_type: u32,
-    /// The x87's control word and its tags, which are MMX's too.
-    pub x87: (u16, u16),
+    /// The x87's control word and its tags, which are MMX's too; `None` if they were not
+    /// stored: no control word is zero.
+    pub x87: Option<(u16, u16)>,
 }
 
 impl Record {
@@ -138,7 +142,7 @@ impl Record {
             code_descriptor: long(108),
             data_descriptor: long(116),
             mtrr_def_type: word(124),
-            x87: (word(128) as u16, word(136) as u16),
+            x87: (word(128) != 0).then_some((word(128) as u16, word(136) as u16)),
         })
     }
 }
@@ -188,11 +192,12 @@ pub fn code(mode: Mode) -> Result<Vec<u8>> {
     code[config + 4] = match mode {
         Mode::Exit => 1,
         Mode::Halt => 0,
+        Mode::HaltWithoutX87 => 16,
         Mode::Bare => 4,
         Mode::Sum => 1 | 8,
         Mode::SumAndReset => 2 | 8,
     };
-    if mode == Mode::Halt {
+    if matches!(mode, Mode::Halt | Mode::HaltWithoutX87) {
         code[..2].fill(0x90);
     }
     // Not zeroes, so that missing bytes show.

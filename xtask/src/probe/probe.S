@@ -93,7 +93,10 @@ start:
         movl    $0x2ff, %ecx            # IA32_MTRR_DEF_TYPE
         rdmsr
         movl    %eax, 124(%edi)
+        testb   $16, config_mode - start(%ebp)
+        jnz     1f
         fnstenv 128(%edi)               # 28 bytes, with the tags, which MMX fills
+1:
 
         leal    record - start(%ebp), %esi
         movl    $record_len, %ecx
@@ -123,7 +126,8 @@ config_exit:
         .word   0                       # the debug exit
 config_mode:
         .byte   0                       # 1: end QEMU; 2: reset the machine;
-                                        # 4: end QEMU without a report; 8: sum memory
+                                        # 4: end QEMU without a report; 8: sum memory;
+                                        # 16: leave the x87 alone
 
         # Linux's 64-bit entry point lies here.
         .org    0x200
