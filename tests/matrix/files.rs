@@ -106,16 +106,7 @@ fn by_objcopy(flavour: &str) -> Result<PathBuf> {
 /// A unified kernel image by Debian 13's ukify and stub: with the standard initramfs,
 /// an archive that stands for microcode, and a profile.
 fn by_ukify(flavour: &str) -> Result<PathBuf> {
-    let lists = || debian::Lists::Suite {
-        suite: "trixie".into(),
-        arch: "amd64".into(),
-    };
-    let unpacked = |name: &str| {
-        debian::unpack(&Package {
-            name: name.into(),
-            lists: lists(),
-        })
-    };
+    let unpacked = |name| debian::unpack(&of_suite("trixie", "amd64", name));
     let (ukify, pefile) = (unpacked("systemd-ukify")?, unpacked("python3-pefile")?);
     let stub = unpacked("systemd-boot-efi")?.join(STUB);
     let kernel = debian_kernel(flavour)?.bzimage;
@@ -147,15 +138,37 @@ fn run_quietly(command: &mut Command) -> Result<()> {
 }
 
 fn debian_kernel(flavour: &str) -> Result<Kernel> {
+    if let Some((suite, flavour)) = flavour.split_once('/') {
+        let arch = if is_32_bits(flavour) { "i386" } else { "amd64" };
+        let name = format!("linux-image-{flavour}");
+        return kernel::newest(&of_suite(suite, arch, &name));
+    }
     match Flavour::from_str(flavour, false) {
         Ok(flavour) => kernel::debian(flavour),
         Err(_) => bail!("nothing is called {flavour:?}"),
     }
 }
 
-/// A file of a package.
+/// Whether this is the name of a kernel of 32 bits.
+fn is_32_bits(flavour: &str) -> bool {
+    flavour.contains("686")
+}
+
+/// A file of a package: `NAME`, or `SUITE/ARCH/NAME`.
 fn packaged(package: &str, path: &str) -> Result<PathBuf> {
-    Ok(debian::unpack(&Package::system(package))?.join(path))
+    let package = match package.split('/').collect::<Vec<_>>()[..] {
+        [suite, arch, name] => of_suite(suite, arch, name),
+        _ => Package::system(package),
+    };
+    Ok(debian::unpack(&package)?.join(path))
+}
+
+pub fn of_suite(suite: &str, arch: &str, name: &str) -> Package {
+    let (suite, arch) = (suite.to_owned(), arch.to_owned());
+    Package {
+        name: name.to_owned(),
+        lists: debian::Lists::Suite { suite, arch },
+    }
 }
 
 fn decompressed(path: &Path) -> Result<PathBuf> {
@@ -218,7 +231,7 @@ fn linked(file: &Path, dir: &Path) -> Result<PathBuf> {
 
 /// The initramfs of a row, which is the standard one unless the row adds to it.
 pub fn initramfs(row: &Row) -> Result<PathBuf> {
-    let arch = match row.kernel.starts_with("686") {
+    let arch = match is_32_bits(&row.kernel) {
         true => Arch::I386,
         false => Arch::Amd64,
     };

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::{fs, str};
 
 use anyhow::{Context, Result};
-use xtask::debian::{self, Lists, Package};
+use xtask::debian;
 
 use super::files;
 use super::table::Cell;
@@ -55,17 +55,9 @@ fn version(program: &Path) -> Result<String> {
     Ok(number.split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
-fn package(name: &str, suite: &str) -> Package {
-    let (suite, arch) = (suite.to_owned(), "amd64".to_owned());
-    Package {
-        name: name.to_owned(),
-        lists: Lists::Suite { suite, arch },
-    }
-}
-
 /// QEMU from bookworm-backports, which runs with the release's libraries.
 fn backports() -> Result<PathBuf> {
-    let unpacked = |name| debian::unpack(&package(name, "bookworm-backports"));
+    let unpacked = |name| debian::unpack(&files::of_suite("bookworm-backports", "amd64", name));
     let programs = unpacked("qemu-system-x86")?;
     let common = unpacked("qemu-system-common")?;
     let data = unpacked("qemu-system-data")?;
@@ -84,7 +76,8 @@ fn backports() -> Result<PathBuf> {
 /// QEMU from Debian's unstable suite, with all its libraries and their loader:
 /// the release's C library is older than it asks for.
 fn sid() -> Result<PathBuf> {
-    let root = debian::unpack_with_dependencies(&package("qemu-system-x86", "sid"))?;
+    let root =
+        debian::unpack_with_dependencies(&files::of_suite("sid", "amd64", "qemu-system-x86"))?;
     let root = root.display();
     starter(
         "sid",
