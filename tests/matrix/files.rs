@@ -99,8 +99,8 @@ fn by_objcopy(flavour: &str) -> Result<PathBuf> {
         command.arg("--change-section-vma");
         command.arg(format!("{name}={addr}"));
     }
-    run_quietly(command.arg(stub).arg(&image))?;
-    Ok(image)
+    command.arg(stub);
+    run_for(&mut command, image)
 }
 
 /// A unified kernel image by Debian 13's ukify and stub: with the standard initramfs,
@@ -124,17 +124,20 @@ fn by_ukify(flavour: &str) -> Result<PathBuf> {
         .arg(initramfs::standard(Arch::Amd64)?);
     command.arg("--microcode").arg(ucode);
     command.args(["--profile", "ID=main", "--cmdline", OWN_LINE.trim()]);
-    run_quietly(command.arg("--output").arg(&image))?;
-    Ok(image)
+    command.arg("--output");
+    run_for(&mut command, image)
 }
 
-/// Runs a program, and shows what it says only if it fails.
-fn run_quietly(command: &mut Command) -> Result<()> {
-    let output = command.output()?;
+/// Runs a program that makes `file`, its last argument, and shows what it says only if
+/// it fails. The QEMU of another cell may be reading the file from before: it stays whole.
+fn run_for(command: &mut Command, file: PathBuf) -> Result<PathBuf> {
+    let new = file.with_extension("new");
+    let output = command.arg(&new).output()?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     let program = command.get_program().display();
     ensure!(output.status.success(), "{program}: {complaint}");
-    Ok(())
+    fs::rename(new, &file)?;
+    Ok(file)
 }
 
 fn debian_kernel(flavour: &str) -> Result<Kernel> {
