@@ -97,7 +97,7 @@ impl Error {
             Self::TooManyE820Entries => (0x14, "too many memory map entries; the zero page holds 128"),
             Self::UnknownMachine => (0x15, "unknown host bridge; use -machine pc, q35, microvm or isapc"),
             Self::BadOption(_) => (0x16, "unknown value of an opt/org.qboot/ file or of qboot.pci=; pci takes auto, none, buses, scan or full, buses takes auto or 256, entry takes auto, 16 or 32, log takes off, steps or all"),
-            Self::NoKernel => (0x20, "no kernel; pass one with -kernel"),
+            Self::NoKernel => (0x20, "no kernel, and disks are not booted; pass one with -kernel"),
             Self::KernelIsPe => (0x21, "the kernel is an EFI program, which needs UEFI firmware; pass a bzImage, a UKI or a PVH vmlinux"),
             Self::UnknownKernel => (0x22, "unknown kernel format; pass a bzImage, a UKI, an ELF with a PVH note or a multiboot kernel"),
             Self::ElfWithoutPvh => (0x23, "the ELF kernel has no PVH entry note, or the machine type is older than 4.0; build it with CONFIG_PVH=y or pass its bzImage"),

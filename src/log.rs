@@ -10,7 +10,7 @@ use crate::pci::{self, Bdf, Summary};
 use crate::phys::halves;
 use crate::platform::{Platform, Terminal};
 use crate::settings::command_line::AcpiUse;
-use crate::settings::options::LogOption;
+use crate::settings::options::{self, LogOption};
 use crate::settings::policy::{Facts, Guest, PciSetup};
 use crate::tables::acpi::Tables;
 use crate::text::{print, print_foreign};
@@ -38,7 +38,7 @@ impl Log {
         }
         let ticks = platform.ticks().wrapping_sub(self.last);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-        print(platform, "qboot: # ", &[ticks]);
+        print(platform, "qboot: # ticks, ", &[ticks]);
         true
     }
 
@@ -57,7 +57,15 @@ impl Log {
         p.print(b"machine: ");
         p.print(chipset.name.as_bytes());
         print(p, ", # files", &[count(dir.entries().len())]);
-        if self.end(p) {
+        let all = self.end(p);
+        for entry in dir.entries() {
+            if options::is_unknown(entry.name()) {
+                p.print(b"qboot:   unknown option ");
+                print_foreign(p, entry.name());
+                p.print(b"\r\n");
+            }
+        }
+        if all {
             for entry in dir.entries() {
                 p.print(b"qboot:   file ");
                 print_foreign(p, entry.name());
@@ -155,7 +163,13 @@ impl Log {
             let counts = [summary.functions.into(), summary.last_bus.into()];
             print(p, ", # functions, last bus #", &counts);
         }
-        if self.end(p) {
+        let all = self.end(p);
+        if let Some(name) = facts.line.unknown {
+            p.print(b"qboot:   unknown parameter qboot.");
+            print_foreign(p, &name);
+            p.print(b"\r\n");
+        }
+        if all {
             pci::list(p, chipset, summary.last_bus);
         }
     }
@@ -229,8 +243,10 @@ fn count(len: usize) -> u32 {
 fn ranges(terminal: &mut dyn Terminal, map: &MemoryMap) {
     for entry in map.entries() {
         let [base, end] = [entry.base(), entry.end()].map(halves);
-        let values = [base[0], base[1], end[0], end[1], entry.kind().number()];
-        print(terminal, "qboot:   range 0x$$-0x$$, type #\r\n", &values);
+        let values = [base[0], base[1], end[0], end[1]];
+        print(terminal, "qboot:   range 0x$$-0x$$, ", &values);
+        terminal.print(entry.kind().name().as_bytes());
+        terminal.print(b"\r\n");
     }
 }
 

@@ -93,7 +93,7 @@ fn steps(text: &str) -> Result<Vec<&str>> {
         if line.starts_with("  ") {
             continue;
         }
-        let (ticks, rest) = line.split_once(' ').context("no step")?;
+        let (ticks, rest) = line.split_once(" ticks, ").context("no step")?;
         let ticks: u32 = ticks.parse().with_context(|| format!("ticks in {line}"))?;
         ensure!(ticks > 0, "a step that took no time: {line}");
         names.push(rest.split(": ").next().context("no name")?);
@@ -188,12 +188,37 @@ fn everything_found_is_there(
     let given = handover.e820.iter().map(|entry| {
         let end = entry.addr + entry.len;
         format!(
-            "qboot:   range 0x{:016x}-0x{end:016x}, type {}",
-            entry.addr, entry.kind
+            "qboot:   range 0x{:016x}-0x{end:016x}, {}",
+            entry.addr,
+            match entry.kind {
+                1 => "RAM",
+                2 => "reserved",
+                _ => "?",
+            }
         )
     });
     let shown = loaded.lines().filter(|line| line.contains("range"));
     ensure!(shown.eq(given), "{loaded}\nexpected {:?}", handover.e820);
+    Ok(())
+}
+
+/// What looks like an option or a parameter of ours, and is none, is told by name;
+/// what is one is not.
+#[test]
+fn what_nobody_knows_is_told() -> Result<()> {
+    let probe = Probe::new(Kind::Pvh)?;
+    let qemu = probe.machine(Q35)?.option("lgo", "all");
+    let (_, silent, _) = boot(&probe, &qemu.clone().append("qboot.pic=full"))?;
+    ensure!(silent.is_empty(), "{silent:?}");
+    let line = "qboot.do=report qboot.pci=scan qboot.pic=full";
+    let (_, serial, _) = boot(&probe, &with_log(qemu, "steps").append(line))?;
+    for told in ["option opt/org.qboot/lgo\n", "parameter qboot.pic=full\n"] {
+        ensure!(
+            serial.contains(&format!("qboot:   unknown {told}")),
+            "{serial}"
+        );
+    }
+    ensure!(serial.matches("unknown").count() == 2, "{serial}");
     Ok(())
 }
 

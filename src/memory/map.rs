@@ -31,6 +31,18 @@ impl Kind {
     pub const fn number(self) -> u32 {
         self.0
     }
+
+    /// Its name in the log (ACPI 6.5, table 15.2).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            1 => "RAM",
+            2 => "reserved",
+            3 => "ACPI data",
+            4 => "ACPI NVS",
+            _ => "of another type",
+        }
+    }
 }
 
 /// One entry as `etc/e820` and the zero page hold it.

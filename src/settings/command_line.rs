@@ -29,6 +29,9 @@ pub struct CommandLine {
     /// Linux numbers the buses itself: `pci=assign-busses`, or `pci=hpbussize=`, which
     /// counts only then.
     pub renumbers: bool,
+    /// The start of the last parameter under `qboot.` that nobody knows, padded
+    /// with NULs.
+    pub unknown: Option<[u8; 16]>,
 }
 
 impl Default for CommandLine {
@@ -37,6 +40,7 @@ impl Default for CommandLine {
             acpi: AcpiUse::Full,
             pci: Ok(PciOption::Auto),
             renumbers: false,
+            unknown: None,
         }
     }
 }
@@ -53,8 +57,12 @@ impl CommandLine {
         let mut found = Self::default();
         let line = line.split(|byte| *byte == 0).next().unwrap_or(&[]);
         for word in line.split(is_space) {
-            if let Some(value) = word.strip_prefix(b"qboot.pci=") {
-                found.pci = choose(OptionName::QbootPci, value).map(Choice::pci);
+            if let Some(rest) = word.strip_prefix(b"qboot.") {
+                if let Some(value) = rest.strip_prefix(b"pci=") {
+                    found.pci = choose(OptionName::QbootPci, value).map(Choice::pci);
+                } else if !FOR_INIT.iter().any(|name| rest.starts_with(name)) {
+                    found.unknown = Some(start(rest));
+                }
             }
             if let Some(values) = word.strip_prefix(b"pci=") {
                 found.renumbers |= values.split(|byte| *byte == b',').any(renumbers);
@@ -63,6 +71,18 @@ impl CommandLine {
         }
         found
     }
+}
+
+/// What the small user space of `qboot run` is told (`cli/src/init.sh`).
+const FOR_INIT: [&[u8]; 3] = [b"do=", b"run=", b"size="];
+
+/// The first bytes of `text`, padded with NULs.
+fn start(text: &[u8]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (slot, byte) in bytes.iter_mut().zip(text) {
+        *slot = *byte;
+    }
+    bytes
 }
 
 /// Whether this value of `pci=` makes Linux number buses itself.
@@ -128,8 +148,8 @@ mod tests {
             "quiet\0acpi=off",
             "pci=nocrs\0",
             "xqboot.pci=full\0",
-            "qboot.xpci=full",
-            "quiet\0qboot.pci=full",
+            "quiet\0qboot.pci=full qboot.x",
+            "qboot.do=report qboot.run=/a qboot.size=1x1",
             "nolapic_timer\0",
             "xnolapic",
             "lapic noapic",
@@ -199,6 +219,18 @@ mod tests {
             ("qboot.pci=what qboot.pci=auto", PciOption::Auto),
         ] {
             assert_eq!(pci(line), Ok(asked), "{line}");
+        }
+        for (line, name) in [
+            ("qboot.xpci=full", "xpci=full"),
+            ("qboot.y qboot.pci quiet", "pci"),
+            ("qboot.", ""),
+            ("qboot.much.longer.than.is.kept", "much.longer.than"),
+        ] {
+            let expected = CommandLine {
+                unknown: Some(start(name.as_bytes())),
+                ..CommandLine::default()
+            };
+            assert_eq!(CommandLine::parse(line.as_bytes()), expected, "{line}");
         }
         for value in ["fully", "", "full,none"] {
             let line = std::format!("x qboot.pci={value} y");

@@ -4,7 +4,7 @@
 //! [`Options::read`] and a row in `docs/options.md`.
 
 use crate::error::{BadValue, Error, OptionName, Result};
-use crate::fw_cfg::Directory;
+use crate::fw_cfg::{Directory, FileName};
 use crate::platform::Platform;
 
 /// `opt/org.qboot/pci`: how much of PCI the firmware sets up.
@@ -123,29 +123,19 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the options in `dir`. Unknown names are ignored.
+    /// Reads the options in `dir`. Unknown names are ignored; the log names them.
     ///
     /// # Errors
     /// [`Error::BadOption`], and the transfers'.
     pub fn read<P: Platform>(dir: &Directory<'_>, platform: &mut P) -> Result<Self> {
         let mut options = Self::default();
         for entry in dir.entries() {
-            // Few names start with this.
-            let name = entry.name().strip_prefix(b"opt/");
-            let Some(name) = name.and_then(|name| name.strip_prefix(b"org.qboot/")) else {
+            let Some(option) = own(entry.name()).and_then(named) else {
                 continue;
             };
             let mut value = [0; 16];
             platform.read(entry.file().selector, &mut value)?;
-            let value = line(&value);
-            let option = match line(name) {
-                b"pci" => OptionName::Pci,
-                b"buses" => OptionName::Buses,
-                b"entry" => OptionName::Entry,
-                b"log" => OptionName::Log,
-                _ => continue,
-            };
-            match choose(option, value)? {
+            match choose(option, line(&value))? {
                 Choice::Pci(pci) => options.pci = pci,
                 Choice::Buses(buses) => options.buses = buses,
                 Choice::Entry(entry) => options.entry = entry,
@@ -153,6 +143,28 @@ impl Options {
             }
         }
         Ok(options)
+    }
+}
+
+/// Whether a file is named as options are, and is none.
+#[must_use]
+pub fn is_unknown(name: &FileName) -> bool {
+    own(name).is_some_and(|name| named(name).is_none())
+}
+
+/// The end of a name under `opt/org.qboot/`.
+fn own(name: &FileName) -> Option<&[u8]> {
+    // Few names start with this.
+    name.strip_prefix(b"opt/")?.strip_prefix(b"org.qboot/")
+}
+
+fn named(name: &[u8]) -> Option<OptionName> {
+    match line(name) {
+        b"pci" => Some(OptionName::Pci),
+        b"buses" => Some(OptionName::Buses),
+        b"entry" => Some(OptionName::Entry),
+        b"log" => Some(OptionName::Log),
+        _ => None,
     }
 }
 

@@ -133,6 +133,7 @@ mod tests {
             acpi: AcpiUse::Full,
             pci: Ok(PciOption::Auto),
             renumbers: false,
+            unknown: None,
         },
         has_expanders: false,
         has_ecam: false,
