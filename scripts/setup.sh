@@ -70,7 +70,7 @@ if [ "${1:-}" = doctor ]; then
         echo "NO  Rust: no rustup -> $get_rustup"
         status=1
     fi
-    echo "(scripts/xtask.sh doctor says more once Rust is here)"
+    echo "(scripts/xtask.sh doctor says more once a first boot has compiled the program)"
     exit $status
 fi
 

@@ -11,15 +11,23 @@ qboot=$root/target/debug/qboot
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 # For help and messages: what was typed.
 export QBOOT_SCRIPT=${QBOOT_SCRIPT:-$0}
+# Whoever asks for help or for what is missing wants nothing installed, and is not
+# to wait for a compiler.
+case " $* " in
+"  " | *" --help "* | *" -h "* | " help "*)
+    if [ -x "$qboot" ]; then exec "$qboot" "$@"; fi
+    sed -n '2,/^[^#]/{/^[^#]/d;s/^# \{0,1\}//;p}' "$QBOOT_SCRIPT"
+    echo "(commands and options are listed here once a first boot has compiled the program)"
+    exit
+    ;;
+" doctor "*)
+    if [ -x "$qboot" ]; then exec "$qboot" "$@"; fi
+    exec "$root/scripts/setup.sh" doctor
+    ;;
+# A script that stands for one command installs what that needs.
+*) [ "${QBOOT_SCRIPT##*/}" = xtask.sh ] || "$root/scripts/setup.sh" ;;
+esac
 if ! [ -x "$qboot" ]; then
-    case ${1:-} in
-    --help | -h)
-        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
-        echo "(the commands are listed here once one of them has compiled the program)"
-        exit
-        ;;
-    doctor) command -v cargo >/dev/null || exec "$root/scripts/setup.sh" doctor ;;
-    esac
     command -v cargo >/dev/null || {
         echo "Rust is missing: $root/scripts/setup.sh installs it or says how" >&2
         exit 1
