@@ -1,8 +1,7 @@
 //! Parameters that Linux needs to boot on QEMU's machines on a busy host, with any
 //! firmware.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::fs;
 
 /// Where a guest's time comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,24 +45,33 @@ pub fn parameters(machine: &str, time: Time, has_acpi: bool) -> Vec<String> {
     words
 }
 
-/// Frequency in kHz of the time stamp counter in a guest under TCG, which is the
-/// host's. `None` if the host has no steady one.
+/// Frequency in kHz of the time stamp counter that a guest of QEMU's translator
+/// sees: the host's. `None` where the host does not tell.
 fn tsc_khz() -> Option<u64> {
-    let clock = quanta::Clock::new();
-    let (time, ticks) = (Instant::now(), clock.raw());
-    thread::sleep(Duration::from_millis(20));
-    let (elapsed, ticks) = (time.elapsed(), clock.raw().wrapping_sub(ticks));
-    let khz = u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1);
-    // A host without a steady counter makes quanta count nanoseconds instead.
-    if (999_000..1_001_000).contains(&khz) {
-        return None;
-    }
-    u64::try_from(khz).ok()
+    khz_of(&fs::read_to_string("/proc/cpuinfo").ok()?)
+}
+
+/// Linux on x86 calibrates its delay loop by that counter: BogoMIPS are twice its
+/// MHz. (`cpu MHz` is what the processor runs at, and changes.)
+fn khz_of(cpuinfo: &str) -> Option<u64> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
+    let (_, value) = line.split_once(':')?;
+    let mips: f64 = value.trim().parse().ok()?;
+    Some((mips * 500.0) as u64).filter(|khz| *khz != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_counters_frequency_is_half_of_the_first_bogomips() {
+        let cpuinfo = "cpu MHz\t\t: 800.000\nbogomips\t: 5192.24\nbogomips\t: 1.00\n";
+        assert_eq!(khz_of(cpuinfo), Some(2_596_120));
+        for other in ["", "bogomips\t: 0.00", "bogomips", "BogoMIPS\t: 48.00"] {
+            assert_eq!(khz_of(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn each_machine_is_told_what_it_cannot_measure() {
