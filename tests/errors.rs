@@ -3,6 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
+use qboot::settings::command_line::CommandLine;
+use qboot::settings::options;
 use qboot_tests::loader::{add_checksum, add_pointer, allocate};
 use qboot_tests::machines::*;
 use qboot_tests::{
@@ -13,6 +15,7 @@ use rstest_reuse::apply;
 use xtask::patience::Patience;
 use xtask::probe::{self, BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
+use xtask::{extract, run, uki};
 
 #[path = "errors/gdb.rs"]
 mod gdb;
@@ -70,6 +73,42 @@ fn a_pe_image(machine: Machine) -> Result<()> {
     bytes[0x80..0x86].copy_from_slice(b"PE\0\0\x64\x86");
     let (qemu, _probe) = with_kernel(machine, &bytes)?;
     fails_with(&qemu, Error::KernelIsPe, "UEFI")
+}
+
+/// `qboot run` says of a file what the firmware would, and knows the same options.
+#[test]
+fn the_users_program_says_the_same() -> Result<()> {
+    let pe = |machine| uki::build(machine, &[(".text", &[0; 600])]);
+    let elf = Elf {
+        entry_note: false,
+        ..Elf::new(Mode::Halt)?
+    };
+    let mut arm = vec![0; 1000];
+    arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    for (bytes, error) in [
+        (pe(0x8664), Error::KernelIsPe),
+        (pe(0xaa64), Error::KernelForOtherMachine),
+        (pe(0x8664)[..0x300].to_vec(), Error::KernelTruncated),
+        (arm, Error::KernelForOtherMachine),
+        (noise(1000, 1), Error::UnknownKernel),
+        (b"\x1f\x8b\x08".to_vec(), Error::UnknownKernel),
+        (elf.bytes()?, Error::ElfWithoutPvh),
+    ] {
+        let said = extract::doubt(&bytes).context("no doubt")?;
+        ensure!(said.starts_with(error.message()), "{said:?}, {error:?}");
+    }
+    for name in run::OPTIONS {
+        let mut file = [0; 56];
+        let name = format!("opt/org.qboot/{name}");
+        file[..name.len()].copy_from_slice(name.as_bytes());
+        ensure!(!options::is_unknown(&file), "{name}");
+    }
+    for name in run::PARAMETERS {
+        let line = format!("qboot.{name}=auto");
+        let line = CommandLine::parse(line.as_bytes());
+        ensure!(line.unknown.is_none(), "{name}");
+    }
+    Ok(())
 }
 
 #[apply(each_machine)]

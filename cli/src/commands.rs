@@ -226,6 +226,20 @@ pub fn main(program: Command, perform: fn(&str, &ArgMatches) -> Result<ExitCode>
     }
 }
 
+/// What is typed before a command: the script that takes them all, cargo's alias, or
+/// an installed program.
+#[must_use]
+pub fn typed() -> String {
+    match env::var(SCRIPT) {
+        Ok(script) => match script.rsplit_once('/') {
+            Some((scripts, _)) => format!("{scripts}/xtask.sh"),
+            None => script,
+        },
+        Err(_) if workspace::source().is_some() => "cargo xtask".to_owned(),
+        Err(_) => "qboot".to_owned(),
+    }
+}
+
 /// The command and its arguments. Help and wrong usage end the process. They show the
 /// name that was typed: a script for one command (scripts/run.sh) or for all
 /// (scripts/xtask.sh), cargo's alias, or the installed program.
@@ -237,15 +251,7 @@ fn parse(program: Command) -> (String, ArgMatches) {
     let own_script = script
         .as_ref()
         .filter(|script| !script.ends_with("xtask.sh"));
-    let program_name = match (
-        &script,
-        own_script.and_then(|script| script.rsplit_once('/')),
-    ) {
-        (_, Some((scripts, _))) => format!("{scripts}/xtask.sh"),
-        (Some(script), _) => script.clone(),
-        (None, _) if workspace::source().is_some() => "cargo xtask".to_owned(),
-        (None, _) => "qboot".to_owned(),
-    };
+    let program_name = typed();
     let task_name = match own_script {
         Some(script) => script.clone(),
         None => format!("{program_name} {task}"),

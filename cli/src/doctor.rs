@@ -224,7 +224,8 @@ fn rom() -> Result<String, String> {
     if workspace::source().is_some() {
         return Ok("built from this source tree".to_owned());
     }
-    let path = workspace::installed_rom().ok_or("none is installed beside this program")?;
+    let path = workspace::installed_rom()
+        .ok_or("none is installed (scripts/install.sh in a checkout does that)")?;
     let image = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let build = Identity::read(&image)
         .map(|found| {

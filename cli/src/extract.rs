@@ -63,38 +63,41 @@ pub fn format(bytes: &[u8]) -> Format {
     }
 }
 
-/// Why QEMU may not boot the kernel file `bytes`, as the end of a line with its name.
+/// Why QEMU may not boot the kernel file `bytes`. The words are those of the
+/// firmware's errors, which `tests/errors.rs` holds them to, and may say more.
 pub fn doubt(bytes: &[u8]) -> Option<&'static str> {
     match format(bytes) {
-        Format::Unknown if !is_multiboot(bytes) => Some(known(bytes).unwrap_or(
-            "looks like no kernel: a bzImage (as /boot/vmlinuz-*), an ELF vmlinux, a unified \
-             kernel image or a multiboot kernel is needed",
-        )),
-        Format::Elf if !is_multiboot(bytes) && matches!(pvh_entry(bytes), Ok(None)) => {
-            Some("has no PVH entry point: build it with CONFIG_PVH=y, or take its bzImage")
-        }
+        Format::Unknown if !is_multiboot(bytes) => Some(refused(bytes)),
+        Format::Elf if !is_multiboot(bytes) && matches!(pvh_entry(bytes), Ok(None)) => Some(
+            "the ELF kernel has no PVH entry note, or the machine type is older than 4.0; build \
+             it with CONFIG_PVH=y or pass its bzImage",
+        ),
         _ => None,
     }
 }
 
-/// What a file is that this firmware cannot boot, if that is known.
-fn known(bytes: &[u8]) -> Option<&'static str> {
-    const OTHER: &str = "is a kernel for another processor, such as ARM: one for x86 is needed";
+/// Why a file is no kernel for this firmware, as far as it can be told.
+fn refused(bytes: &[u8]) -> &'static str {
+    const OTHER: &str = "the kernel is for another processor (ARM?); pass one for x86";
     // Linux's `Documentation/arch/arm64/booting.rst`, and `arch/arm/boot/zImage`.
     let is_arm64 = bytes.get(0x38..0x3c) == Some(b"ARM\x64");
     let is_arm = bytes.get(0x24..0x28) == Some(&[0x18, 0x28, 0x6f, 0x01]);
     match Pe::read(bytes) {
-        Ok(Some(pe)) if !pe.is_for_x86() => Some(OTHER),
-        Ok(Some(_)) => Some(
-            "is an EFI program without a .linux section, which needs UEFI firmware: a bzImage, an \
-             ELF vmlinux or a unified kernel image is needed",
-        ),
-        Err(_) => Some("is a PE file whose parts lie outside it: is it whole?"),
-        Ok(None) if is_arm64 || is_arm => Some(OTHER),
-        Ok(None) if bytes.starts_with(&[0x1f, 0x8b]) => {
-            Some("is compressed with gzip: decompress it (gunzip) first")
+        Ok(Some(pe)) if !pe.is_for_x86() => OTHER,
+        Ok(Some(_)) => {
+            "the kernel is an EFI program, which needs UEFI firmware; pass a bzImage, a UKI or a \
+             PVH vmlinux"
         }
-        Ok(None) => None,
+        Err(_) => "the kernel image is shorter than its header says; is the file whole?",
+        Ok(None) if is_arm64 || is_arm => OTHER,
+        Ok(None) if bytes.starts_with(&[0x1f, 0x8b]) => {
+            "unknown kernel format; pass a bzImage, a UKI, an ELF with a PVH note or a multiboot \
+             kernel (this is compressed with gzip: gunzip it first)"
+        }
+        Ok(None) => {
+            "unknown kernel format; pass a bzImage, a UKI, an ELF with a PVH note or a multiboot \
+             kernel (a distribution's is /boot/vmlinuz-*)"
+        }
     }
 }
 

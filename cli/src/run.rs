@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::builder::{EnumValueParser, PossibleValue};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
 
+use crate::commands::typed;
 use crate::examples::RUN_EXAMPLES;
 use crate::extract::Format;
 use crate::initramfs::Arch;
@@ -236,6 +237,12 @@ pub fn run(options: &Options) -> Result<Outcome> {
     if !options.dry_run {
         guest::find(&options.qemu)?;
     }
+    for (what, name, known) in unknown(options) {
+        eprintln!(
+            "the firmware knows no {what} {name}, only {}",
+            known.join(", ")
+        );
+    }
     let plan = plan(options)?;
     if options.dry_run {
         say!("{}", plan.shown())?;
@@ -284,7 +291,7 @@ pub fn default_rom() -> Result<PathBuf> {
         return Ok(build::rom(&[])?.image);
     }
     workspace::installed_rom()
-        .context("no ROM is installed with this program (scripts/install.sh does that): name one")
+        .context("no ROM is installed (scripts/install.sh does that): name one with --firmware")
 }
 
 /// The files for QEMU.
@@ -380,7 +387,7 @@ fn kernel(options: &Options) -> Result<Files> {
 fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
     let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
     if let Some(doubt) = extract::doubt(&bytes) {
-        let doubt = format!("{} {doubt}", kernel.display());
+        let doubt = format!("{}: {doubt}", kernel.display());
         ensure!(
             options.dry_run || extract::format(&bytes) != Format::Unknown,
             "{doubt}"
@@ -393,14 +400,55 @@ fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
     ensure!(
         extract::format(&bytes) != Format::Unified || options.initrd.is_none() && !more,
         "{} is a unified kernel image, beside which QEMU refuses -initrd and -dtb; take its kernel \
-         out with: qboot extract {} vmlinux",
+         out with: {} extract {} vmlinux",
         kernel.display(),
+        typed(),
         kernel.display(),
     );
     Ok(())
 }
 
-/// The named accelerator, or the best that works here.
+/// Files under `opt/org.qboot/`, and parameters under `qboot.`, the latter with those
+/// of our user space.
+pub const OPTIONS: [&str; 4] = ["pci", "buses", "entry", "log"];
+pub const PARAMETERS: [&str; 4] = ["pci", "do", "run", "size"];
+
+/// Options and parameters of the user's that nobody reads: the firmware tells of them
+/// only in its log.
+fn unknown(options: &Options) -> Vec<(&'static str, String, Vec<String>)> {
+    let start = |text: &str| -> String {
+        text.chars()
+            .take_while(|c| c.is_ascii_graphic() && !",='\"".contains(*c))
+            .collect()
+    };
+    let mut found = Vec::new();
+    let lines = options.qemu_options.iter().map(String::as_str);
+    let files = lines
+        .clone()
+        .filter_map(|option| option.split_once("opt/org.qboot/"));
+    let words = lines.chain(options.append.as_deref());
+    let words = words.flat_map(|line| line.split([' ', ',']));
+    let parameters = words.filter_map(|word| word.strip_prefix("qboot."));
+    for (what, prefix, names, known) in [
+        (
+            "option",
+            "opt/org.qboot/",
+            files.map(|(_, name)| name).collect::<Vec<_>>(),
+            OPTIONS,
+        ),
+        ("parameter", "qboot.", parameters.collect(), PARAMETERS),
+    ] {
+        for name in names.into_iter().map(start) {
+            if !known.contains(&name.as_str()) {
+                let known = known.iter().map(|name| format!("{prefix}{name}")).collect();
+                found.push((what, format!("{prefix}{name}"), known));
+            }
+        }
+    }
+    found
+}
+
+/// The accelerator that was named, or the best that works here.
 fn accelerator(options: &Options) -> Accel {
     let found = Accel::detect();
     if options.accel == "auto" {

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -63,11 +63,18 @@ pub fn target() -> PathBuf {
         .join("qboot")
 }
 
-/// The ROM that was installed with this program: `../share/qemu/qboot-rs.rom`.
+/// The ROM that was installed with this program, `../share/qemu/qboot-rs.rom`, or
+/// where packages put it: `cargo install` brings none.
 pub fn installed_rom() -> Option<PathBuf> {
-    let program = env::current_exe().ok()?;
-    let prefix = program.parent()?.parent()?;
-    Some(prefix.join("share/qemu/qboot-rs.rom")).filter(|rom| rom.is_file())
+    let program = env::current_exe().ok();
+    let prefix = program
+        .as_deref()
+        .and_then(|program| program.parent()?.parent());
+    let prefixes = prefix
+        .into_iter()
+        .chain([Path::new("/usr/local"), Path::new("/usr")]);
+    let mut roms = prefixes.map(|prefix| prefix.join("share/qemu/qboot-rs.rom"));
+    roms.find(|rom| rom.is_file())
 }
 
 /// An exclusive lock named `name`, held until the value is dropped.
@@ -88,8 +95,17 @@ pub fn lock(name: &str) -> Result<File> {
     })?;
     let path = dir.join(name);
     let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-    file.lock()
-        .with_context(|| format!("locking {}", path.display()))?;
+    let locking = || format!("locking {}", path.display());
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            eprintln!(
+                "waiting for another qboot, which holds {} ...",
+                path.display()
+            );
+            file.lock().with_context(locking)?;
+        }
+        tried => tried.with_context(locking)?,
+    }
     Ok(file)
 }
 

@@ -40,23 +40,27 @@ fn files_that_cannot_be_booted_are_named_before_anything_is_built() {
         (
             "--kernel",
             made("x86.efi", &x86),
-            "is an EFI program without",
+            "the kernel is an EFI program",
         ),
-        ("--kernel", made("cut.efi", &x86[..0x300]), "is it whole?"),
+        (
+            "--kernel",
+            made("cut.efi", &x86[..0x300]),
+            "is the file whole?",
+        ),
         (
             "--kernel",
             made("arm.efi", &arm),
-            "another processor, such as ARM",
+            "another processor (ARM?)",
         ),
         (
             "--kernel",
             made("Image", &arm_image),
-            "another processor, such as ARM",
+            "another processor (ARM?)",
         ),
         (
             "--kernel",
             made("vmlinux.gz", b"\x1f\x8b\x08"),
-            "is compressed with gzip",
+            "compressed with gzip",
         ),
         ("--kernel", "/nonexistent".to_owned(), "No such file"),
         ("--kernel", path(dir.path()), "is a directory"),
@@ -64,7 +68,7 @@ fn files_that_cannot_be_booted_are_named_before_anything_is_built() {
         ("--initrd", path(dir.path()), "is a directory"),
         ("--firmware", path(&empty), "is empty"),
         ("--firmware", path(&odd), "is no ROM: it has 1000 bytes"),
-        ("--kernel", path(&odd), "looks like no kernel"),
+        ("--kernel", path(&odd), "unknown kernel format"),
     ] {
         let (status, said) = failure(&["run", option, &file]);
         let case = format!("{option} {file}: {said}");
@@ -79,6 +83,29 @@ fn a_wrong_option_names_the_command_as_it_is_typed() {
     let (status, said) = failure(&["run", "--nonsense"]);
     assert_eq!(status, Some(2), "{said}");
     assert!(said.contains("Usage: cargo xtask run"), "{said}");
+}
+
+/// What the firmware would tell only in its log.
+#[test]
+fn options_and_parameters_that_nobody_reads_are_told() {
+    let (_, said) = failure(&[
+        "run",
+        "--dry-run",
+        "--kernel=/nonexistent",
+        "--append=quiet qboot.pic=full qboot.pci=full qboot.do=report",
+        "--",
+        "-fw_cfg",
+        "name=opt/org.qboot/lgo,string=all",
+        "-fw_cfg",
+        "name=opt/org.qboot/log,string=all",
+    ]);
+    for told in [
+        "knows no option opt/org.qboot/lgo, only opt/org.qboot/pci,",
+        "knows no parameter qboot.pic, only qboot.pci,",
+    ] {
+        assert!(said.contains(told), "{said}");
+    }
+    assert_eq!(said.matches("knows no").count(), 2, "{said}");
 }
 
 #[test]
@@ -190,6 +217,49 @@ fn examples_are_not_wrapped() {
     assert!(seen > 30, "{seen} lines");
 }
 
+/// On a machine that has nothing yet, nobody who asks for help or for what is missing
+/// waits for a compiler or has anything installed.
+#[test]
+fn help_needs_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = qboot_cli::workspace::root();
+    for part in ["scripts", "rust-toolchain.toml"] {
+        let mut copy = Command::new("cp");
+        let copy = copy.arg("-r").arg(root.join(part)).arg(dir.path());
+        assert!(copy.status().expect("cp").success());
+    }
+    let run = |script: &str, argument: &str| {
+        let output = Command::new(dir.path().join("scripts").join(script))
+            .args(Some(argument).filter(|argument| !argument.is_empty()))
+            .env_remove("QBOOT_SCRIPT")
+            .env_remove("CARGO_HOME")
+            .env("HOME", dir.path())
+            .env("PATH", "/usr/bin:/bin")
+            .output();
+        let output = output.expect("a shell");
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    for (script, argument, words) in [
+        ("run.sh", "--help", "Boots Linux"),
+        ("build.sh", "-h", "Builds the firmware"),
+        ("extract-vmlinux.sh", "--help", "Takes the vmlinux"),
+        ("bench.sh", "--help", "Measures"),
+        ("release.sh", "--help", "Makes the files"),
+        ("xtask.sh", "", "scripts/xtask.sh doctor"),
+        ("xtask.sh", "doctor", "NO  Rust"),
+        ("install.sh", "--help", "Installs the ROM"),
+        ("setup.sh", "--help", "Installs what"),
+        ("test.sh", "--help", "Installs what"),
+        ("gdb.sh", "--help", "Starts QEMU"),
+    ] {
+        let said = run(script, argument);
+        assert!(said.contains(words), "{script} {argument}: {said}");
+        assert!(!said.contains("compiling"), "{script} {argument}: {said}");
+    }
+    assert!(!dir.path().join("target").exists());
+}
+
 /// The installer tells of a place that it may not write to before it builds.
 #[test]
 fn the_installer_asks_for_what_it_needs_first() {
@@ -240,7 +310,7 @@ fn a_unified_kernel_image_brings_its_own_initrd_and_command_line() {
     for more in [&["--initrd", file][..], &["--", "-dtb", file]] {
         let (status, said) = failure(&[&["run", "--kernel", file], more].concat());
         assert_eq!(status, Some(1), "{said}");
-        assert!(said.contains("qboot extract"), "{said}");
+        assert!(said.contains("cargo xtask extract"), "{said}");
     }
     let rom = dir.path().join("rom");
     fs::write(&rom, vec![0; 65536]).expect("a file");

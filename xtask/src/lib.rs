@@ -15,7 +15,7 @@
 
 pub use qboot_cli::{
     build, debian, dist, elf, extract, hdr, initramfs, inspect, kernel, linux, output, patience,
-    process, progress, uki, workspace,
+    process, progress, run, uki, workspace,
 };
 
 pub mod bench;
