@@ -124,8 +124,8 @@ fn disks(qemu: Qemu, dir: &Path) -> Result<Qemu> {
 }
 
 const VIRTIO: [&str; 6] = [
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
