@@ -3,8 +3,17 @@
 use super::*;
 
 /// How a boot ends whose image of `len` bytes QEMU has at `addr`; `entry` is counted from
-/// there.
+/// there. Below 1 MiB it starts as an ELF file does.
 fn boot(addr: u32, len: usize, entry: u32) -> Result<Handoff> {
+    let magic: &[u8] = if addr < layout::HIGH_RAM {
+        b"\x7fELF"
+    } else {
+        b""
+    };
+    boot_with(magic, addr, len, entry)
+}
+
+fn boot_with(magic: &[u8], addr: u32, len: usize, entry: u32) -> Result<Handoff> {
     let mut fw_cfg = FakeFwCfg::new();
     fw_cfg.file("etc/e820", &e820(64 << 20));
     let mut guest = Guest::new(Board::Pc, fw_cfg, 64 << 20);
@@ -14,9 +23,7 @@ fn boot(addr: u32, len: usize, entry: u32) -> Result<Handoff> {
         draft[at..at + 4].copy_from_slice(&addr.max(layout::HIGH_RAM).to_le_bytes());
     }
     let mut image = std::vec![0; len];
-    if addr < layout::HIGH_RAM {
-        image[..4].copy_from_slice(b"\x7fELF");
-    }
+    image[..magic.len()].copy_from_slice(magic);
     guest.multiboot(&image, addr, addr.wrapping_add(entry), &draft);
     let result = guest.run();
     assert_eq!(guest.check(result), Ok(()));
@@ -52,6 +59,9 @@ fn an_image_without_room_says_where() {
         let result = boot(addr, 0x3000, 0);
         assert_eq!(result, Err(Error::KernelOverlapsFirmware), "{addr:x}");
     }
+    // Only an ELF file's headers are left out.
+    let result = boot_with(b"\x7fELX", 0xf_f000, 0x3000, 0x1000);
+    assert_eq!(result, Err(Error::KernelOverlapsFirmware));
     for (addr, len) in [
         (0x10_0000, 64 << 20),
         (0x3ff_f000, 0x2000),
