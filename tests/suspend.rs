@@ -327,7 +327,7 @@ fn the_generation_changes_after_a_resume(machine: Machine) -> Result<()> {
     vm.monitor("stop")?;
     vm.monitor(&format!("migrate \"exec:cat >{}\"", state.display()))?;
     let mut patience = Patience::new(PROBE_TIMEOUT);
-    while !vm.monitor("info migrate")?.contains("status: completed") {
+    while !vm.monitor("info migrate")?.contains("completed") {
         ensure!(patience.pause(), "{}", vm.report());
     }
     drop(vm);

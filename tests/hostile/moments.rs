@@ -88,10 +88,10 @@ fn migrated(vm: &mut Vm) -> Result<()> {
     let mut patience = Patience::new(PROBE_TIMEOUT);
     loop {
         let status = vm.monitor("info migrate")?;
-        if status.contains("status: completed") {
+        if status.contains("completed") {
             return Ok(());
         }
-        let failed = status.contains("status: failed") || !patience.pause();
+        let failed = status.contains("failed") || !patience.pause();
         ensure!(!failed, "{status}");
     }
 }
