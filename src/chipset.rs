@@ -22,8 +22,10 @@ pub struct Chipset {
     pub ecam: PhysRange,
     /// The last bus that is reached until [`Chipset::open_all_buses`].
     pub last_bus: u8,
-    /// What every kernel needs: interrupt routes, power management.
+    /// What every kernel needs: power management.
     registers: &'static [Register],
+    /// The ISA interrupts of the PIRQs.
+    routes: &'static [Register],
     /// What only kernels without ACPI need.
     legacy_registers: &'static [Register],
     /// The host bridge's windows and interrupts; `None` without one.
@@ -72,9 +74,11 @@ pub static I440FX: Chipset = Chipset {
     ecam: PhysRange::EMPTY,
     last_bus: u8::MAX,
     registers: &[
+        register(1, 3, 0x40, PM_BASE), // PMBA
+        register(1, 3, 0x80, 1),       // PMREGMISC: PMIOSE
+    ],
+    routes: &[
         register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
-        register(1, 3, 0x40, PM_BASE),     // PMBA
-        register(1, 3, 0x80, 1),           // PMREGMISC: PMIOSE
     ],
     legacy_registers: &[
         register(1, 3, 0x90, 0x701),   // SMBBA
@@ -90,8 +94,10 @@ pub static Q35: Chipset = Chipset {
     ecam: layout::Q35_ECAM_64,
     last_bus: 63,
     registers: &[
-        register(0x1f, 0, 0x40, PM_BASE),     // PMBASE
-        register(0x1f, 0, 0x44, 0x80),        // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
+        register(0x1f, 0, 0x40, PM_BASE), // PMBASE
+        register(0x1f, 0, 0x44, 0x80),    // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
+    ],
+    routes: &[
         register(0x1f, 0, 0x60, PIRQ_ROUTES), // PIRQ[A:D]_ROUT
         register(0x1f, 0, 0x68, PIRQ_ROUTES), // PIRQ[E:H]_ROUT
     ],
@@ -107,6 +113,7 @@ pub static NONE: Chipset = Chipset {
     ecam: PhysRange::EMPTY,
     last_bus: u8::MAX,
     registers: &[],
+    routes: &[],
     legacy_registers: &[],
     pci: None,
 };
@@ -136,10 +143,16 @@ impl Chipset {
         all.find(|chipset| chipset.host_bridge == host_bridge)
     }
 
-    /// Routes interrupts and switches power management on, as every kernel needs it.
-    /// Call it before any ACPI file is read: QEMU writes the FADT from these registers.
+    /// Switches power management on, as every kernel needs it. Call it before any ACPI
+    /// file is read: QEMU writes the FADT from these registers.
     pub fn set_up<P: Platform>(&self, platform: &mut P) {
         self.write(platform, self.registers);
+    }
+
+    /// Routes the PIRQs to [`PIRQ_IRQS`]. Linux with ACPI switches all routes off
+    /// before it sets those that it uses.
+    pub fn route_interrupts<P: Platform>(&self, platform: &mut P) {
+        self.write(platform, self.routes);
     }
 
     /// Sets up what only kernels without ACPI need. Linux with ACPI does it itself.

@@ -4,8 +4,8 @@
 //! simulated machine on the host. Each method group is a trait, implemented in the file
 //! of its device; only this file names them.
 //!
-//! Each access to a device is an exit to the host, which takes as long as some thousand
-//! instructions. Callers count them.
+//! Unless KVM serves or collects it, an access to a device is an exit to the host, which
+//! takes as long as some thousand instructions. Callers count them.
 
 use crate::error::Result;
 use crate::phys::PhysRange;

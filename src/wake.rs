@@ -167,6 +167,8 @@ pub fn resume<P: Platform>(p: &mut P, host_bridge: u32) -> Wake {
         return Wake::Boot;
     };
     chipset.set_up(p);
+    // Linux with ACPI, which did without them, sets its own now.
+    chipset.route_interrupts(p);
     if has(IS_LEGACY) {
         chipset.set_up_legacy(p);
     }

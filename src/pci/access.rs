@@ -20,7 +20,7 @@ pub struct Access<'a, I> {
 
 impl<'a, I: Io> Access<'a, I> {
     /// Configuration mechanism 1 (PCI Local Bus 3.0, section 3.2.2.3.2): 256 bytes a
-    /// function, two exits an access, or one in the same dword as before, because the
+    /// function, two port accesses each, or one in the same dword as before, because the
     /// address register keeps its value.
     pub const fn cam(io: &'a mut I) -> Self {
         Self {
@@ -31,7 +31,7 @@ impl<'a, I: Io> Access<'a, I> {
         }
     }
 
-    /// Enhanced configuration access: 4 KiB a function, one exit an access. `base` is a
+    /// Enhanced configuration access: 4 KiB a function, one access each. `base` is a
     /// multiple of 256 MiB and not 0. It reaches the buses up to `last_bus`; Q35's can
     /// be made to reach all.
     pub const fn ecam(io: &'a mut I, base: u32, last_bus: u8) -> Self {

@@ -2,8 +2,8 @@
 //!
 //! Specifications: PCI Local Bus 3.0 (chapter 6), PCI-to-PCI Bridge 1.2 (chapter 3),
 //! PCI Express Base 4.0 (section 7.2.2, ECAM). Every configuration access is an exit to
-//! the host, or two through ports 0xcf8 and 0xcfc, so the walk reads only registers
-//! that it needs.
+//! the host, so the walk reads only registers that it needs. Through ports 0xcf8 and
+//! 0xcfc it takes two accesses, of which KVM collects the first.
 
 #[deny(clippy::arithmetic_side_effects)]
 mod access;

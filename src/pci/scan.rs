@@ -31,7 +31,7 @@ pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Res
 }
 
 /// Gives bridges their bus numbers as [`scan`] does, and no more: one read a function,
-/// and some ten accesses a bridge.
+/// and some six accesses a bridge.
 ///
 /// # Errors
 /// As [`scan`].
@@ -156,7 +156,9 @@ fn walk_root<C: Config>(
             let last = level.bus.checked_add(level.reserve);
             let last = last.filter(|bus| *bus <= limit).unwrap_or(0);
             summary.last_bus = summary.last_bus.max(last);
-            set_buses(config, level.bridge, level.bus, summary.last_bus);
+            if summary.last_bus != level.bus {
+                set_buses(config, level.bridge, level.bus, summary.last_bus);
+            }
             at = next(level.bridge.devfn().into(), level.multi);
             multi = level.multi;
             level = parent;
@@ -201,6 +203,11 @@ fn walk_root<C: Config>(
             summary.first_unnumbered = summary.first_unnumbered.or(Some(bdf));
             continue;
         };
+        // A bridge forwards its own bus only, until a bridge is found behind it: most
+        // have none there.
+        if summary.last_bus == level.bus && !levels.is_empty() {
+            set_buses(config, level.bridge, level.bus, limit);
+        }
         summary.last_bus = bus;
         config.reach(bus);
         let caps = read_caps(config, bdf);
@@ -208,8 +215,7 @@ fn walk_root<C: Config>(
         if let Work::Addresses(tree) = work {
             index = size::add_bridge(config, tree, level.index, &found, &caps)?;
         }
-        // Open for all buses that may be behind it.
-        set_buses(config, bdf, bus, limit);
+        set_buses(config, bdf, bus, bus);
         levels.try_push(level).map_err(|_| Error::PciTooMany)?;
         level = Level {
             bus,

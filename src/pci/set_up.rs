@@ -53,6 +53,8 @@ fn walk<P: Platform>(
             None => Ok(Summary::default()),
         };
     }
+    // The lines below name these.
+    chipset.route_interrupts(platform);
     let extra_roots = dir.read_number(platform, file::EXTRA_PCI_ROOTS)?;
     let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
     let mut apertures = None;

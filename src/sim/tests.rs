@@ -12,6 +12,7 @@ mod wake;
 
 use super::*;
 use crate::capture;
+use crate::pci::Bdf;
 use crate::platform::GuestMemory as _;
 
 /// A bzImage of a few KiB with a likely header.
@@ -69,6 +70,30 @@ fn captured_machines_boot_and_hand_over_a_consistent_kernel() {
             "{name}: {result:?}"
         );
         assert_eq!(guest.check(result), Ok(()), "{name}");
+    }
+}
+
+/// Linux with ACPI begins by switching all routes off, so it is spared them.
+#[test]
+fn interrupts_are_routed_where_lines_name_them() {
+    for (name, board, bridge) in [("pc", Board::Pc, 0x08), ("q35", Board::Q35, 0xf8)] {
+        for (line, expected) in [
+            ("", 0),
+            ("pci=noacpi", 0x0b0b_0a0a),
+            ("acpi=off", 0x0b0b_0a0a),
+            ("qboot.pci=scan", 0x0b0b_0a0a),
+        ] {
+            let mut guest = Guest::new(board, capture::device(name), ram_of(name));
+            guest.command_line(line.as_bytes());
+            guest.kernel(&small_bzimage());
+            assert!(guest.run().is_ok(), "{name} {line}");
+            let function = guest.machine.io.pci.function(Bdf::on_bus(0, bridge));
+            assert_eq!(
+                function.map(|f| f.dword(0x60)),
+                Some(expected),
+                "{name} {line}"
+            );
+        }
     }
 }
 
