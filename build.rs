@@ -26,6 +26,10 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_ROM").is_none() {
         return;
     }
+    if std::env::var("TARGET").as_deref() != Ok("i586-unknown-linux-gnu") {
+        println!("cargo::error=the feature rom is the firmware's: cargo xtask build makes it");
+        return;
+    }
     identify();
     let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     for arg in [

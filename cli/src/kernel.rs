@@ -128,7 +128,7 @@ pub fn debian(flavour: Flavour) -> Result<Kernel> {
 /// The same for the kernel that a meta-package stands for.
 ///
 /// # Errors
-/// As for [`debian`].
+/// As for [`debian()`].
 pub fn newest(meta: &Package) -> Result<Kernel> {
     let of = match &meta.lists {
         Lists::Suite { suite, arch } => format!("-{suite}-{arch}"),
