@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 /// The options that `spec` stands for:
 ///
 /// - `bridges N`: N PCI bridges on pc, twenty behind each;
+/// - `ports N`: N root ports on q35, eight a device, an NVMe disk behind each;
 /// - `fw_cfg N`: N files under `opt/test/`;
 /// - `strings KIB`: so many KiB of SMBIOS type 11 strings, a KiB each, and
 ///   `io.systemd.credential:last=found` as the last one;
@@ -16,6 +17,7 @@ pub fn options(spec: &str, dir: &Path) -> Result<Vec<String>> {
     let words: Vec<&str> = spec.split_whitespace().collect();
     let (option, values): (_, Vec<String>) = match words.as_slice() {
         ["bridges", count] => ("-device", (0..count.parse()?).map(bridge).collect()),
+        ["ports", count] => ("-device", (0..count.parse()?).flat_map(port).collect()),
         ["fw_cfg", count] => {
             let file = |n: u32| format!("name=opt/test/file-{n},string=content-{n}");
             ("-fw_cfg", (0..count.parse()?).map(file).collect())
@@ -43,4 +45,12 @@ fn bridge(n: u32) -> String {
     };
     let chassis = n + 1;
     format!("pci-bridge,id=b{n},bus={bus},addr={slot:#x},chassis_nr={chassis}")
+}
+
+fn port(n: u32) -> [String; 2] {
+    let (slot, function) = (n / 8 + 2, n % 8);
+    [
+        format!("pcie-root-port,id=p{n},chassis={n},addr={slot:#x}.{function},multifunction=on"),
+        format!("nvme,serial={n},bus=p{n}"),
+    ]
 }
