@@ -1,8 +1,8 @@
 //! The chipsets as data: what differs between QEMU's machines.
 //!
-//! A new machine is a new entry in `CHIPSETS`. The entry code has read the
-//! host bridge's id and opened the F segment; on Q35 it has also placed the
-//! ECAM, so that each register here is one access.
+//! A new machine is a new entry in `CHIPSETS`, and what `docs/adding-a-machine.md`
+//! lists. The entry code has read the host bridge's id and opened the F segment; on Q35
+//! it has also placed the ECAM, so that each register here is one access.
 
 use crate::error::Result;
 use crate::layout;

@@ -1,8 +1,9 @@
 //! The kernel: its format, its memory, loading, and the handoff.
 //!
-//! A format is one file with two functions, and one arm in each function here. `claim`
-//! claims the memory that the image dictates, and reads the command line, which decides
-//! about PCI. `load` loads the kernel, after the tables have their place.
+//! A format is one file with two functions, a branch of [`Kernel::claim`], and an arm in
+//! each other function here. `claim` claims the memory that the image dictates, and reads
+//! the command line, which decides about PCI. `load` loads the kernel, after the tables
+//! have their place.
 
 pub mod bzimage;
 pub mod elf;

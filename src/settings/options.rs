@@ -1,7 +1,7 @@
 //! The user's options: the files under `opt/org.qboot/` in fw_cfg.
 //!
-//! A new option is a type here with its values in `CHOICES`, two lines in
-//! [`Options::read`] and a row in `docs/options.md`.
+//! A new option is a type here with its values in `CHOICES`, a [`Choice`], a field of
+//! [`Options`], an arm of [`Options::read`], and a row in `docs/options.md`.
 
 use crate::error::{BadValue, Error, OptionName, Result};
 use crate::fw_cfg::{Directory, FileName};
