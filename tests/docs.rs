@@ -15,6 +15,7 @@ use qboot::error::{Error, OptionName};
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot::settings::options::{BusesOption, EntryOption, LogOption, PciOption, choose};
+use qboot_tests::{links, shape};
 use xtask::measure::{self, Kit};
 use xtask::patience::Patience;
 use xtask::workspace;
@@ -38,21 +39,6 @@ fn pages(dir: &Path) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(found)
-}
-
-/// Targets of the links in a page that lead to files here.
-fn links(text: &str) -> Vec<&str> {
-    let mut in_code = false;
-    let mut found = Vec::new();
-    for line in text.lines() {
-        in_code ^= line.starts_with("```");
-        let targets = line
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next());
-        found.extend(targets.filter(|target| !in_code && !target.contains("://")));
-    }
-    found
 }
 
 /// Headings as links name them.
@@ -422,20 +408,6 @@ fn blocks(page: &Path) -> Result<Vec<Block>> {
         above = line;
     }
     Ok(found)
-}
-
-/// A line as it is compared: numbers and the gaps before them differ from boot to boot.
-fn shape(line: &str) -> String {
-    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut shape = String::new();
-    for c in line.chars() {
-        match c {
-            '0'..='9' if shape.ends_with('0') => {}
-            '0'..='9' => shape.push('0'),
-            c => shape.push(c),
-        }
-    }
-    shape
 }
 
 /// Runs a script at the top of the repository until it ends, or until all of `wanted`

@@ -9,10 +9,10 @@ use qboot_tests::loader::{add_checksum, add_pointer, allocate};
 use qboot_tests::machines::*;
 use qboot_tests::{
     DEBUG_CONSOLE, Kind, LENGTH, Options, PROBE_TIMEOUT, Probe, ROOM, VALUE, error_line, noise,
+    wait_until,
 };
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::patience::Patience;
 use xtask::probe::{self, BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
 use xtask::{extract, run, uki};
@@ -258,26 +258,16 @@ fn tables_too_big() -> Result<()> {
     fails_with(&qemu.memory_mib(8), Error::TablesTooBig(ROOM), "(needs")
 }
 
-/// Asks until the answer has `wanted` in it: what follows the printed line takes a
-/// busy host its time.
-fn soon(wanted: &str, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    loop {
-        let answer = ask()?;
-        if answer.contains(wanted) {
-            return Ok(());
-        }
-        ensure!(patience.pause(), "no {wanted}: {answer}");
-    }
-}
-
 /// pvpanic tells the host where QEMU has it.
 #[test]
 fn pvpanic() -> Result<()> {
     let qemu = Q35.qemu()?.devices(["pvpanic"]);
     let mut vm = qemu.args(["-action", "panic=pause"]).qmp().spawn()?;
     vm.wait_serial("\n", PROBE_TIMEOUT)?;
-    soon("guest_panicked", || vm.state())
+    // What follows the printed line takes a busy host its time.
+    wait_until("the host knows", || {
+        Ok(vm.state()?.contains("guest_panicked"))
+    })
 }
 
 /// A kernel that faults before it has an interrupt table resets the machine: nothing
@@ -316,7 +306,9 @@ fn an_exception_of_the_kernel(
 fn a_halt() -> Result<()> {
     let mut vm = PC.qemu()?.qmp().spawn()?;
     vm.wait_serial("\n", PROBE_TIMEOUT)?;
-    soon("HLT=1", || vm.monitor("info registers"))?;
+    wait_until("it halts", || {
+        Ok(vm.monitor("info registers")?.contains("HLT=1"))
+    })?;
     ensure!(vm.ended()?.is_none(), "QEMU has ended");
     let line = vm.serial();
     let line = line.lines().next().context("no line")?;

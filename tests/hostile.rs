@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use qboot::error::Error;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, LENGTH, Options, PROBE_TIMEOUT, Probe, ROOM, error_line, noise};
+use qboot_tests::{Dice, Kind, LENGTH, Options, PROBE_TIMEOUT, Probe, ROOM, error_line, noise};
 use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, REPORT_PORT, Record, hdr};
 use xtask::qemu::{Qemu, Vm};
 
@@ -168,17 +168,5 @@ impl Cases {
             wrong.join("; ")
         );
         Ok(())
-    }
-}
-
-/// The same numbers in every run (Marsaglia's xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
     }
 }

@@ -6,13 +6,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
 use object::{Object, ObjectSymbol};
 use qboot::error::{BadValue, Length, Room};
+use regex::Regex;
 use tempfile::TempDir;
+use xtask::patience::Patience;
 use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record};
 use xtask::process::said;
 use xtask::qemu::{Qemu, Vm};
@@ -20,6 +22,7 @@ use xtask::{build, probe, workspace};
 
 use crate::machines::Machine;
 
+pub mod guest;
 pub mod machines;
 
 #[path = "oracle/acpi.rs"]
@@ -79,6 +82,18 @@ pub fn symbols() -> Result<Vec<(String, u64)>> {
     let file = object::File::parse(elf.as_slice())?;
     let named = |symbol: object::Symbol| Some((symbol.name().ok()?.to_owned(), symbol.address()));
     Ok(file.symbols().filter_map(named).collect())
+}
+
+/// Looks again and again whether it is so.
+///
+/// # Errors
+/// It is not within [`PROBE_TIMEOUT`], or cannot be told.
+pub fn wait_until(it_is_so: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let mut patience = Patience::new(PROBE_TIMEOUT);
+    while !is_so()? {
+        ensure!(patience.pause(), "waited in vain until {it_is_so}");
+    }
+    Ok(())
 }
 
 /// Tests that may be left out, and why: any other skip fails. Names and reasons may
@@ -303,6 +318,33 @@ pub fn generation_address(vm: &mut Vm, bytes: &[u8; 16]) -> Result<u64> {
     Ok(found.context("no generation identifier in memory")? as u64)
 }
 
+/// Saves a stopped machine to the file `state`.
+///
+/// # Errors
+/// QEMU does not.
+pub fn save(vm: &mut Vm, state: &Path) -> Result<()> {
+    vm.monitor("migrate_set_parameter max-bandwidth 10G")?;
+    vm.monitor(&format!("migrate \"exec:cat >{}\"", state.display()))?;
+    wait_until("the machine is saved", || {
+        let status = vm.monitor("info migrate")?;
+        ensure!(!status.contains("failed"), "{status}");
+        Ok(status.contains("completed"))
+    })
+}
+
+/// The machine that was saved to `state` in a QEMU of its own, stopped.
+///
+/// # Errors
+/// It does not come in.
+pub fn restored(qemu: Qemu, state: &Path) -> Result<Vm> {
+    let incoming = format!("exec:cat {}", state.display());
+    let mut vm = qemu.args(["-incoming".into(), incoming]).spawn()?;
+    wait_until("the machine is restored", || {
+        Ok(!vm.monitor("info status")?.contains("inmigrate"))
+    })?;
+    Ok(vm)
+}
+
 /// Debug console of SeaBIOS and OVMF, where the firmware's lines go too.
 pub const DEBUG_CONSOLE: u16 = 0x402;
 
@@ -327,19 +369,38 @@ pub fn error_line(serial: &str, status: Option<i32>) -> Result<(u8, String)> {
     Ok((code, line.to_owned()))
 }
 
+/// The same numbers in every run (Marsaglia's xorshift64).
+pub struct Dice(u64);
+
+impl Dice {
+    /// Other numbers for another seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
 /// Bytes that differ from page to page, the same for the same seed.
 #[must_use]
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     // A block of a length that shares no factor with a page's, over and over.
     const BLOCK: usize = 65_521;
-    let mut state = seed | 1;
+    let mut dice = Dice::new(seed);
     let mut block = Vec::with_capacity(BLOCK + 8);
     while block.len() < BLOCK {
-        // xorshift64 (Marsaglia).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        block.extend(state.to_le_bytes());
+        block.extend(dice.next().to_le_bytes());
     }
     block.truncate(BLOCK);
     let mut bytes = block.repeat(len.div_ceil(BLOCK));
@@ -377,6 +438,31 @@ fn take<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
         .get(at..at + N)
         .and_then(|slice| slice.try_into().ok())
         .ok_or_else(|| anyhow::anyhow!("{N} bytes at {at} of {}", bytes.len()))
+}
+
+/// A line without what differs from boot to boot: its numbers, and the gaps before them.
+#[must_use]
+pub fn shape(line: &str) -> String {
+    static NUMBER: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("0x[0-9a-f]+|[0-9]+").expect("it is right"));
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    NUMBER.replace_all(&line, "#").into_owned()
+}
+
+/// Targets of the links in a page that lead to files of this project.
+#[must_use]
+pub fn links(text: &str) -> Vec<&str> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        in_code ^= line.starts_with("```");
+        let targets = line
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        found.extend(targets.filter(|target| !in_code && !target.contains("://")));
+    }
+    found
 }
 
 /// The sum of bytes modulo 256, which tables with a checksum make 0.

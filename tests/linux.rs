@@ -4,89 +4,40 @@
 //! firmware. Those cells are not among those of continuous integration: here the same
 //! boots are looked at closer, for what the kernel complains of and what it counts.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use qboot_tests::Kind;
+use qboot_tests::guest::{self, wait_end};
 use qboot_tests::machines::*;
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::initramfs::{self, Arch, MARKER};
-use xtask::kernel::{self, Flavour};
+use xtask::initramfs::MARKER;
+use xtask::kernel::Flavour;
 use xtask::linux::Time;
-use xtask::qemu::{Accel, Qemu, Vm};
-use xtask::{extract, linux};
+use xtask::qemu::{Accel, Qemu};
 
 /// Longest that a kernel may take to its user space, on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-#[derive(Clone, Copy, Debug)]
-enum Image {
-    BzImage,
-    Vmlinux,
-}
-
-fn image(kind: Image) -> Result<PathBuf> {
-    let bzimage = kernel::debian(Flavour::CloudAmd64)?.bzimage;
-    match kind {
-        Image::BzImage => Ok(bzimage),
-        Image::Vmlinux => extract::cached(&bzimage)?
-            .path
-            .context("the kernel has no PVH entry point"),
-    }
-}
-
 /// A machine that boots Linux with these words on its command line.
-fn start(machine: Machine, kind: Image, cpus: u32, words: &str) -> Result<Qemu> {
+fn start(machine: Machine, kind: Kind, cpus: u32, words: &str) -> Result<Qemu> {
     // On microvm counted time is steadier still than being told of the host's, but
     // more than one processor does not come up in it.
     let (accel, time) = match (machine.is(MICROVM), cpus) {
         (true, 1) => (Accel::Icount { shift: 1 }, Time::Counted),
         _ => (Accel::Tcg, Time::Host),
     };
-    let needed = linux::parameters(machine.name, time, true).join(" ");
-    Ok(machine
-        .qemu()?
-        .kernel(image(kind)?)
-        .initrd(initramfs::standard(Arch::Amd64)?)
-        .append(&format!("console=ttyS0 panic=-1 {needed} {words}"))
-        .smp(cpus)
-        .accel(accel))
-}
-
-/// What the kernel and its init said must not hold any of these.
-fn check_output(serial: &str) -> Result<()> {
-    for complaint in [
-        "MTRRs disabled",
-        "ACPI Error",
-        "ACPI BIOS Error",
-        "[Firmware Bug]",
-        "Kernel panic",
-    ] {
-        let line = serial.lines().find(|line| line.contains(complaint));
-        ensure!(line.is_none(), "the kernel complains: {line:?}");
-    }
-    Ok(())
-}
-
-fn wait_end(vm: &mut Vm) -> Result<()> {
-    let status = vm.wait_exit(TIMEOUT)?;
-    ensure!(
-        status.success(),
-        "QEMU ended with {status}\n{}",
-        vm.report()
-    );
-    Ok(())
+    let qemu = guest::boot(machine, Flavour::CloudAmd64, kind, time, words)?;
+    Ok(qemu.smp(cpus).accel(accel))
 }
 
 /// Boots to the report of init and lets the machine end; what was said.
-fn report(machine: Machine, kind: Image, cpus: u32, words: &str) -> Result<String> {
+fn report(machine: Machine, kind: Kind, cpus: u32, words: &str) -> Result<String> {
     let words = format!("{words} qboot.do=report");
     let mut vm = start(machine, kind, cpus, &words)?.spawn()?;
     vm.wait_serial(MARKER, TIMEOUT)?;
-    wait_end(&mut vm)?;
-    let serial = vm.serial();
-    check_output(&serial)?;
+    let serial = wait_end(&mut vm, TIMEOUT)?;
     let mut lines = serial.lines();
     let line = lines.find(|line| line.starts_with(MARKER));
     let line = line.context("no marker at a line's start")?;
@@ -97,7 +48,7 @@ fn report(machine: Machine, kind: Image, cpus: u32, words: &str) -> Result<Strin
 #[apply(each_machine)]
 fn power_off(
     machine: Machine,
-    #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
     #[values(1, 4)] cpus: u32,
 ) -> Result<()> {
     let serial = report(machine, kind, cpus, "")?;
@@ -115,7 +66,7 @@ fn power_off(
 }
 
 #[apply(each_machine)]
-fn reboot(machine: Machine, #[values(Image::BzImage, Image::Vmlinux)] kind: Image) -> Result<()> {
+fn reboot(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
     let qemu = start(machine, kind, 1, "qboot.do=reboot quiet")?.reboot();
     let mut vm = qemu.spawn()?;
     vm.wait_for("user space after a reboot", TIMEOUT, |vm| {
@@ -126,11 +77,12 @@ fn reboot(machine: Machine, #[values(Image::BzImage, Image::Vmlinux)] kind: Imag
 /// `reboot=bios` goes back to real mode and jumps to F000:FFF0.
 #[apply(each_chipset)]
 fn reboot_by_the_bios(machine: Machine) -> Result<()> {
-    let qemu = start(machine, Image::Vmlinux, 1, "reboot=b qboot.do=reboot quiet")?;
+    let qemu = start(machine, Kind::Pvh, 1, "reboot=b qboot.do=reboot quiet")?;
     let mut vm = qemu.spawn()?;
     vm.wait_serial("reboot: Restarting system", TIMEOUT)?;
     // Which the machine has done when QEMU, told not to restart, ends.
-    wait_end(&mut vm)
+    wait_end(&mut vm, TIMEOUT)?;
+    Ok(())
 }
 
 /// Without ACPI a reset ends the run. One processor comes up: Debian's cloud
@@ -142,7 +94,7 @@ fn reboot_by_the_bios(machine: Machine) -> Result<()> {
 fn other_microvms(
     #[case] machine: Machine,
     #[case] words: &str,
-    #[values(Image::BzImage, Image::Vmlinux)] kind: Image,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     report(machine, kind, 1, words)?;
     Ok(())
@@ -150,11 +102,10 @@ fn other_microvms(
 
 #[apply(each_machine)]
 fn memory(machine: Machine, #[values(128, 2048, 8192)] memory_mib: u64) -> Result<()> {
-    let qemu = start(machine, Image::Vmlinux, 1, "qboot.do=poweroff quiet")?.memory_mib(memory_mib);
+    let qemu = start(machine, Kind::Pvh, 1, "qboot.do=poweroff quiet")?.memory_mib(memory_mib);
     let mut vm = qemu.spawn()?;
     vm.wait_serial("memory_kib=", TIMEOUT)?;
-    wait_end(&mut vm)?;
-    let serial = vm.serial();
+    let serial = wait_end(&mut vm, TIMEOUT)?;
     let kib: u64 = serial
         .split("memory_kib=")
         .nth(1)
@@ -170,8 +121,9 @@ fn memory(machine: Machine, #[values(128, 2048, 8192)] memory_mib: u64) -> Resul
 /// 64 processors come up.
 #[test]
 fn many_processors() -> Result<()> {
-    let qemu = start(Q35, Image::Vmlinux, 64, "qboot.do=poweroff quiet")?;
+    let qemu = start(Q35, Kind::Pvh, 64, "qboot.do=poweroff quiet")?;
     let mut vm = qemu.spawn()?;
     vm.wait_serial("cpus=64 ", TIMEOUT)?;
-    wait_end(&mut vm)
+    wait_end(&mut vm, TIMEOUT)?;
+    Ok(())
 }

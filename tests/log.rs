@@ -11,7 +11,7 @@ use qboot::error::Error;
 use qboot_tests::handover::Handover;
 use qboot_tests::machines::*;
 use qboot_tests::pci::{self, Function, UNMAPPED};
-use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, ROOM, noise, skip};
+use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, ROOM, noise, shape, skip};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::kernel::{self, Flavour};
@@ -312,30 +312,6 @@ fn functions_are_listed(#[values(PC, Q35, MICROVM_PCIE)] machine: Machine) -> Re
     );
     ensure!(bars >= 3, "{bars} BARs: {functions:x?}");
     Ok(())
-}
-
-/// Every number alike: addresses, ticks and sizes change with the source.
-fn shape(line: &str) -> String {
-    let mut shape = String::new();
-    let mut rest = line;
-    while let Some(first) = rest.chars().next() {
-        let (mark, after) = match rest.strip_prefix("0x") {
-            Some(hex) => (
-                "0x#",
-                hex.trim_start_matches(|c: char| c.is_ascii_hexdigit()),
-            ),
-            None if first.is_ascii_digit() => {
-                ("#", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
-            }
-            None => {
-                let after = &rest[first.len_utf8()..];
-                (&rest[..first.len_utf8()], after)
-            }
-        };
-        shape.push_str(mark);
-        rest = after;
-    }
-    shape
 }
 
 /// The log of the boot that the documentation shows.

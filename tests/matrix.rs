@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Trial};
+use qboot_tests::guest::Tpm;
 use qboot_tests::{rom, skip};
 use xtask::workspace;
 
@@ -153,12 +154,7 @@ fn cannot_run(cell: &Cell, version: &str) -> Option<String> {
     if !cell.is_for(version) {
         return Some(format!("not for QEMU {version}"));
     }
-    let swtpm = || {
-        std::process::Command::new("swtpm")
-            .arg("--version")
-            .output()
-    };
-    if cell.row.swtpm && swtpm().is_err() {
+    if cell.row.swtpm && !Tpm::is_installed() {
         let reason = "swtpm is not installed (scripts/setup.sh test)";
         skip(&cell.id(), reason);
         return Some(reason.to_owned());

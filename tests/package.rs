@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::skip;
+use qboot_tests::{links, skip};
 use xtask::process::said;
 use xtask::{dist, package, release, workspace};
 
@@ -145,13 +145,9 @@ fn the_documents_lead_to_each_other() -> Result<()> {
     install(dir.path())?;
     let doc = dir.path().join("share/doc").join(dist::NAME);
     let readme = fs::read_to_string(doc.join("README.md"))?;
-    let targets = readme
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split([')', '#']).next());
-    let targets: Vec<_> = targets
-        .filter(|to| !to.is_empty() && !to.contains("://"))
-        .collect();
+    let files = links(&readme).into_iter();
+    let files = files.filter_map(|link| link.split('#').next());
+    let targets: Vec<_> = files.filter(|to| !to.is_empty()).collect();
     ensure!(targets.len() > 15, "{targets:?}");
     for to in targets {
         ensure!(doc.join(to).is_file(), "{to} is not installed");

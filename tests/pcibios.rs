@@ -1,14 +1,14 @@
 //! The 32-bit PCI BIOS: called as Linux calls it, and by Linux.
 
 use anyhow::{Context, Result, ensure};
+use qboot_tests::guest;
 use qboot_tests::machines::*;
 use qboot_tests::{Field, Kind, Options, PROBE_TIMEOUT, Probe, sum};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::extract;
-use xtask::initramfs::{self, Arch, MARKER};
-use xtask::kernel::{self, Flavour};
-use xtask::linux::{self, Time};
+use xtask::initramfs::MARKER;
+use xtask::kernel::Flavour;
+use xtask::linux::Time;
 use xtask::probe::{BzImage, Mode, PAYLOAD_LEN, REPORT_PORT, assemble, hdr};
 
 const DIRECTORY: u32 = 0;
@@ -210,20 +210,11 @@ fn not_where_it_could_not_work(
 /// Linux finds the same functions by this service as by the ports.
 #[apply(each_chipset)]
 fn linux_finds_the_same(machine: Machine) -> Result<()> {
-    let kernel = kernel::debian(Flavour::I686Pae)?.bzimage;
-    // Its decompressor alone takes ten seconds here.
-    let kernel = extract::cached(&kernel)?.path.unwrap_or(kernel);
-    let needed = linux::parameters(machine.name, Time::Host, false).join(" ");
     let functions = |access: &str, said: &str| -> Result<Vec<String>> {
-        let mut vm = machine
-            .qemu()?
-            .kernel(&kernel)
-            .initrd(initramfs::standard(Arch::I386)?)
-            .append(&format!(
-                "console=ttyS0 panic=-1 {needed} acpi=off pci={access} qboot.do=report"
-            ))
-            .devices(DEVICES)
-            .spawn()?;
+        let words = format!("acpi=off pci={access} qboot.do=report");
+        // As a vmlinux: the decompressor alone takes ten seconds.
+        let qemu = guest::boot(machine, Flavour::I686Pae, Kind::Pvh, Time::Host, &words)?;
+        let mut vm = qemu.devices(DEVICES).spawn()?;
         vm.wait_serial(MARKER, PROBE_TIMEOUT * 3)?;
         let serial = vm.serial();
         ensure!(serial.contains(said), "no {said:?}\n{}", vm.report());

@@ -11,10 +11,12 @@ use qboot::error::Error;
 use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot_tests::machines::*;
-use qboot_tests::{Field, GENERATIONS, Kind, Options, PROBE_TIMEOUT, Probe, generation_address};
+use qboot_tests::{
+    Field, GENERATIONS, Kind, Options, PROBE_TIMEOUT, Probe, generation_address, restored, save,
+    wait_until,
+};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::patience::Patience;
 use xtask::probe::{self, Elf, Mode, Multiboot, REPORT_PORT};
 use xtask::qemu::{Qemu, Vm};
 
@@ -29,11 +31,7 @@ fn wake(vm: &mut Vm) -> Result<()> {
 }
 
 fn asleep(vm: &mut Vm) -> Result<()> {
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    while vm.state()? != "suspended" {
-        ensure!(patience.pause(), "it does not sleep\n{}", vm.report());
-    }
-    Ok(())
+    wait_until("it sleeps", || Ok(vm.state()? == "suspended")).with_context(|| vm.report())
 }
 
 /// What `sleeper.S` is told, at 16 bytes from its start.
@@ -135,11 +133,8 @@ fn woken(vm: &mut Vm, times: usize) -> Result<State> {
 
 /// It was not woken but booted anew, and sleeps again.
 fn booted_anew(vm: &mut Vm) -> Result<()> {
-    let mut patience = Patience::new(PROBE_TIMEOUT);
     // QEMU says that it runs between the two.
-    while vm.state()? == "suspended" {
-        ensure!(patience.pause(), "it sleeps on\n{}", vm.report());
-    }
+    wait_until("it runs", || Ok(vm.state()? != "suspended")).with_context(|| vm.report())?;
     asleep(vm)?;
     let report = vm.debugcon(REPORT_PORT);
     ensure!(report.is_empty(), "it was woken: {report:x?}");
@@ -325,19 +320,9 @@ fn the_generation_changes_after_a_resume(machine: Machine) -> Result<()> {
     let addr = generation_address(&mut vm, &old)?;
     let state = probe.file("state", b"")?;
     vm.monitor("stop")?;
-    vm.monitor(&format!("migrate \"exec:cat >{}\"", state.display()))?;
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    while !vm.monitor("info migrate")?.contains("completed") {
-        ensure!(patience.pause(), "{}", vm.report());
-    }
+    save(&mut vm, &state)?;
     drop(vm);
-    let incoming = format!("exec:cat {}", state.display());
-    let qemu = qemu.devices(device(second));
-    let mut vm = qemu.args(["-incoming".into(), incoming]).spawn()?;
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    while vm.monitor("info status")?.contains("inmigrate") {
-        ensure!(patience.pause(), "{}", vm.report());
-    }
+    let mut vm = restored(qemu.devices(device(second)), &state)?;
     ensure!(vm.memory(addr, 16)? == new, "not at {addr:#x}");
     Ok(())
 }

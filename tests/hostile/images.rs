@@ -140,7 +140,7 @@ fn header_fields() -> Result<()> {
 
 #[test]
 fn flipped_bits_of_a_bzimage() -> Result<()> {
-    let mut dice = Dice(0x5eed);
+    let mut dice = Dice::new(0x5eed);
     let mut cases = Cases::default();
     while cases.0.len() < 36 {
         let at = 0x1f1 + dice.below(0x77) as usize;
@@ -326,7 +326,7 @@ fn unified_images_of_no_bzimage() -> Result<()> {
 
 #[test]
 fn flipped_bits_of_a_unified_kernel_image() -> Result<()> {
-    let mut dice = Dice(0x0c0f);
+    let mut dice = Dice::new(0x0c0f);
     let mut cases = Cases::default();
     let good = unified(0x8664)?;
     while cases.0.len() < 24 {

@@ -214,7 +214,7 @@ fn full_directories() -> Result<()> {
 #[test]
 fn table_loader_scripts() -> Result<()> {
     const NAMES: [&str; 4] = ["etc/acpi/tables", "etc/acpi/rsdp", "etc/e820", "opt/none"];
-    let mut dice = Dice(0xac91);
+    let mut dice = Dice::new(0xac91);
     let mut cases = Cases::default();
     for n in 0..30 {
         let mut script = [allocate(NAMES[0], 16, 1), allocate(NAMES[1], 16, 2)].concat();

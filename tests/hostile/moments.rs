@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use qboot::layout;
 use qboot::phys::PhysRange;
-use qboot_tests::{GENERATIONS, generation_address};
-use xtask::patience::Patience;
+use qboot_tests::{GENERATIONS, generation_address, restored, save};
 
 use super::*;
 
@@ -43,7 +42,7 @@ fn entered(vm: &mut Vm, seen: usize) -> Result<Record> {
 
 #[test]
 fn resets_while_booting() -> Result<()> {
-    let mut dice = Dice(0x4e5e7);
+    let mut dice = Dice::new(0x4e5e7);
     for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, _probe) = busy(machine, kind)?;
@@ -69,7 +68,7 @@ fn resets_while_booting() -> Result<()> {
 
 #[test]
 fn stops_while_booting() -> Result<()> {
-    let mut dice = Dice(0x5709);
+    let mut dice = Dice::new(0x5709);
     for machine in ALL {
         let (qemu, _probe) = busy(machine, Kind::BzImage)?;
         let mut vm = qemu.arg("-S").spawn()?;
@@ -84,40 +83,10 @@ fn stops_while_booting() -> Result<()> {
     Ok(())
 }
 
-fn migrated(vm: &mut Vm) -> Result<()> {
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    loop {
-        let status = vm.monitor("info migrate")?;
-        if status.contains("completed") {
-            return Ok(());
-        }
-        let failed = status.contains("failed") || !patience.pause();
-        ensure!(!failed, "{status}");
-    }
-}
-
-/// Saves a stopped machine to `state`.
-fn save(vm: &mut Vm, state: &Path) -> Result<()> {
-    vm.monitor("migrate_set_parameter max-bandwidth 10G")?;
-    vm.monitor(&format!("migrate \"exec:cat >{}\"", state.display()))?;
-    migrated(vm)
-}
-
-/// The machine that was saved to `state` in a QEMU of its own, stopped.
-fn restored(qemu: Qemu, state: &Path) -> Result<Vm> {
-    let incoming = format!("exec:cat {}", state.display());
-    let mut vm = qemu.args(["-incoming".into(), incoming]).spawn()?;
-    let mut patience = Patience::new(PROBE_TIMEOUT);
-    while vm.monitor("info status")?.contains("inmigrate") {
-        ensure!(patience.pause(), "nothing comes in\n{}", vm.report());
-    }
-    Ok(vm)
-}
-
 /// The machine goes on in another QEMU from wherever it was.
 #[test]
 fn migrations_while_booting() -> Result<()> {
-    let mut dice = Dice(0x316);
+    let mut dice = Dice::new(0x316);
     let mut inside = 0;
     for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
@@ -230,7 +199,7 @@ fn snapshot(qemu: &Qemu, disk: &Path, wait: Duration) -> Result<Option<()>> {
 /// A snapshot of the firmware at work goes on as if nothing had happened.
 #[test]
 fn snapshots_while_booting() -> Result<()> {
-    let mut dice = Dice(0x5a9e);
+    let mut dice = Dice::new(0x5a9e);
     for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, probe) = busy(machine, kind)?;

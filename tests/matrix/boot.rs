@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use qboot_tests::guest::Tpm;
 use qboot_tests::machines::MICROVM;
 use regex::Regex;
 use tempfile::TempDir;
@@ -167,7 +167,7 @@ impl<'a> Boot<'a> {
 
     fn run(&self, rom: &Path, program: &Path) -> Result<Option<Failure>> {
         let _tpm = match self.cell.row.swtpm {
-            true => Some(Tpm::start(self.dir.path())?),
+            true => Some(Tpm::start(self.dir.path(), true)?),
             false => None,
         };
         let mut vm = self.qemu(rom, program)?.spawn()?;
@@ -268,41 +268,6 @@ fn perform(vm: &mut Vm, step: &Step) -> Result<Option<String>> {
     };
     let good = regex(&step.answer)?.is_match(&answer);
     Ok((!good).then(|| format!("`{}` answers {:?}", step.monitor, answer.trim())))
-}
-
-/// A software TPM, ended with the boot.
-struct Tpm(Child);
-
-impl Tpm {
-    fn start(dir: &Path) -> Result<Self> {
-        let socket = dir.join("swtpm");
-        let child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--tpmstate"])
-            .arg(format!("dir={}", dir.display()))
-            .arg("--ctrl")
-            .arg(format!("type=unixio,path={}", socket.display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting swtpm")?;
-        let tpm = Self(child);
-        let mut patience = Patience::new(STILL);
-        while !socket.exists() {
-            if !patience.pause() {
-                bail!("swtpm opens no socket");
-            }
-        }
-        Ok(tpm)
-    }
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        // Both fail only when the process is gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Tells a guest that is halted for good from one that computes.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use object::{Object, ObjectSection};
+use qboot_tests::guest;
 use xtask::debian::{self, Package};
 use xtask::initramfs::{self, Arch, Initramfs};
 use xtask::kernel::{self, Flavour, Kernel};
@@ -242,7 +242,12 @@ pub fn initramfs(row: &Row) -> Result<PathBuf> {
         return initramfs::standard(arch);
     }
     let mut files = Vec::new();
-    for (n, (name, bytes)) in modules(row)?.into_iter().enumerate() {
+    let kernel = row.kernel.split_whitespace().next().unwrap_or_default();
+    let modules = match row.modules.as_slice() {
+        [] => Vec::new(),
+        names => guest::modules(&debian_kernel(kernel)?, names)?,
+    };
+    for (n, (name, bytes)) in modules.into_iter().enumerate() {
         files.push((format!("modules/{n:02}-{name}.ko"), bytes));
     }
     for item in &row.files {
@@ -267,82 +272,6 @@ pub fn initramfs(row: &Row) -> Result<PathBuf> {
     let _lock = workspace::lock(&format!("initramfs-{}", row.name))?;
     write_once(&path, &image.archive()?)?;
     Ok(path)
-}
-
-/// The row's kernel modules and those that they depend on, in the order in
-/// which they are to be loaded. What is built in is left out.
-fn modules(row: &Row) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut found = Vec::new();
-    if row.modules.is_empty() {
-        return Ok(found);
-    }
-    let flavour = row.kernel.split_whitespace().next().unwrap_or_default();
-    let dir = debian_kernel(flavour)?.modules;
-    let builtin = fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
-    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
-    for name in &row.modules {
-        load(&dir, &builtin, name, &mut found)?;
-    }
-    Ok(found)
-}
-
-fn module_name(path: &str) -> String {
-    let file = path.rsplit('/').next().unwrap_or(path);
-    file.split('.').next().unwrap_or(file).replace('-', "_")
-}
-
-fn load(
-    dir: &Path,
-    builtin: &BTreeSet<String>,
-    name: &str,
-    found: &mut Vec<(String, Vec<u8>)>,
-) -> Result<()> {
-    let name = module_name(name);
-    if builtin.contains(&name) || found.iter().any(|(other, _)| *other == name) {
-        return Ok(());
-    }
-    let path = find(dir, &name)?.with_context(|| format!("no kernel module {name}"))?;
-    let mut bytes = fs::read(&path)?;
-    if path.extension().is_some_and(|end| end == "xz") {
-        let mut plain = Vec::new();
-        lzma_rust2::XzReader::new(bytes.as_slice(), true).read_to_end(&mut plain)?;
-        bytes = plain;
-    }
-    for dependency in dependencies(&bytes)? {
-        load(dir, builtin, &dependency, found)?;
-    }
-    found.push((name, bytes));
-    Ok(())
-}
-
-fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let file = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() {
-            if let Some(path) = find(&path, name)? {
-                return Ok(Some(path));
-            }
-        } else if file.contains(".ko") && module_name(&file) == name {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
-}
-
-/// The modules named by the `depends` line of a module's `.modinfo` section.
-fn dependencies(module: &[u8]) -> Result<Vec<String>> {
-    let file = object::File::parse(module)?;
-    let section = file.section_by_name(".modinfo").context("no .modinfo")?;
-    let text = String::from_utf8_lossy(section.data()?).into_owned();
-    let lists = text
-        .split('\0')
-        .filter_map(|line| line.strip_prefix("depends="));
-    let names = lists.flat_map(|list| list.split(','));
-    Ok(names
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect())
 }
 
 /// The archive at `path` made as large as `size` says by an entry in front of it

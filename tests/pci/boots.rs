@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use qboot_tests::guest;
 use qboot_tests::machines::*;
 use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::initramfs::{self, Arch, MARKER};
-use xtask::kernel::{self, Flavour};
-use xtask::linux::{self, Time};
+use xtask::initramfs::MARKER;
+use xtask::kernel::Flavour;
+use xtask::linux::Time;
 use xtask::probe;
 
 use super::{Setup, VARIETY};
@@ -75,14 +76,14 @@ fn what_does_not_fit_is_named(
 fn boot_linux(setup: &Setup, pci: &str, words: &str) -> Result<String> {
     let timeout = Duration::from_secs(180);
     let machine = setup.machine;
-    let has_acpi = !words.contains("acpi=off");
-    let needed = linux::parameters(machine.name, Time::Host, has_acpi).join(" ");
-    let qemu = machine
-        .qemu()?
-        .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
-        .initrd(initramfs::standard(Arch::Amd64)?)
-        .append(&format!("console=ttyS0 panic=-1 {needed} {words}"))
-        .option("pci", pci);
+    let qemu = guest::boot(
+        machine,
+        Flavour::CloudAmd64,
+        Kind::BzImage,
+        Time::Host,
+        words,
+    )?;
+    let qemu = qemu.option("pci", pci);
     let mut vm = setup.plug(qemu).spawn()?;
     vm.wait_serial(MARKER, timeout)?;
     vm.wait_exit(timeout)?;

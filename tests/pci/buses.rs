@@ -15,20 +15,6 @@ const FOUR_PORTS: [&str; 4] = [
     "pcie-root-port,id=p4,chassis=4,addr=5",
 ];
 
-/// Root ports, eight a device.
-fn ports(count: usize) -> Vec<String> {
-    let port = |n: usize| {
-        let (device, function) = (2 + n / 8, n % 8);
-        let multi = if function == 0 {
-            ",multifunction=on"
-        } else {
-            ""
-        };
-        format!("pcie-root-port,id=p{n},chassis={n},addr={device:x}.{function}{multi}")
-    };
-    (0..count).map(port).collect()
-}
-
 /// Boots a kernel that calls itself Linux; gives the last bus that the MCFG table
 /// names, the MiB that are reserved for the ECAM, and QEMU's `info pci`.
 fn boot<S: AsRef<str>>(
@@ -38,13 +24,10 @@ fn boot<S: AsRef<str>>(
 ) -> Result<(u8, u64, String)> {
     let probe = Probe::new(Kind::Pvh)?;
     let qemu = probe.machine(Q35)?.append(line);
-    let qemu = devices
-        .iter()
-        .fold(qemu, |qemu, device| qemu.args(["-device", device.as_ref()]));
     let qemu = options
         .iter()
         .fold(qemu, |qemu, (name, value)| qemu.option(name, value));
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let (handover, mut vm) = probe.boot(&qemu.devices(devices))?;
     let tables = Tables::read(&mut vm, &handover)?;
     let mcfg = tables.get("MCFG")?;
     ensure!(
@@ -91,7 +74,7 @@ fn the_table_names_the_buses_that_there_are(
 #[case::one_more(64, 256)]
 #[case::many(72, 256)]
 fn more_than_64_buses_get_more_room(#[case] count: usize, #[case] expected: u64) -> Result<()> {
-    let (end, mib, text) = boot(&ports(count), &[], "")?;
+    let (end, mib, text) = boot(&root_ports(count).collect::<Vec<_>>(), &[], "")?;
     ensure!(
         (usize::from(end), mib) == (count, expected),
         "{end}, {mib} MiB\n{text}"
@@ -137,8 +120,7 @@ fn the_tables_of_iommus_name_the_same_buses(
             qemu = qemu.bios(rom);
         }
         let all = iommu.iter().chain(&devices);
-        let qemu = all.fold(qemu, |qemu, device| qemu.args(["-device", device]));
-        let (handover, mut vm) = probe.boot(&qemu)?;
+        let (handover, mut vm) = probe.boot(&qemu.devices(all))?;
         Ok(Tables::read(&mut vm, &handover)?.get(table)?.to_vec())
     };
     let (ours, seabios) = (read(None)?, read(Some(Q35.seabios))?);
