@@ -2,11 +2,10 @@
 //! suites, unpacked beside it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::{fs, str};
 
 use anyhow::{Context, Result};
 use xtask::debian;
@@ -40,19 +39,10 @@ fn named(name: &str) -> Result<Program> {
         "sid" => sid()?,
         path => path.into(),
     };
-    let version = version(&path)?;
+    let version = xtask::qemu::numbers(path.as_os_str())?;
     let program = (path, version);
     known.insert(name.to_owned(), program.clone());
     Ok(program)
-}
-
-fn version(program: &Path) -> Result<String> {
-    let output = Command::new(program).arg("--version").output();
-    let output = output.with_context(|| format!("starting {}", program.display()))?;
-    let mut words = str::from_utf8(&output.stdout)?.split_whitespace();
-    let number = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    let number = number.context("QEMU names no version")?;
-    Ok(number.split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
 /// QEMU from bookworm-backports, which runs with the release's libraries.

@@ -1,53 +1,40 @@
-//! Ports and memory of a QEMU whose processor stands still: one access a line,
-//! answered with `OK` and the value.
+//! QEMU's test protocol as the library's access to a machine.
 
-use qboot_tests::PROBE_TIMEOUT;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use qboot::platform::Io;
-use xtask::patience::Patience;
+use qboot_tests::wait_until;
+use xtask::qemu;
 
-/// One access a line, answered with `OK` and the value.
+/// One access a command.
 pub(super) struct Qtest {
-    pub(super) answers: BufReader<UnixStream>,
+    protocol: qemu::Qtest<UnixStream, UnixStream>,
     pub(super) accesses: usize,
 }
 
 impl Qtest {
-    pub(super) fn connect(path: &std::path::Path) -> Result<Self> {
-        let mut patience = Patience::new(PROBE_TIMEOUT);
-        loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => {
-                    return Ok(Self {
-                        answers: BufReader::new(stream),
-                        accesses: 0,
-                    });
-                }
-                Err(error) if !patience.pause() => return Err(error.into()),
-                Err(_) => {}
-            }
-        }
+    pub(super) fn connect(path: &Path) -> Result<Self> {
+        let mut stream = Err(io::ErrorKind::NotFound.into());
+        wait_until("QEMU opens its socket", || {
+            stream = UnixStream::connect(path);
+            Ok(stream.is_ok())
+        })?;
+        let stream = stream?;
+        Ok(Self {
+            protocol: qemu::Qtest::new(stream.try_clone()?, stream),
+            accesses: 0,
+        })
     }
 
-    pub(super) fn command(&mut self, line: &str) -> Result<u32> {
+    fn ask(&mut self, command: std::fmt::Arguments<'_>) -> u32 {
         self.accesses += 1;
-        self.answers.get_mut().write_all(line.as_bytes())?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        let value = answer
-            .trim()
-            .strip_prefix("OK")
-            .with_context(|| format!("{line:?}: {answer:?}"))?
-            .trim();
-        let hex = value.strip_prefix("0x").unwrap_or("0");
-        Ok(u64::from_str_radix(hex, 16)? as u32)
-    }
-
-    pub(super) fn ask(&mut self, line: std::fmt::Arguments<'_>) -> u32 {
-        self.command(&format!("{line}\n")).expect("qtest answers")
+        let answer = self.protocol.command(&command.to_string());
+        let answer = answer.expect("qtest answers");
+        let digits = answer.strip_prefix("0x").unwrap_or("0");
+        u64::from_str_radix(digits, 16).expect("a number") as u32
     }
 }
 

@@ -9,15 +9,16 @@
 //! the content. Items that are not files have an empty name.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use flate2::{Compression, write::GzEncoder};
 
 use crate::output::say;
+use crate::qemu::{self, Qtest};
 use crate::workspace;
 
 /// What to capture.
@@ -92,7 +93,7 @@ pub struct Item {
 /// # Errors
 /// As [`run`].
 pub fn capture(options: &[OsString]) -> Result<Vec<Item>> {
-    let mut vm = Qtest::start(options)?;
+    let mut vm = Machine::start(options)?;
     vm.program_chipset()?;
     // Reading a table builds all of them anew, and sizes may change with it.
     for (name, selector, _) in vm.directory()? {
@@ -125,13 +126,12 @@ pub fn capture(options: &[OsString]) -> Result<Vec<Item>> {
 }
 
 /// A QEMU whose processor stands still.
-struct Qtest {
+struct Machine {
     child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    qtest: Qtest<ChildStdout, ChildStdin>,
 }
 
-impl Drop for Qtest {
+impl Drop for Machine {
     fn drop(&mut self) {
         // Nothing is lost with it, and it may have ended by itself.
         let _ = self.child.kill();
@@ -139,9 +139,9 @@ impl Drop for Qtest {
     }
 }
 
-impl Qtest {
+impl Machine {
     fn start(options: &[OsString]) -> Result<Self> {
-        let binary = std::env::var_os("QBOOT_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into());
+        let binary = qemu::binary();
         let mut child = Command::new(&binary)
             .args(["-accel", "tcg", "-S", "-display", "none", "-nodefaults"])
             .args(["-qtest", "stdio", "-qtest-log", "none"])
@@ -150,31 +150,14 @@ impl Qtest {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {}", Path::new(&binary).display()))?;
-        let input = child.stdin.take().context("no standard input")?;
-        let output = BufReader::new(child.stdout.take().context("no standard output")?);
-        Ok(Self {
-            child,
-            input,
-            output,
-        })
+        let commands = child.stdin.take().context("no standard input")?;
+        let answers = child.stdout.take().context("no standard output")?;
+        let qtest = Qtest::new(answers, commands);
+        Ok(Self { child, qtest })
     }
 
-    /// Sends a command; gives its answer without the leading `OK`.
     fn command(&mut self, command: &str) -> Result<String> {
-        writeln!(self.input, "{command}").context("QEMU has ended")?;
-        loop {
-            let mut line = String::new();
-            if self.output.read_line(&mut line)? == 0 {
-                bail!("QEMU has ended; see what it printed");
-            }
-            if let Some(answer) = line.strip_prefix("OK") {
-                return Ok(answer.trim().to_owned());
-            }
-            ensure!(
-                line.starts_with("IRQ"),
-                "unexpected answer to {command}: {line}"
-            );
-        }
+        self.qtest.command(command)
     }
 
     fn out_u32(&mut self, port: u16, value: u32) -> Result<()> {

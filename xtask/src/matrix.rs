@@ -49,8 +49,7 @@ const DEBIAN: &str = "bookworm";
 /// fetched.
 pub fn run(options: &Options) -> Result<()> {
     let root = workspace::require_source("the matrix")?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = Command::new(workspace::cargo());
     command.current_dir(root);
     if std::env::var_os("QBOOT_DEBIAN").is_none() {
         command.env("QBOOT_DEBIAN", DEBIAN);

@@ -19,10 +19,9 @@ use crate::{progress, workspace};
 pub fn tool() -> Result<PathBuf> {
     let source = workspace::require_source("building the host program")?;
     let step = progress::step("building the host program".to_owned());
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = workspace::target();
     said(
-        Command::new(cargo)
+        Command::new(workspace::cargo())
             .current_dir(&source)
             .args(["build", "--locked", "--release", "--package", "qboot-cli"])
             .arg("--target-dir")

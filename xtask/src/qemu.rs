@@ -10,16 +10,20 @@
 //! # anyhow::Ok(())
 //! ```
 
+mod qtest;
 mod vm;
 
+pub use qtest::Qtest;
 pub use vm::Vm;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+
+use crate::process::said;
 
 /// How the guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,19 @@ pub fn kvm_missing() -> Option<String> {
         Ok(_) => None,
         Err(error) => Some(format!("/dev/kvm does not open: {error}")),
     }
+}
+
+/// The first two numbers of what `program --version` says, `7.2`: others give other
+/// tables.
+///
+/// # Errors
+/// It does not start, or names no version.
+pub fn numbers(program: &OsStr) -> Result<String> {
+    let text = said(Command::new(program).arg("--version"))?;
+    let mut words = text.split_whitespace();
+    let number = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let number = number.with_context(|| format!("no version in {text:?}"))?;
+    Ok(number.split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
 fn missing_qemu() -> String {

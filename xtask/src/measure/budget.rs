@@ -53,12 +53,7 @@ pub fn path() -> PathBuf {
 /// # Errors
 /// QEMU does not start, or names no version.
 pub fn qemu_version() -> Result<String> {
-    let text = qemu::version()?;
-    let number = text
-        .split_whitespace()
-        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
-        .with_context(|| format!("no version in {text:?}"))?;
-    Ok(number.split('.').take(2).collect::<Vec<_>>().join("."))
+    qemu::numbers(&qemu::binary())
 }
 
 impl Budget {

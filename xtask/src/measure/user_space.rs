@@ -18,7 +18,7 @@ use super::{
 use crate::initramfs::Initramfs;
 use crate::output::say;
 use crate::qemu::{Accel, Qemu};
-use crate::{extract, probe};
+use crate::{extract, hdr, probe};
 
 /// One processor at 10^9 instructions a second. The kernel is told this frequency.
 const COUNTED: Accel = Accel::Icount { shift: 0 };
@@ -69,7 +69,8 @@ impl Linux {
     /// The kernel has no setup header, or it names no version.
     pub fn release(&self) -> Result<String> {
         let image = fs::read(&self.bzimage)?;
-        let field = image.get(0x20e..0x210).context("too short for a kernel")?;
+        let field = image.get(hdr::KERNEL_VERSION..hdr::KERNEL_VERSION + 2);
+        let field = field.context("too short for a kernel")?;
         // Boot protocol 2.00: the text's offset from 0x200.
         let at = 0x200 + usize::from(u16::from_le_bytes([field[0], field[1]]));
         let text = image.get(at..).unwrap_or_default();
@@ -204,7 +205,7 @@ pub fn trace(linux: &Linux, rom: &Path, cell: &Cell) -> Result<Vec<Access>> {
 ///
 /// # Errors
 /// User space is not reached.
-pub fn time(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Result<f64> {
+fn time(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Result<f64> {
     let qemu = linux.machine(rom, cell, accel)?;
     let start = Instant::now();
     let mut vm = qemu.spawn()?;
@@ -230,27 +231,6 @@ pub(crate) fn timed(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Res
     Ok(kept)
 }
 
-/// Milliseconds of each image's boots of a cell, `runs` of each, by turns, so that the
-/// host's load affects all alike.
-///
-/// # Errors
-/// User space is not reached.
-pub fn times(
-    linux: &Linux,
-    images: &[&Path],
-    cell: &Cell,
-    accel: Accel,
-    runs: usize,
-) -> Result<Vec<Vec<f64>>> {
-    let mut taken = vec![Vec::new(); images.len()];
-    for _ in 0..runs {
-        for (image, list) in images.iter().zip(&mut taken) {
-            list.push(time(linux, image, cell, accel)?);
-        }
-    }
-    Ok(taken)
-}
-
 /// Prints the counts of each cell, or with `runs` the times.
 ///
 /// # Errors
@@ -267,34 +247,11 @@ pub(super) fn run(options: &super::Options) -> Result<()> {
         let accel = if options.kvm { Accel::Kvm } else { Accel::Tcg };
         return print_times(&linux, roms, cells, accel, options.runs);
     }
-    let mut found = BTreeMap::new();
-    let mut failed = 0;
-    for rom in roms {
-        if !options.json {
-            say!("{}, Linux {}", rom.display(), linux.release()?)?;
-        }
-        let results = two_at_a_time(cells.len(), |n| count(&linux, rom, &cells[n]));
-        let by_cell: &mut BTreeMap<_, _> = found.entry(rom).or_default();
-        for (cell, result) in cells.iter().zip(results) {
-            match result {
-                Ok(one) => {
-                    if !options.json {
-                        say!("  {:<40} {}", cell.name, one.summary())?;
-                    }
-                    by_cell.insert(&cell.name, one);
-                }
-                Err(error) => {
-                    failed += 1;
-                    eprintln!("  {:<40} {error:#}", cell.name);
-                }
-            }
-        }
+    if !options.json {
+        say!("Linux {}", linux.release()?)?;
     }
-    if options.json {
-        say!("{}", serde_json::to_string_pretty(&found)?)?;
-    }
-    ensure!(failed == 0, "{failed} cells did not reach user space");
-    Ok(())
+    let count = |rom: &Path, cell: &Cell| count(&linux, rom, cell);
+    super::print(options, roms, cells, count, UserSpace::summary)
 }
 
 /// Prints the spread of each image's times, and of the differences from the first image
@@ -306,10 +263,15 @@ fn print_times(
     accel: Accel,
     runs: usize,
 ) -> Result<()> {
-    let images: Vec<_> = roms.iter().map(PathBuf::as_path).collect();
     for cell in cells {
         say!("{}, ms, median (least to most) of {runs}", cell.name)?;
-        let lists = times(linux, &images, cell, accel, runs)?;
+        let mut lists = vec![Vec::new(); roms.len()];
+        // By turns, so that the host's load affects all alike.
+        for _ in 0..runs {
+            for (rom, list) in roms.iter().zip(&mut lists) {
+                list.push(time(linux, rom, cell, accel)?);
+            }
+        }
         for (rom, list) in roms.iter().zip(&lists) {
             let pairs = lists.first().into_iter().flatten().zip(list);
             let more = Spread::of(pairs.map(|(first, this)| this - first).collect());
