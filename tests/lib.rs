@@ -24,6 +24,8 @@ use crate::machines::Machine;
 
 pub mod guest;
 pub mod machines;
+#[path = "matrix/mod.rs"]
+pub mod matrix;
 
 #[path = "oracle/acpi.rs"]
 pub mod acpi;

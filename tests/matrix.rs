@@ -19,58 +19,11 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Trial};
 use qboot_tests::guest::Tpm;
+use qboot_tests::matrix::record::{OURS, Record, WORKS};
+use qboot_tests::matrix::table::Cell;
+use qboot_tests::matrix::{boot, pages, qemu, table};
 use qboot_tests::{rom, skip};
 use xtask::workspace;
-
-#[path = "matrix/boot.rs"]
-mod boot;
-#[path = "matrix/files.rs"]
-mod files;
-#[path = "matrix/generate.rs"]
-mod generate;
-#[path = "matrix/pages.rs"]
-mod pages;
-#[path = "matrix/qemu.rs"]
-mod qemu;
-#[path = "matrix/record.rs"]
-mod record;
-#[path = "matrix/table.rs"]
-mod table;
-
-use record::{OURS, Record, WORKS};
-use table::Cell;
-
-/// Tests of the table, of the record, and of how cells are made.
-const PARTS: [(&str, fn()); 10] = [
-    ("files::reads_sizes", files::reads_sizes),
-    (
-        "files::enlarges_an_archive_to_its_size_with_its_entries",
-        files::enlarges_an_archive_to_its_size_with_its_entries,
-    ),
-    ("files::fills_braces", files::fills_braces),
-    (
-        "pages::are_in_accord_with_the_record",
-        pages::are_in_accord_with_the_record,
-    ),
-    (
-        "pages::tell_what_works_and_how_the_rest_fails",
-        pages::tell_what_works_and_how_the_rest_fails,
-    ),
-    (
-        "record::holds_every_cell_and_no_other",
-        record::holds_every_cell_and_no_other,
-    ),
-    ("record::keeps_what_differs", record::keeps_what_differs),
-    ("table::refuses_mistakes", table::refuses_mistakes),
-    (
-        "table::knows_versions_of_qemu",
-        table::knows_versions_of_qemu,
-    ),
-    (
-        "table::ends_lines_as_a_serial_console_does",
-        table::ends_lines_as_a_serial_console_does,
-    ),
-];
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_args();
@@ -88,14 +41,6 @@ fn main() -> Result<()> {
             done.map_err(|error| format!("{error:#}").into())
         });
         trials.push(trial.with_ignored_flag(ignored));
-    }
-    if recording.is_none() {
-        trials.extend(PARTS.map(|(name, part)| {
-            Trial::test(name, move || {
-                part();
-                Ok(())
-            })
-        }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     if recording.is_some() && !arguments.list {

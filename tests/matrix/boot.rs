@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use crate::guest::Tpm;
+use crate::machines::MICROVM;
 use anyhow::{Result, bail};
-use qboot_tests::guest::Tpm;
-use qboot_tests::machines::MICROVM;
 use regex::Regex;
 use tempfile::TempDir;
 use xtask::linux::{self, Time};

@@ -8,13 +8,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use qboot_tests::guest;
 use xtask::debian::{self, Package};
 use xtask::initramfs::{self, Arch, Initramfs};
 use xtask::kernel::{self, Flavour, Kernel};
 use xtask::{extract, probe, workspace};
 
 use super::table::Row;
+use crate::guest;
 
 /// The file that `name` stands for; the head of `tests/matrix.toml` explains names.
 pub fn file(name: &str) -> Result<PathBuf> {
@@ -304,39 +304,47 @@ fn bytes(text: &str) -> Result<u64> {
     Ok((mib << 20) + more.parse::<u64>()?)
 }
 
-pub fn reads_sizes() {
-    assert_eq!(bytes("64M+4095").unwrap(), (64 << 20) + 4095);
-    assert_eq!(bytes("17M").unwrap(), 17 << 20);
-    assert!(bytes("1T").is_err());
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub fn enlarges_an_archive_to_its_size_with_its_entries() {
-    let dir = tempfile::tempdir().unwrap();
-    let (from, to) = (dir.path().join("a"), dir.path().join("b"));
-    let archive = Initramfs::empty().file("x", 0o644, "y").archive().unwrap();
-    fs::write(&from, &archive).unwrap();
-    enlarged(&from, "1M+3", &to).unwrap();
-    let bytes = fs::read(&to).unwrap();
-    assert_eq!(bytes.len(), (1 << 20) + 3);
-    let reader = cpio::newc::Reader::new(bytes.as_slice()).unwrap();
-    assert_eq!(reader.entry().name(), ".");
-    let rest = reader.finish().unwrap();
-    assert_eq!(cpio::newc::Reader::new(rest).unwrap().entry().name(), "x");
-}
+    #[test]
+    fn reads_sizes() {
+        assert_eq!(bytes("64M+4095").unwrap(), (64 << 20) + 4095);
+        assert_eq!(bytes("17M").unwrap(), 17 << 20);
+        assert!(bytes("1T").is_err());
+    }
 
-pub fn fills_braces() {
-    let temporary = tempfile::tempdir().unwrap();
-    let dir = temporary.path();
-    let shown = dir.display();
-    assert_eq!(
-        filled("a={dir}/b,{swtpm}", dir).unwrap(),
-        format!("a={shown}/b,{shown}/swtpm")
-    );
-    assert!(filled("{nothing like this}", dir).is_err());
-    assert!(filled("{dir", dir).is_err());
-    // Both names of one file: a list may name it twice.
-    let list = filled("{file LICENSE-MIT} a b,{file LICENSE-MIT}", dir).unwrap();
-    let link = dir.join("LICENSE-MIT");
-    assert_eq!(list, format!("{0} a b,{0}", link.display()));
-    assert!(fs::read_to_string(link).unwrap().starts_with("MIT"));
+    #[test]
+    fn enlarges_an_archive_to_its_size_with_its_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let archive = Initramfs::empty().file("x", 0o644, "y").archive().unwrap();
+        fs::write(&from, &archive).unwrap();
+        enlarged(&from, "1M+3", &to).unwrap();
+        let bytes = fs::read(&to).unwrap();
+        assert_eq!(bytes.len(), (1 << 20) + 3);
+        let reader = cpio::newc::Reader::new(bytes.as_slice()).unwrap();
+        assert_eq!(reader.entry().name(), ".");
+        let rest = reader.finish().unwrap();
+        assert_eq!(cpio::newc::Reader::new(rest).unwrap().entry().name(), "x");
+    }
+
+    #[test]
+    fn fills_braces() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        let shown = dir.display();
+        assert_eq!(
+            filled("a={dir}/b,{swtpm}", dir).unwrap(),
+            format!("a={shown}/b,{shown}/swtpm")
+        );
+        assert!(filled("{nothing like this}", dir).is_err());
+        assert!(filled("{dir", dir).is_err());
+        // Both names of one file: a list may name it twice.
+        let list = filled("{file LICENSE-MIT} a b,{file LICENSE-MIT}", dir).unwrap();
+        let link = dir.join("LICENSE-MIT");
+        assert_eq!(list, format!("{0} a b,{0}", link.display()));
+        assert!(fs::read_to_string(link).unwrap().starts_with("MIT"));
+    }
 }

@@ -113,41 +113,48 @@ fn failure(record: &Record, id: &str) -> String {
     text
 }
 
-pub fn are_in_accord_with_the_record() {
-    let (path, content) = page().unwrap();
-    let page = fs::read_to_string(&path).unwrap();
-    assert!(
-        page == content,
-        "{}: cargo xtask matrix --pages",
-        path.display()
-    );
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub fn tell_what_works_and_how_the_rest_fails() {
-    let row = |name: &str| {
-        let text = format!(
-            "name='{name}'\ngroup='G'\ntext='T{name}'\nmachines=['pc','q35']\nkernel='k'\nexpect=['x']"
+    #[test]
+    fn are_in_accord_with_the_record() {
+        let (path, content) = page().unwrap();
+        let page = fs::read_to_string(&path).unwrap();
+        assert!(
+            page == content,
+            "{}: cargo xtask matrix --pages",
+            path.display()
         );
-        toml::from_str::<Row>(&text).unwrap()
-    };
-    let rows = [row("a"), row("b"), row("c")];
-    let mut record = Record::default();
-    for id in ["a@pc", "a@q35", "b@pc"] {
-        record.set("7.2", id, &[("qboot", "prints nothing")]);
-        record.set("10.0", id, &[(OURS, WORKS)]);
     }
-    record.set("10.0", "b@pc", &[(OURS, "prints nothing")]);
-    record.set("7.2", "b@q35", &[(OURS, "ends without `a|b`")]);
-    record.set("7.2", "c@pc", &[]);
-    let text = summary(&rows, &record);
-    assert!(text.contains("| G | 4 of 5 | 2 of 5 | 5 of 5 |"), "{text}");
-    let text = whole(&rows, &record);
-    let lines = [
-        "- Ta: pc, q35",
-        "- Tb: pc; **does not boot** with QEMU 10.0",
-        "- Tb: q35 (QEMU 7.2); **does not boot**",
-        "- Tc: pc (QEMU 7.2)",
-    ];
-    let expected = format!("## G\n\n{}\n", lines.join("\n"));
-    assert!(text.starts_with(&expected), "{text}");
+
+    #[test]
+    fn tell_what_works_and_how_the_rest_fails() {
+        let row = |name: &str| {
+            let text = format!(
+                "name='{name}'\ngroup='G'\ntext='T{name}'\nmachines=['pc','q35']\nkernel='k'\nexpect=['x']"
+            );
+            toml::from_str::<Row>(&text).unwrap()
+        };
+        let rows = [row("a"), row("b"), row("c")];
+        let mut record = Record::default();
+        for id in ["a@pc", "a@q35", "b@pc"] {
+            record.set("7.2", id, &[("qboot", "prints nothing")]);
+            record.set("10.0", id, &[(OURS, WORKS)]);
+        }
+        record.set("10.0", "b@pc", &[(OURS, "prints nothing")]);
+        record.set("7.2", "b@q35", &[(OURS, "ends without `a|b`")]);
+        record.set("7.2", "c@pc", &[]);
+        let text = summary(&rows, &record);
+        assert!(text.contains("| G | 4 of 5 | 2 of 5 | 5 of 5 |"), "{text}");
+        let text = whole(&rows, &record);
+        let lines = [
+            "- Ta: pc, q35",
+            "- Tb: pc; **does not boot** with QEMU 10.0",
+            "- Tb: q35 (QEMU 7.2); **does not boot**",
+            "- Tc: pc (QEMU 7.2)",
+        ];
+        let expected = format!("## G\n\n{}\n", lines.join("\n"));
+        assert!(text.starts_with(&expected), "{text}");
+    }
 }

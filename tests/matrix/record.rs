@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use xtask::workspace;
 
-use super::table::Cell;
+use crate::matrix::table::Cell;
 
 /// What is said of a cell that works.
 pub const WORKS: &str = "works";
@@ -130,43 +130,53 @@ fn number(version: &str) -> Vec<u32> {
     parts.map(|part| part.parse().unwrap_or(0)).collect()
 }
 
-pub fn holds_every_cell_and_no_other() {
-    let record = Record::read().unwrap();
-    let rows = super::table::rows().unwrap();
-    let mut cells: Vec<String> = super::table::cells(&rows).iter().map(Cell::id).collect();
-    cells.sort();
-    let recorded: Vec<String> = record.cells().cloned().collect();
-    assert_eq!(cells, recorded, "cargo xtask matrix --missing --update");
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub fn keeps_what_differs() {
-    let mut record = Record::default();
-    let all = |record: &Record, version| record.firmwares(version, "a@pc").len();
-    assert_eq!(all(&record, "10.0"), 3);
-    assert_eq!(record.get("10.0", "a@pc", OURS), None);
-    assert_eq!(record.expected("10.0", "a@pc", OURS), WORKS);
-    record.set(
-        "10.0",
-        "a@pc",
-        &[(OURS, WORKS), ("qboot", "prints nothing")],
-    );
-    assert_eq!(
-        [
-            all(&record, "7.2"),
-            all(&record, "10.0"),
-            all(&record, "11.1")
-        ],
-        [3, 3, 1]
-    );
-    assert_eq!(record.get("10.0", "a@pc", "qboot"), Some("prints nothing"));
-    assert_eq!(record.expected("11.1", "a@pc", "qboot"), "prints nothing");
-    assert_eq!(record.expected("11.1", "a@pc", OURS), WORKS);
-    // The others' outcomes are those with the oldest.
-    record.set("7.2", "a@pc", &[(OURS, "hangs"), ("qboot", WORKS)]);
-    assert_eq!(record.get("10.0", "a@pc", "qboot"), None);
-    assert_eq!(record.expected("10.0", "a@pc", "qboot"), WORKS);
-    assert_eq!(record.get("10.0", "a@pc", OURS), Some(WORKS));
-    assert_eq!(record.get("7.2", "a@pc", OURS), Some("hangs"));
-    record.set("7.2", "a@pc", &[(OURS, WORKS)]);
-    assert_eq!(record.get("7.2", "a@pc", OURS), Some(WORKS));
+    #[test]
+    fn holds_every_cell_and_no_other() {
+        let record = Record::read().unwrap();
+        let rows = crate::matrix::table::rows().unwrap();
+        let mut cells: Vec<String> = crate::matrix::table::cells(&rows)
+            .iter()
+            .map(Cell::id)
+            .collect();
+        cells.sort();
+        let recorded: Vec<String> = record.cells().cloned().collect();
+        assert_eq!(cells, recorded, "cargo xtask matrix --missing --update");
+    }
+
+    #[test]
+    fn keeps_what_differs() {
+        let mut record = Record::default();
+        let all = |record: &Record, version| record.firmwares(version, "a@pc").len();
+        assert_eq!(all(&record, "10.0"), 3);
+        assert_eq!(record.get("10.0", "a@pc", OURS), None);
+        assert_eq!(record.expected("10.0", "a@pc", OURS), WORKS);
+        record.set(
+            "10.0",
+            "a@pc",
+            &[(OURS, WORKS), ("qboot", "prints nothing")],
+        );
+        assert_eq!(
+            [
+                all(&record, "7.2"),
+                all(&record, "10.0"),
+                all(&record, "11.1")
+            ],
+            [3, 3, 1]
+        );
+        assert_eq!(record.get("10.0", "a@pc", "qboot"), Some("prints nothing"));
+        assert_eq!(record.expected("11.1", "a@pc", "qboot"), "prints nothing");
+        assert_eq!(record.expected("11.1", "a@pc", OURS), WORKS);
+        // The others' outcomes are those with the oldest.
+        record.set("7.2", "a@pc", &[(OURS, "hangs"), ("qboot", WORKS)]);
+        assert_eq!(record.get("10.0", "a@pc", "qboot"), None);
+        assert_eq!(record.expected("10.0", "a@pc", "qboot"), WORKS);
+        assert_eq!(record.get("10.0", "a@pc", OURS), Some(WORKS));
+        assert_eq!(record.get("7.2", "a@pc", OURS), Some("hangs"));
+        record.set("7.2", "a@pc", &[(OURS, WORKS)]);
+        assert_eq!(record.get("7.2", "a@pc", OURS), Some(WORKS));
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use crate::machines::Machine;
 use anyhow::{Context, Result, ensure};
-use qboot_tests::machines::Machine;
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use xtask::workspace;
@@ -200,27 +200,35 @@ pub fn cells(rows: &[Row]) -> Vec<Cell> {
     rows.iter().flat_map(of).collect()
 }
 
-const ROW: &str = "[[cell]]\nname='a'\ngroup='g'\ntext='t'\nmachines=['pc']\nkernel='k'\n";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub fn refuses_mistakes() {
-    let good = format!("{ROW}expect=['x']\n");
-    assert_eq!(parse(&good).unwrap()[0].end, End::Itself);
-    assert!(parse(&good.repeat(2)).is_err(), "the same name twice");
-    assert!(parse(&format!("{ROW}expect=[]")).is_err());
-    assert!(parse(&format!("{ROW}expect=['(']")).is_err());
-    assert!(parse(&good.replace("pc", "pcx")).is_err());
-    assert!(parse(&format!("{good}expected=['x']")).is_err());
-    let status = parse(&format!("{good}end={{status=3}}")).unwrap();
-    assert_eq!(status[0].end, End::Status(3));
-}
+    const ROW: &str = "[[cell]]\nname='a'\ngroup='g'\ntext='t'\nmachines=['pc']\nkernel='k'\n";
 
-pub fn knows_versions_of_qemu() {
-    let rows = parse(&format!("{ROW}expect=['x']\nqemu=8\nbefore_qemu=11\n")).unwrap();
-    let versions = ["7.2", "8.0", "10.2", "11.1", "?"];
-    let tried = versions.map(|version| cells(&rows)[0].is_for(version));
-    assert_eq!(tried, [false, true, true, false, false]);
-}
+    #[test]
+    fn refuses_mistakes() {
+        let good = format!("{ROW}expect=['x']\n");
+        assert_eq!(parse(&good).unwrap()[0].end, End::Itself);
+        assert!(parse(&good.repeat(2)).is_err(), "the same name twice");
+        assert!(parse(&format!("{ROW}expect=[]")).is_err());
+        assert!(parse(&format!("{ROW}expect=['(']")).is_err());
+        assert!(parse(&good.replace("pc", "pcx")).is_err());
+        assert!(parse(&format!("{good}expected=['x']")).is_err());
+        let status = parse(&format!("{good}end={{status=3}}")).unwrap();
+        assert_eq!(status[0].end, End::Status(3));
+    }
 
-pub fn ends_lines_as_a_serial_console_does() {
-    assert!(regex("^b$").unwrap().is_match("a\r\nb\r\nc\r\n"));
+    #[test]
+    fn knows_versions_of_qemu() {
+        let rows = parse(&format!("{ROW}expect=['x']\nqemu=8\nbefore_qemu=11\n")).unwrap();
+        let versions = ["7.2", "8.0", "10.2", "11.1", "?"];
+        let tried = versions.map(|version| cells(&rows)[0].is_for(version));
+        assert_eq!(tried, [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn ends_lines_as_a_serial_console_does() {
+        assert!(regex("^b$").unwrap().is_match("a\r\nb\r\nc\r\n"));
+    }
 }

@@ -80,13 +80,10 @@ pub fn run(options: &Options) -> Result<()> {
         "--format=pretty",
         &format!("--test-threads={}", options.jobs),
     ]);
-    // A name without @ is a test of the matrix itself.
-    let filter = options.filter.as_deref().unwrap_or("@");
     if options.pages {
         command.args(["--exact", "no cell"]);
-    } else {
-        command.arg(filter);
     }
+    command.args(&options.filter);
     if !options.ci {
         command.arg("--include-ignored");
     }

@@ -12,9 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{
-    Access, Cell, Kernel, Spread, accesses, all_cells, end, equipped, named, sums, two_at_a_time,
-};
+use super::{Access, Cell, Kernel, Spread, accesses, all_cells, end, equipped, named, sums};
 use crate::initramfs::Initramfs;
 use crate::output::say;
 use crate::qemu::{Accel, Qemu};
