@@ -1,18 +1,16 @@
-//! All firmware side by side in one run: a table, `target/bench/results.json`
-//! and a chart.
+//! All firmware side by side in one run: tables, `target/bench/results.json` and a
+//! chart.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell as Entry, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 
-use crate::firmware::{self, Firmware, OURS, REFERENCE};
+use crate::firmware::{self, Firmware, OURS};
 use crate::measure::user_space::{self, Linux};
 use crate::measure::{self, Cell, Kit, Spread};
 use crate::output::say;
-use crate::results::{Kvm, Outcome, RESULTS, Results, directory, grouped, write};
+use crate::results::{Entry, Kvm, Outcome, RESULTS, Results, directory, grouped, write};
 use crate::{chart, progress, qemu};
 
 /// Options of `bench`.
@@ -84,21 +82,19 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Prints the results and writes the files.
 fn report(results: &Results) -> Result<()> {
-    let table = table(results);
-    say!("{table}")?;
-    if is_narrow(&table) {
-        say!("Pages, exits and regions are in target/bench/results.json, or on a wider terminal.")?;
+    let cells: Vec<_> = results.cells.iter().collect();
+    for (what, entry) in QUANTITIES {
+        let found = results.results.values().flat_map(BTreeMap::values);
+        if found.filter_map(entry).next().is_some() {
+            say!("{what}:\n\n{}", results.table(&cells, entry))?;
+        }
     }
+    let used = grouped(results.rom_used_bytes);
     say!(
-        "{}, {} bytes of the ROM used",
-        results.qemu,
-        grouped(results.rom_used_bytes)
+        "Linux {}, {}, {used} bytes of the ROM used",
+        results.linux,
+        results.qemu
     )?;
-    say!(
-        "Exits: as KVM would have them, from reset to user space, Linux {}.",
-        results.linux
-    )?;
-    say!("Each other count is from reset to the kernel's first 32-bit instruction.")?;
     say!("{} skipped", results.skipped.len())?;
     for reason in &results.skipped {
         say!("  skipped {reason}")?;
@@ -206,88 +202,24 @@ fn time(
     Ok(())
 }
 
-/// Columns of the table that are empty without KVM.
-const KVM_COLUMNS: std::ops::Range<usize> = 6..9;
-/// Columns that do not fit into 80 columns: pages, exits, regions.
-const WIDE_COLUMNS: [usize; 3] = [5, 6, 9];
-
-/// The results as a table for a terminal.
-#[must_use]
-pub fn table(results: &Results) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_FULL_CONDENSED)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header([
-            "cell",
-            "firmware",
-            "exits to user space",
-            "accesses",
-            "instructions",
-            "pages touched",
-            "KVM exits",
-            "KVM ms, median (min to max)",
-            "ms, C qboot = 1",
-            "accesses by region",
-        ]);
-    for cell in &results.cells {
-        let Some(outcomes) = results.results.get(cell) else {
-            continue;
-        };
-        let reference = outcomes
-            .get(REFERENCE)
-            .and_then(|one| one.kvm.as_ref())
-            .map(|kvm| kvm.ms.median);
-        for (n, name) in results.firmware.iter().enumerate() {
-            let Some(one) = outcomes.get(name) else {
-                continue;
-            };
-            let right = |text: String| Entry::new(text).set_alignment(CellAlignment::Right);
-            let number = |value: Option<u64>| right(value.map_or("-".to_owned(), grouped));
-            let counts = one.counts.as_ref();
-            let kvm = one.kvm.as_ref();
-            table.add_row([
-                Entry::new(if n == 0 { cell } else { "" }),
-                Entry::new(name),
-                number(one.user_space.as_ref().map(|u| u.exits)),
-                number(counts.map(|c| c.accesses)),
-                number(counts.map(|c| c.instructions)),
-                number(one.pages),
-                number(kvm.map(|k| k.exits)),
-                right(kvm.map_or("-".to_owned(), |k| {
-                    let Spread { median, min, max } = k.ms;
-                    format!("{median:.1} ({min:.1} to {max:.1}), {} runs", k.runs)
-                })),
-                right(match (kvm, reference) {
-                    (Some(k), Some(reference)) => format!("{:.2}", k.ms.median / reference),
-                    _ => "-".to_owned(),
-                }),
-                Entry::new(counts.map_or("no kernel reached".to_owned(), |c| c.by_region(6))),
-            ]);
-        }
-    }
-    hide_columns(&mut table, results);
-    table
-}
-
-/// Hides columns that are empty or do not fit.
-fn hide_columns(table: &mut Table, results: &Results) {
-    let mut outcomes = results.results.values().flat_map(BTreeMap::values);
-    let mut hidden = Vec::new();
-    if outcomes.all(|one| one.kvm.is_none()) {
-        hidden.extend(KVM_COLUMNS);
-    }
-    if is_narrow(table) {
-        hidden.extend(WIDE_COLUMNS);
-    }
-    for column in hidden {
-        if let Some(column) = table.column_mut(column) {
-            column.set_constraint(ColumnConstraint::Hidden);
-        }
-    }
-}
-
-/// Whether the terminal would wrap the numbers.
-fn is_narrow(table: &Table) -> bool {
-    table.width().is_some_and(|columns| columns < 140)
-}
+/// What is printed: a table each.
+const QUANTITIES: [(&str, Entry); 4] = [
+    (
+        "Exits as KVM would have them / accesses, from reset to user space",
+        Outcome::boot,
+    ),
+    (
+        "Accesses / instructions to the kernel's first instruction",
+        Outcome::to_kernel,
+    ),
+    ("Pages of guest RAM touched until then", |one| {
+        one.pages.map(grouped)
+    }),
+    (
+        "Exits, and ms, median (min to max), until then under KVM",
+        |one| {
+            let Kvm { exits, ms, runs } = one.kvm.as_ref()?;
+            Some(format!("{}, {ms} in {runs} runs", grouped(*exits)))
+        },
+    ),
+];

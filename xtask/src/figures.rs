@@ -53,10 +53,7 @@ fn sections(results: &Results) -> (String, String) {
     let bare = measure::core_cells();
     let is_bare = |cell: &&String| bare.iter().any(|one| one.name == **cell);
     let (bare, more): (Vec<_>, Vec<_>) = results.cells.iter().partition(is_bare);
-    let counts = table(results, &bare, |one| {
-        let one = one.counts.as_ref()?;
-        Some((one.accesses, one.instructions))
-    });
+    let counts = results.table(&bare, Outcome::to_kernel);
     let readme = lead(results) + &boots(results, &bare);
     let boots = boots(results, &more);
     let compared = compared(results);
@@ -66,42 +63,9 @@ fn sections(results: &Results) -> (String, String) {
 
 /// The boots of these cells to user space.
 fn boots(results: &Results, cells: &[&String]) -> String {
-    let booted = |cell: &&&String| {
-        let mut outcomes = results.results.get(**cell).into_iter().flatten();
-        outcomes.any(|(_, one)| one.user_space.is_some())
-    };
-    let booted: Vec<_> = cells.iter().filter(booted).copied().collect();
-    let table = table(results, &booted, |one| {
-        let one = one.user_space.as_ref()?;
-        Some((one.exits, one.accesses))
-    });
+    let table = results.table(cells, Outcome::boot);
     let (linux, qemu) = (&results.linux, &results.qemu);
     format!("Exits / accesses from reset to user space, Linux {linux}, {qemu}:\n\n{table}")
-}
-
-/// Two numbers of each firmware in each of these cells.
-fn table(
-    results: &Results,
-    cells: &[&String],
-    numbers: fn(&Outcome) -> Option<(u64, u64)>,
-) -> String {
-    let mut text = format!(
-        "| machine and kernel | {} |\n",
-        results.firmware.join(" | ")
-    );
-    text += &"|---".repeat(results.firmware.len() + 1);
-    text += "|\n";
-    for cell in cells {
-        let entry = |name: &String| {
-            let found = results.outcome(cell, name).and_then(numbers);
-            found.map_or("–".to_owned(), |(a, b)| {
-                format!("{} / {}", grouped(a), grouped(b))
-            })
-        };
-        let entries: Vec<_> = results.firmware.iter().map(entry).collect();
-        let _ = writeln!(text, "| {cell} | {} |", entries.join(" | "));
-    }
-    text
 }
 
 /// Where C qboot is cheaper, and how its times are to ours.

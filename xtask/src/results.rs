@@ -91,11 +91,57 @@ pub struct Results {
     pub skipped: Vec<String>,
 }
 
+/// What a table says of an outcome, if anything.
+pub type Entry = fn(&Outcome) -> Option<String>;
+
 impl Results {
     /// What a firmware costs in a cell, where it was measured.
     #[must_use]
     pub fn outcome(&self, cell: &str, firmware: &str) -> Option<&Outcome> {
         self.results.get(cell)?.get(firmware)
+    }
+
+    /// A table in Markdown: what `entry` says of each firmware in each of `cells`,
+    /// without cells of which it says nothing.
+    #[must_use]
+    pub fn table(&self, cells: &[&String], entry: Entry) -> String {
+        let mut text = format!("| machine and kernel | {} |\n", self.firmware.join(" | "));
+        text += &"|---".repeat(self.firmware.len() + 1);
+        text += "|\n";
+        for cell in cells {
+            let names = self.firmware.iter();
+            let entries: Vec<_> = names
+                .map(|name| self.outcome(cell, name).and_then(entry))
+                .collect();
+            if entries.iter().any(Option::is_some) {
+                let entries = entries.into_iter();
+                let entries = entries.map(|entry| entry.unwrap_or_else(|| "–".to_owned()));
+                let entries = entries.collect::<Vec<_>>().join(" | ");
+                text += &format!("| {cell} | {entries} |\n");
+            }
+        }
+        text
+    }
+}
+
+impl Outcome {
+    /// Exits / accesses of a whole boot.
+    #[must_use]
+    pub fn boot(&self) -> Option<String> {
+        let boot = self.user_space.as_ref()?;
+        Some(format!(
+            "{} / {}",
+            grouped(boot.exits),
+            grouped(boot.accesses)
+        ))
+    }
+
+    /// Accesses / instructions to the kernel.
+    #[must_use]
+    pub fn to_kernel(&self) -> Option<String> {
+        let counts = self.counts.as_ref()?;
+        let (accesses, instructions) = (grouped(counts.accesses), grouped(counts.instructions));
+        Some(format!("{accesses} / {instructions}"))
     }
 }
 

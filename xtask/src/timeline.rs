@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell, CellAlignment, Table};
 
 use crate::firmware::{self, Firmware};
 use crate::measure::user_space::{self, Linux};
@@ -48,24 +46,26 @@ pub fn run(options: &Options) -> Result<()> {
     let mut timelines = boots(&linux, &firmware, "vmlinux", accel, options.runs)?;
     timelines.extend(boots(&linux, &firmware, "bzImage", accel, options.runs)?);
 
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    let mut head = vec!["boot, milliseconds"];
-    head.extend(STAGES);
-    head.extend(["in all, median (least to most)", "more than ours, by turns"]);
-    table.set_header(head);
-    for one in &timelines {
-        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-        let mut row = vec![Cell::new(format!("{}, {}", one.kernel, one.firmware))];
-        row.extend(
-            one.stages
-                .iter()
-                .map(|stage| right(format!("{:.1}", stage.ms))),
-        );
-        row.extend([right(one.spread.to_string()), right(one.more.to_string())]);
-        table.add_row(row);
+    let columns = STAGES.join(" | ");
+    say!(
+        "| boot, milliseconds | {columns} | in all, median (least to most) | more than ours, by turns |"
+    )?;
+    say!("|---|---|---|---|---|---|")?;
+    for Timeline {
+        kernel,
+        firmware,
+        stages,
+        spread,
+        more,
+    } in &timelines
+    {
+        let stages: Vec<_> = stages
+            .iter()
+            .map(|stage| format!("{:.1}", stage.ms))
+            .collect();
+        let stages = stages.join(" | ");
+        say!("| {kernel}, {firmware} | {stages} | {spread} | {more} |")?;
     }
-    say!("{table}")?;
     let (release, runs) = (linux.release()?, options.runs);
     say!("{MACHINE}, {accel:?}, Linux {release}, {runs} boots of each by turns")?;
     if accel == Accel::Tcg {
