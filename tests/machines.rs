@@ -5,6 +5,7 @@
 use std::fmt;
 
 use anyhow::Result;
+use qboot::sim::Board;
 use rstest_reuse::template;
 use xtask::qemu::Qemu;
 
@@ -19,6 +20,8 @@ pub struct Machine {
     pub options: &'static str,
     /// Vendor and device of the host bridge that configuration mechanism 1 shows.
     pub host_bridge: Option<u32>,
+    /// Its board in the simulation.
+    pub board: Board,
     /// How devices are plugged in.
     pub pci: Option<Pci>,
     /// How QEMU describes the machine to ACPI.
@@ -64,6 +67,7 @@ pub const PC: Machine = Machine {
     name: "pc",
     options: "",
     host_bridge: Some(0x1237_8086),
+    board: Board::Pc,
     pci: Some(CONVENTIONAL),
     acpi: Acpi::Full,
     mcfg: None,
@@ -77,6 +81,7 @@ pub const PC: Machine = Machine {
 pub const Q35: Machine = Machine {
     name: "q35",
     host_bridge: Some(0x29c0_8086),
+    board: Board::Q35,
     pci: Some(PCIE),
     mcfg: Some(0xb000_0000),
     ..PC
@@ -86,6 +91,7 @@ pub const Q35: Machine = Machine {
 pub const MICROVM: Machine = Machine {
     name: "microvm",
     host_bridge: None,
+    board: Board::Microvm,
     pci: None,
     acpi: Acpi::Reduced,
     has_smbios: false,
@@ -105,6 +111,7 @@ pub const MICROVM_PCIE: Machine = Machine {
 pub const ISAPC: Machine = Machine {
     name: "isapc",
     host_bridge: None,
+    board: Board::Microvm,
     pci: None,
     acpi: Acpi::None,
     has_smbios: false,

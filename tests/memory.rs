@@ -8,7 +8,7 @@ use qboot::fw_cfg::fake::FakeFwCfg;
 use qboot::kernel::Handoff;
 use qboot::layout;
 use qboot::phys::PhysRange;
-use qboot::sim::{Board, Guest};
+use qboot::sim::Guest;
 use qboot::tables::smbios::RELEASE_DATE;
 use qboot_tests::machines::*;
 use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, symbols};
@@ -150,12 +150,7 @@ fn simulated(
             }
         }
     }
-    let board = match machine.name {
-        "pc" => Board::Pc,
-        "q35" => Board::Q35,
-        _ => Board::Microvm,
-    };
-    let mut guest = Guest::new(board, fw_cfg, 64 << 20);
+    let mut guest = Guest::new(machine.board, fw_cfg, 64 << 20);
     guest.machine.memory.pci_bios = pci_bios()?;
     if kind == Kind::Pvh {
         let code = &image[0x1000..0x1000 + PAYLOAD_LEN];

@@ -5,6 +5,7 @@
 use anyhow::{Context as _, Result, bail};
 use qboot::layout::{MICROVM_ECAM, Q35_ECAM};
 use qboot::pci::{self, Access, Apertures, Bdf, Config as _, Routing, Summary};
+use qboot::sim::Board;
 use qboot_tests::machines::*;
 use qboot_tests::pci::{Functions, check, parse, same_as_seabios};
 use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe};
@@ -72,19 +73,19 @@ impl Setup {
             Access::cam(&mut qtest).write32(Bdf::default(), 0x60, bar);
         }
         qtest.accesses = 0;
-        let (mut config, routing, apertures) = match self.machine.name {
-            "q35" => (
+        let (mut config, routing, apertures) = match self.machine.board {
+            Board::Q35 => (
                 Access::ecam(&mut qtest, Q35_ECAM.start(), u8::MAX),
                 Routing::Ich9,
                 Apertures::q35(RAM_END, 0, 40),
             ),
-            "pc" => (
+            Board::Pc => (
                 Access::cam(&mut qtest),
                 Routing::Piix,
                 Apertures::i440fx(RAM_END, 0, 40),
             ),
             // microvm, whose second I/O APIC takes the lower inputs' place.
-            _ => (
+            Board::Microvm => (
                 Access::ecam(&mut qtest, MICROVM_ECAM.start(), u8::MAX),
                 Routing::Gpex(if self.machine.options.contains("ioapic2=off") {
                     12
