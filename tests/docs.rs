@@ -432,7 +432,7 @@ fn run(script: &str, wanted: &[&str]) -> Result<()> {
             .iter()
             .all(|wanted| wanted == "..." || lines.any(|line| line == *wanted))
     };
-    let mut patience = Patience::new(BLOCK_TIMEOUT);
+    let mut patience = Patience::new(BLOCK_TIMEOUT).every(Duration::from_millis(50));
     let ended = loop {
         if let Some(status) = child.try_wait()? {
             break Some(status);
