@@ -68,10 +68,8 @@ fn nobody_reads_the_serial_port(machine: Machine) -> Result<()> {
     while pipe.write(&[0; 1024]).is_ok() {}
     let qemu = probe.machine(machine)?.option("log", "all").reboot();
     let pipe = format!("pipe,id=full,path={}", base.display());
-    let qemu = qemu.no_serial();
-    let mut vm = qemu
-        .args(["-chardev", &pipe, "-serial", "chardev:full"])
-        .spawn()?;
+    let qemu = qemu.serial("chardev:full").args(["-chardev", &pipe]);
+    let mut vm = qemu.spawn()?;
     probe::wait(&mut vm, 1, PROBE_TIMEOUT)?;
     vm.reset()?;
     probe::wait(&mut vm, 2, PROBE_TIMEOUT)?;

@@ -53,7 +53,7 @@ impl Setup {
     /// The machine with another firmware than ours.
     fn qemu(&self) -> Qemu {
         let qemu = Qemu::new(&self.machine.to_string());
-        self.plug(qemu.no_serial().qmp())
+        self.plug(qemu.serial("none").qmp())
     }
 
     /// Runs the library on a machine that stands still.

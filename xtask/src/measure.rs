@@ -104,7 +104,7 @@ fn equipped(rom: &Path, cell: &Cell) -> Qemu {
         .bios(rom)
         .memory_mib(cell.memory_mib)
         .smp(cell.smp)
-        .no_serial();
+        .serial("none");
     for device in &cell.devices {
         for disk in ["disk0", "disk1"] {
             if device.contains(&format!("drive={disk}")) {

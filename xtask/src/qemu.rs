@@ -105,7 +105,8 @@ pub struct Qemu {
     smp: String,
     accel: Accel,
     default_devices: bool,
-    serial: bool,
+    /// The backend of COM1, if it is not a file of the run.
+    serial: Option<String>,
     qmp: bool,
     reboot: bool,
     debugcons: Vec<u16>,
@@ -129,7 +130,7 @@ impl Qemu {
             smp: "1".to_owned(),
             accel: Accel::Tcg,
             default_devices: false,
-            serial: true,
+            serial: None,
             qmp: false,
             reboot: false,
             debugcons: Vec::new(),
@@ -201,10 +202,10 @@ impl Qemu {
         self
     }
 
-    /// Leaves the machine without a serial port.
+    /// Connects COM1 to this backend of `-serial`; `none` leaves it out.
     #[must_use]
-    pub fn no_serial(mut self) -> Self {
-        self.serial = false;
+    pub fn serial(mut self, backend: &str) -> Self {
+        self.serial = Some(backend.to_owned());
         self
     }
 
@@ -279,7 +280,7 @@ impl Qemu {
             put(&["-no-reboot"]);
         }
         let serial = format!("file:{}", dir.join("serial").display());
-        put(&["-serial", if self.serial { &serial } else { "none" }]);
+        put(&["-serial", self.serial.as_ref().unwrap_or(&serial)]);
         if self.qmp {
             let socket = dir.join("qmp");
             put(&[
