@@ -43,7 +43,7 @@ pub struct Kit {
 
 impl Kit {
     /// Builds the probes, the bzImages behind the header and 16-bit code of
-    /// [`kernel`].
+    /// [`kernel()`].
     ///
     /// # Errors
     /// A probe does not build, or the kernel cannot be fetched.
