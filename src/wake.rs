@@ -15,7 +15,7 @@ use crate::fw_cfg::PORT_DMA_HIGH;
 use crate::kernel::Handoff;
 use crate::layout;
 use crate::memory::map::MemoryMap;
-use crate::phys::PhysRange;
+use crate::phys::{PhysRange, copy_into};
 use crate::platform::Platform;
 use crate::tables::acpi::{MAX_WRITTEN, Tables, WrittenPointer};
 use zerocopy::byteorder::little_endian::{U32, U64};
@@ -111,16 +111,10 @@ pub fn note<P: Platform>(
     is_legacy: bool,
 ) -> Result<()> {
     let mut facs = None;
-    let mut flags = 0;
-    for (is_so, flag) in [
-        (matches!(handoff, Handoff::Pvh { .. }), IS_REWRITTEN),
-        (is_legacy, IS_LEGACY),
-        (chipset::has_all_buses(map), HAS_ALL_BUSES),
-    ] {
-        if is_so {
-            flags |= flag;
-        }
-    }
+    let flag = |is_so: bool, flag: u32| if is_so { flag } else { 0 };
+    let mut flags = flag(matches!(handoff, Handoff::Pvh { .. }), IS_REWRITTEN)
+        | flag(is_legacy, IS_LEGACY)
+        | flag(chipset::has_all_buses(map), HAS_ALL_BUSES);
     for table in &tables.all {
         match &table.signature {
             b"FACS" => facs = Some(table.range.start()),
@@ -139,9 +133,7 @@ pub fn note<P: Platform>(
     note.mark = MARK.into();
     note.facs = facs.into();
     note.flags = flags.into();
-    for (slot, written) in note.pointers.iter_mut().zip(&tables.written) {
-        *slot = *written;
-    }
+    copy_into(note.pointers.as_mut_bytes(), tables.written.as_bytes())?;
     note.checksum = 0_u32.wrapping_sub(sum(note)).into();
     Ok(())
 }
