@@ -110,7 +110,7 @@ fn linux_goes_on_ten_times(machine: Machine, #[values(1, 4)] cpus: u32) -> Resul
     let dir = tempfile::tempdir()?;
     let guest = Guest {
         modules: &VIRTIO,
-        ..Guest::cloud("suspend.times=10 suspend.fill=256 suspend.disks=vda,nvme0n1")
+        ..Guest::cloud("suspend.times=10 suspend.fill=320 suspend.disks=vda,nvme0n1")
     };
     let qemu = disks(guest.qemu(machine, dir.path())?, dir.path())?;
     sleeps(&qemu.smp(cpus), 10)?;
