@@ -104,16 +104,21 @@ fn linux_goes_on(#[case] machine: Machine, #[case] cpus: u32) -> Result<()> {
     Ok(())
 }
 
+/// With most of the memory filled, both disks and a network card in use.
 #[apply(each_chipset)]
 #[ignore = "takes minutes"]
 fn linux_goes_on_ten_times(machine: Machine, #[values(1, 4)] cpus: u32) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let guest = Guest {
-        modules: &VIRTIO,
-        ..Guest::cloud("suspend.times=10 suspend.fill=320 suspend.disks=vda,nvme0n1")
+        flavour: Flavour::Amd64,
+        modules: &["virtio_pci", "virtio_blk", "nvme", "e1000e"],
+        ..Guest::cloud(
+            "suspend.times=10 suspend.fill=320 suspend.disks=vda,nvme0n1 suspend.ping=10.0.2.2",
+        )
     };
     let qemu = disks(guest.qemu(machine, dir.path())?, dir.path())?;
-    sleeps(&qemu.smp(cpus), 10)?;
+    let qemu = qemu.args(["-netdev", "user,id=net"]);
+    sleeps(&qemu.devices(["e1000e,netdev=net"]).smp(cpus), 10)?;
     Ok(())
 }
 
