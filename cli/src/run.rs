@@ -76,6 +76,13 @@ pub fn command() -> Command {
                 .long("bzimage")
                 .action(ArgAction::SetTrue)
                 .help("Boot the bzImage itself, not the vmlinux inside it"),
+            Arg::new("fast")
+                .long("fast")
+                .action(ArgAction::SetTrue)
+                .help(
+                    "Boot without what few guests need: HPET, keyboard controller, AHCI, SMBus, early \
+                     PCI quirks, kernel messages; under KVM with +invtsc, without migration",
+                ),
             Arg::new("log")
                 .long("log")
                 .default_value("off")
@@ -120,6 +127,7 @@ pub struct Options {
     accel: String,
     firmware: Option<PathBuf>,
     bzimage: bool,
+    fast: bool,
     log: Log,
     mode: Mode,
     timeout: u64,
@@ -147,6 +155,7 @@ impl Options {
             accel: text("accel"),
             firmware: one(found, "firmware"),
             bzimage: found.get_flag("bzimage"),
+            fast: found.get_flag("fast"),
             log: one(found, "log").unwrap_or(Log::Off),
             mode: one(found, "mode").unwrap_or(Mode::Auto),
             timeout: one(found, "timeout").unwrap_or_default(),
@@ -477,10 +486,10 @@ fn plan(options: &Options) -> Result<Plan> {
         arguments.push(option.to_owned());
         arguments.push(value.to_owned());
     };
-    add("-machine", &options.machine);
+    add("-machine", &machine(options));
     add("-accel", &accel.name);
     if accel.name.starts_with("kvm") {
-        add("-cpu", "host");
+        add("-cpu", if options.fast { "host,+invtsc" } else { "host" });
     }
     add("-m", &options.memory);
     add("-smp", &options.cpus);
@@ -565,21 +574,45 @@ fn without_suspend(machine: &str, kernel: &Path) -> Result<Option<&'static str>>
 
 /// The property that disables suspend to RAM on `machine`, if it has that.
 fn suspend_property(machine: &str) -> Option<&'static str> {
-    let name = machine.trim_start_matches("type=").split(',').next()?;
-    if name == "q35" || name.starts_with("pc-q35-") {
-        Some("ICH9-LPC.disable_s3=1")
-    } else if name == "pc" || name.starts_with("pc-i440fx-") {
-        Some("PIIX4_PM.disable_s3=1")
-    } else {
-        None
+    match name(machine) {
+        name if name == "q35" || name.starts_with("pc-q35-") => Some("ICH9-LPC.disable_s3=1"),
+        name if name == "pc" || name.starts_with("pc-i440fx-") => Some("PIIX4_PM.disable_s3=1"),
+        _ => None,
     }
+}
+
+/// The name of `machine` without its options.
+fn name(machine: &str) -> &str {
+    let end = machine.find(',').unwrap_or(machine.len());
+    machine[..end].trim_start_matches("type=")
+}
+
+/// The machine with the options that make its boot fast, unless the user sets them.
+fn machine(options: &Options) -> String {
+    let mut machine = options.machine.clone();
+    let more: &[&str] = if name(&machine) == "microvm" {
+        // Linux waits a second for a clock that is not there.
+        &["rtc=on"]
+    } else if options.fast && suspend_property(&machine).is_some() {
+        // pc and q35.
+        &["hpet=off", "i8042=off", "sata=off", "smbus=off"]
+    } else {
+        &[]
+    };
+    for option in more {
+        let key = option.split_once('=').map_or(*option, |(key, _)| key);
+        let is_set = |word: &str| word.split_once('=').is_some_and(|(set, _)| set == key);
+        if !options.machine.split(',').any(is_set) {
+            machine = format!("{machine},{option}");
+        }
+    }
+    machine
 }
 
 /// Whether QEMU boots a vmlinux on `machine`: versioned types, such as pc-q35-3.1, do
 /// from 4.0 on.
 fn has_pvh(machine: &str) -> bool {
-    let name = machine.trim_start_matches("type=").split(',').next();
-    let version = name.and_then(|name| name.rsplit('-').next());
+    let version = name(machine).rsplit('-').next();
     let major = version.and_then(|version| version.split_once('.'));
     let major = major.and_then(|(major, _)| major.parse().ok());
     major.is_none_or(|major: u32| major >= 4)
@@ -596,8 +629,14 @@ fn parameters(options: &Options, files: &Files, accel: &Accel, shell: bool) -> S
         // A panic restarts at once, which ends QEMU under -no-reboot.
         words.push("panic=-1".to_owned());
     }
-    if options.initrd.is_none() && files.command_line.is_none() {
+    let is_ours = options.initrd.is_none() && files.command_line.is_none();
+    if is_ours || options.fast {
         words.push("quiet".to_owned());
+    }
+    if options.fast {
+        words.push("pci=noearly".to_owned());
+    }
+    if is_ours {
         if shell {
             words.push("qboot.do=shell".to_owned());
             // A terminal of unknown size says 0.

@@ -66,6 +66,37 @@ fn options_reach_the_guest_and_qemu() {
 }
 
 #[test]
+fn a_fast_boot_leaves_out_what_its_help_says() {
+    for machine in ["pc", "q35,hpet=on", "microvm"] {
+        let (output, text) = run(&["--fast", "--machine", machine]);
+        assert!(output.status.success(), "{machine}:\n{text}");
+        assert!(text.contains(" quiet"), "{text}");
+        assert!(text.contains(" pci=noearly "), "{text}");
+        assert!(!text.contains(" class 010601"), "{text}");
+        assert!(!text.contains(" class 0c0500"), "{text}");
+    }
+    let dry = |arguments: &[&str]| run(&[&["--dry-run"], arguments].concat()).1;
+    let line = dry(&["--fast", "--machine=q35,hpet=on"]);
+    assert!(
+        line.contains(" -machine q35,hpet=on,i8042=off,sata=off,smbus=off "),
+        "{line}"
+    );
+    let line = dry(&["--fast", "--accel=kvm", "--machine=pc-i440fx-7.2"]);
+    assert!(line.contains(" -cpu host,+invtsc "), "{line}");
+    assert!(line.contains(" -machine pc-i440fx-7.2,hpet=off,"), "{line}");
+    let line = dry(&["--accel=kvm"]);
+    assert!(
+        line.contains(" -machine q35 ") && line.contains(" -cpu host "),
+        "{line}"
+    );
+    // Safe everywhere, so without being asked for.
+    let line = dry(&["--machine=microvm"]);
+    assert!(line.contains(" -machine microvm,rtc=on "), "{line}");
+    let line = dry(&["--machine=microvm,rtc=off"]);
+    assert!(line.contains(" -machine microvm,rtc=off "), "{line}");
+}
+
+#[test]
 fn a_boot_that_fails_is_told_and_has_a_status() {
     // The firmware gives up.
     let (output, text) = run(&["--memory=32M"]);
