@@ -113,5 +113,7 @@ flat:   movb    $'F', REAL + STATE
         movl    $REAL + STATE, %esi
         movl    $20, %ecx
         rep outsb
-        jmp     halt
+1:      cli                             # not the halt above: this is a copy
+        hlt
+        jmp     1b
 real_end:
