@@ -97,7 +97,9 @@ fn the_program_does_without_a_source_tree() -> Result<()> {
         found.contains(&format!("ok  ROM: {}, ", rom.display())),
         "{found}"
     );
-    for task in ["build", "bench", "timeline", "matrix", "figures", "release"] {
+    for task in [
+        "build", "bench", "boots", "timeline", "matrix", "figures", "release",
+    ] {
         let output = program().arg(task).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(

@@ -24,14 +24,18 @@ use crate::{build, dist, doctor, extract, inspect, manual, workspace};
 const SCRIPT: &str = "QBOOT_SCRIPT";
 
 /// The commands of `xtask`, which is compiled when one is called.
-pub const DEVELOPER: [(&str, &str); 7] = [
+pub const DEVELOPER: [(&str, &str); 8] = [
     (
         "measure",
         "Count device accesses by region and instructions up to a kernel's first instruction",
     ),
     (
         "bench",
-        "Measure all firmware side by side: a table, target/bench/results.json and a chart",
+        "Measure all firmware side by side: tables and target/bench/results.json",
+    ),
+    (
+        "boots",
+        "Count accesses to user space with all firmware and several kernels: target/bench/boots.json",
     ),
     (
         "timeline",

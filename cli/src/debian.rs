@@ -333,8 +333,9 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
     if let Lists::Suite { suite, .. } = lists {
         let source = state.join("sources.list");
         fs::create_dir_all(&state)?;
-        let line = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-        fs::write(&source, line)?;
+        fs::write(&source, sources(suite)?)?;
+        // It would prefer the release to its backports.
+        option("APT::Default-Release", Path::new(suite));
         option("Dir::Etc::SourceList", &source);
         option("Dir::Etc::SourceParts", Path::new("/dev/null"));
         // apt would look for an installed version, which may be newer.
@@ -368,6 +369,16 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
         }
     }
     Ok(options)
+}
+
+/// apt's sources for a suite. What backports need besides is in their release.
+fn sources(suite: &str) -> Result<String> {
+    let mirror = mirror()?;
+    let line = |suite: &str| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+    Ok(match suite.strip_suffix("-backports") {
+        Some(release) => line(suite) + &line(release),
+        None => line(suite),
+    })
 }
 
 fn holds_packages(lists_dir: &Path) -> bool {

@@ -2,15 +2,12 @@
 //! suites, unpacked beside it.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
-use xtask::debian;
+use xtask::qemu::debian;
 
-use super::files;
 use super::table::Cell;
 
 /// A QEMU and its version, `7.2`.
@@ -35,54 +32,12 @@ fn named(name: &str) -> Result<Program> {
         return Ok(program.clone());
     }
     let path = match name {
-        "backports" => backports()?,
-        "sid" => sid()?,
+        "backports" => debian::of("bookworm-backports")?.program,
+        "sid" => debian::of("sid")?.program,
         path => path.into(),
     };
     let version = xtask::qemu::numbers(path.as_os_str())?;
     let program = (path, version);
     known.insert(name.to_owned(), program.clone());
     Ok(program)
-}
-
-/// QEMU from bookworm-backports, which runs with the release's libraries.
-fn backports() -> Result<PathBuf> {
-    let unpacked = |name| debian::unpack(&files::of_suite("bookworm-backports", "amd64", name));
-    let programs = unpacked("qemu-system-x86")?;
-    let common = unpacked("qemu-system-common")?;
-    let data = unpacked("qemu-system-data")?;
-    starter(
-        "backports",
-        &format!(
-            "export QEMU_MODULE_DIR={}/usr/lib/x86_64-linux-gnu/qemu\n\
-             exec {}/usr/bin/qemu-system-x86_64 -L {}/usr/share/qemu -L /usr/share/seabios \"$@\"\n",
-            common.display(),
-            programs.display(),
-            data.display()
-        ),
-    )
-}
-
-/// QEMU from Debian's unstable suite, with all its libraries and their loader:
-/// the release's C library is older than it asks for.
-fn sid() -> Result<PathBuf> {
-    let root =
-        debian::unpack_with_dependencies(&files::of_suite("sid", "amd64", "qemu-system-x86"))?;
-    let root = root.display();
-    starter(
-        "sid",
-        &format!(
-            "export QEMU_MODULE_DIR={root}/usr/lib/x86_64-linux-gnu/qemu\n\
-             exec {root}/usr/lib64/ld-linux-x86-64.so.2 --library-path {root}/usr/lib/x86_64-linux-gnu \\\n  \
-             {root}/usr/bin/qemu-system-x86_64 -L {root}/usr/share/qemu -L {root}/usr/share/seabios \"$@\"\n",
-        ),
-    )
-}
-
-/// A program that starts an unpacked QEMU with its own modules and data.
-fn starter(name: &str, commands: &str) -> Result<PathBuf> {
-    let path = files::directory()?.join(format!("qemu-{name}"));
-    files::write_once(&path, format!("#!/bin/sh\n{commands}").as_bytes())?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path)
 }

@@ -1,5 +1,5 @@
-//! All firmware side by side in one run: tables, `target/bench/results.json` and a
-//! chart.
+//! All firmware side by side in one run up to the kernel: tables and
+//! `target/bench/results.json`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::firmware::{self, Firmware, OURS};
-use crate::measure::user_space::{self, Linux};
 use crate::measure::{self, Cell, Kit, Spread};
 use crate::output::say;
-use crate::results::{Entry, Kvm, Outcome, RESULTS, Results, directory, grouped, write};
-use crate::{chart, progress, qemu};
+use crate::results::{Entry, Kvm, Outcome, RESULTS, Results, grouped, write};
+use crate::{progress, qemu};
 
 /// Options of `bench`.
 #[derive(clap::Args, Debug)]
@@ -49,10 +48,8 @@ pub fn run(options: &Options) -> Result<()> {
     let cells = measure::named(cells, options.cell.as_deref())?;
 
     let kit = Kit::new()?;
-    let linux = Linux::new(None)?;
     let mut results = Results {
-        qemu: qemu::version()?,
-        linux: linux.release()?,
+        qemu: qemu::version(&qemu::binary())?,
         rom_used_bytes: used,
         firmware: firmware.iter().map(|one| one.name.clone()).collect(),
         cells: cells.iter().map(|cell| cell.name.clone()).collect(),
@@ -60,7 +57,6 @@ pub fn run(options: &Options) -> Result<()> {
         skipped,
     };
     count(&kit, &firmware, &cells, &mut results)?;
-    boot(&linux, &firmware, &cells, &mut results);
     if options.runs == 0 {
         results.skipped.push("KVM: no runs".to_owned());
     } else if let Some(reason) = qemu::kvm_missing() {
@@ -90,17 +86,12 @@ fn report(results: &Results) -> Result<()> {
         }
     }
     let used = grouped(results.rom_used_bytes);
-    say!(
-        "Linux {}, {}, {used} bytes of the ROM used",
-        results.linux,
-        results.qemu
-    )?;
+    say!("{}, {used} bytes of the ROM used", results.qemu)?;
     say!("{} skipped", results.skipped.len())?;
     for reason in &results.skipped {
         say!("  skipped {reason}")?;
     }
-    write(RESULTS, results)?;
-    chart::benchmark(results).write(&directory().join("results.svg"))
+    write(RESULTS, results)
 }
 
 fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results) -> Result<()> {
@@ -126,7 +117,6 @@ fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results
             let outcome = Outcome {
                 counts,
                 pages,
-                user_space: None,
                 kvm: None,
             };
             let by_firmware = results.results.entry(cell.name.clone()).or_default();
@@ -134,30 +124,6 @@ fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results
         }
     }
     Ok(())
-}
-
-/// Boots each firmware to user space in the cells with one processor.
-fn boot(linux: &Linux, firmware: &[Firmware], cells: &[Cell], results: &mut Results) {
-    let cells: Vec<_> = cells.iter().filter(|cell| cell.smp == 1).collect();
-    for one in firmware {
-        let step = progress::step(format!("booting {} to user space under TCG", one.name));
-        let list = measure::two_at_a_time(cells.len(), |n| {
-            user_space::count(linux, one.image(cells[n].machine), cells[n])
-        });
-        step.done(&format!("{} cells", cells.len()));
-        for (cell, counted) in cells.iter().zip(list) {
-            let outcomes = results.results.entry(cell.name.clone()).or_default();
-            match (counted, outcomes.get_mut(&one.name)) {
-                (Ok(counted), Some(outcome)) => outcome.user_space = Some(counted),
-                (Err(error), _) => {
-                    eprintln!("{}: {error:#}", one.name);
-                    let reason = format!("{} in {}: no user space reached", one.name, cell.name);
-                    results.skipped.push(reason);
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 /// Runs all firmware in turn, so that the host's load affects all alike.
@@ -203,11 +169,7 @@ fn time(
 }
 
 /// What is printed: a table each.
-const QUANTITIES: [(&str, Entry); 4] = [
-    (
-        "Exits as KVM would have them / accesses, from reset to user space",
-        Outcome::boot,
-    ),
+const QUANTITIES: [(&str, Entry); 3] = [
     (
         "Accesses / instructions to the kernel's first instruction",
         Outcome::to_kernel,

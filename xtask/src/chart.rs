@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::output::say;
-use crate::results::{MACHINE, Outcome, Results, STAGES, Timeline, grouped};
+use crate::results::{Boots, Outcome, Results, STAGES, Timeline, grouped};
 use crate::workspace;
 
 const WIDTH: i32 = 1120;
@@ -127,11 +127,8 @@ impl Svg {
 
 type Value = fn(&Outcome) -> Option<f64>;
 
-/// The benchmark's panels.
-const QUANTITIES: [(&str, Value); 4] = [
-    ("exits to user space", |one| {
-        Some(one.user_space.as_ref()?.exits as f64)
-    }),
+/// The benchmark's panels beside that of the boots.
+const QUANTITIES: [(&str, Value); 3] = [
     ("accesses to the kernel", |one| {
         Some(one.counts.as_ref()?.accesses as f64)
     }),
@@ -147,26 +144,35 @@ const QUANTITIES: [(&str, Value); 4] = [
 type Panel = (&'static str, Vec<(usize, i32, Option<f64>)>);
 
 /// The panels with values; `place` returns the height for a cell and a firmware.
-fn panels(results: &Results, cells: &[&String], place: impl Fn(i32, i32) -> i32) -> Vec<Panel> {
-    let panels = QUANTITIES.map(|(title, get)| {
+fn panels(
+    results: &Results,
+    boots: &Boots,
+    cells: &[&String],
+    place: impl Fn(i32, i32) -> i32,
+) -> Vec<Panel> {
+    let bars = |value: &dyn Fn(&str, &str) -> Option<f64>| {
         let mut bars = Vec::new();
         for (n, cell) in (0..).zip(cells) {
-            let outcomes = results.results.get(*cell);
             for (f, name) in results.firmware.iter().enumerate() {
-                let value = outcomes.and_then(|by| get(by.get(name)?));
-                bars.push((f, place(n, f as i32), value));
+                bars.push((f, place(n, f as i32), value(cell, name)));
             }
         }
-        (title, bars)
-    });
+        bars
+    };
+    let exits = bars(&|cell, name| Some(boots.outcome(cell, name)?.exits as f64));
+    let mut panels = vec![("exits to user space", exits)];
+    panels.extend(QUANTITIES.map(|(title, get)| {
+        let value = |cell: &str, name: &str| get(results.outcome(cell, name)?);
+        (title, bars(&value))
+    }));
     let filled = |panel: &Panel| panel.1.iter().any(|(.., value)| value.is_some());
     panels.into_iter().filter(filled).collect()
 }
 
-/// Draws the bare cells of a benchmark: bars on a logarithmic scale, one panel a
+/// Draws the bare cells of a benchmark and of boots: bars on a logarithmic scale, one panel a
 /// quantity.
 #[must_use]
-pub fn benchmark(results: &Results) -> Svg {
+pub fn benchmark(results: &Results, boots: &Boots) -> Svg {
     const LABELS: i32 = 170;
     const BAR: i32 = 13;
     const GAP: i32 = 12;
@@ -178,7 +184,7 @@ pub fn benchmark(results: &Results) -> Svg {
     let cells: Vec<&String> = results.cells.iter().filter(bare).collect();
     let row = BAR * results.firmware.len() as i32 + GAP;
     let bottom = TOP + row * cells.len() as i32 - GAP + 4;
-    let panels = panels(results, &cells, |n, f| TOP + row * n + BAR * f);
+    let panels = panels(results, boots, &cells, |n, f| TOP + row * n + BAR * f);
 
     let mut svg = Svg::new(bottom + 28);
     let title = "From reset to user space, and to the kernel's first instruction (logarithmic)";
@@ -229,6 +235,9 @@ pub fn benchmark(results: &Results) -> Svg {
     svg
 }
 
+/// The machine whose timelines are drawn.
+const MACHINE: &str = "q35";
+
 /// Draws a bar for each boot, grouped by kernel.
 #[must_use]
 pub fn timelines(timelines: &[Timeline]) -> Svg {
@@ -240,6 +249,8 @@ pub fn timelines(timelines: &[Timeline]) -> Svg {
     const GAP: i32 = 14;
     const TOP: i32 = 74;
 
+    let drawn = timelines.iter().filter(|one| one.machine == MACHINE);
+    let timelines: Vec<_> = drawn.cloned().collect();
     let total = |one: &Timeline| one.stages.iter().map(|stage| stage.ms).sum();
     let most = timelines.iter().map(total).fold(1.0, f64::max);
     let scale = f64::from(WIDTH - LEFT - RIGHT) / most;

@@ -1,7 +1,7 @@
 //! Examples below each command's options.
 
 /// By command.
-pub const EXAMPLES: [(&str, &str); 5] = [
+pub const EXAMPLES: [(&str, &str); 6] = [
     (
         "capture",
         "\
@@ -17,7 +17,7 @@ Examples:
   qboot measure --trace --cell \"q35 PVH\"
   qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
   qboot measure --all --json | jq
-  qboot measure --user-space --cell \"q35 PVH\"
+  qboot measure --user-space --cell \"q35 PVH\" --append pci=noearly -- -M hpet=off
   qboot measure --user-space --runs 5 --rom /usr/share/qemu/qboot.rom
   qboot measure --update-budget          after a change that is worth it",
     ),
@@ -27,6 +27,13 @@ Examples:
 Examples:
   qboot bench --bare
   qboot bench --cell microvm --runs 5",
+    ),
+    (
+        "boots",
+        "\
+Examples:
+  qboot boots --suite system
+  qboot boots --cell \"q35 PVH\"",
     ),
     (
         "timeline",

@@ -43,6 +43,19 @@ impl Firmware {
     }
 }
 
+/// C qboot and SeaBIOS as QEMU's packages install them below `root`.
+#[must_use]
+pub fn peers(root: &Path) -> [Firmware; 2] {
+    let seabios = root.join("usr/share/seabios");
+    [
+        Firmware::new(REFERENCE, root.join("usr/share/qemu/qboot.rom")),
+        Firmware {
+            microvm: Some(seabios.join("bios-microvm.bin")),
+            ..Firmware::new("SeaBIOS", seabios.join("bios-256k.bin"))
+        },
+    ]
+}
+
 /// Ours, C qboot and SeaBIOS as QEMU's packages install them, and `others`; without
 /// those that are not here. And why each of these is left out, and how many bytes of
 /// ours are used: none are counted of an image that `QBOOT_ROM` names.
@@ -57,14 +70,8 @@ pub fn all(others: &[PathBuf]) -> Result<(Vec<Firmware>, Vec<String>, u64)> {
             (rom.image, rom.used)
         }
     };
-    let mut firmware = vec![
-        Firmware::new(OURS, image),
-        Firmware::new(REFERENCE, "/usr/share/qemu/qboot.rom"),
-        Firmware {
-            microvm: Some("/usr/share/seabios/bios-microvm.bin".into()),
-            ..Firmware::new("SeaBIOS", "/usr/share/seabios/bios-256k.bin")
-        },
-    ];
+    let mut firmware = vec![Firmware::new(OURS, image)];
+    firmware.extend(peers(Path::new("/")));
     firmware.extend(
         others
             .iter()

@@ -7,7 +7,8 @@
 //! - [`qemu::Qemu`] starts a QEMU for a test or a measurement and watches it.
 //! - [`probe`] makes kernels that say in what state they were entered.
 //! - [`measure`] counts what a firmware costs up to a kernel's first instruction.
-//! - [`mod@bench`] compares several, [`timeline`] shows a whole boot.
+//! - [`mod@bench`] compares several, [`boots`] whole boots with them, [`timeline`] shows
+//!   where their time goes.
 //! - [`matrix`] starts the test that boots a table of machines and kernels.
 //! - [`capture`] records what a machine hands to its firmware.
 //! - [`package`] makes the Debian package, [`release`] everything that is handed out.
@@ -19,6 +20,7 @@ pub use qboot_cli::{
 };
 
 pub mod bench;
+pub mod boots;
 pub mod capture;
 mod chart;
 pub mod figures;

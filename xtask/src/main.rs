@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use examples::EXAMPLES;
 use qboot_cli::commands::{self, DEVELOPER};
-use xtask::{bench, capture, figures, matrix, measure, release, timeline};
+use xtask::{bench, boots, capture, figures, matrix, measure, release, timeline};
 
 fn main() -> ExitCode {
     commands::main(program(), perform)
@@ -25,6 +25,7 @@ fn program() -> Command {
         let task = match name {
             "measure" => measure::Options::augment_args(task),
             "bench" => bench::Options::augment_args(task),
+            "boots" => boots::Options::augment_args(task),
             "timeline" => timeline::Options::augment_args(task),
             "matrix" => matrix::Options::augment_args(task),
             "capture" => capture::Options::augment_args(task),
@@ -48,6 +49,7 @@ fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
     match name {
         "measure" => measure::run(&options(found))?,
         "bench" => bench::run(&options(found))?,
+        "boots" => boots::run(&options(found))?,
         "timeline" => timeline::run(&options(found))?,
         "figures" => figures::publish()?,
         "matrix" => matrix::run(&options(found))?,

@@ -314,6 +314,14 @@ pub struct Options {
     /// Only write the bzImage probe to this file, for such a disk
     #[arg(long, value_name = "FILE", conflicts_with = "update_budget")]
     pub probe: Option<PathBuf>,
+    /// With --user-space: more words for the kernel's command line
+    #[arg(
+        long,
+        value_name = "PARAMETERS",
+        allow_hyphen_values = true,
+        requires = "user_space"
+    )]
+    pub append: Option<String>,
     /// Options handed to QEMU as they are, after a lone --
     #[arg(
         last = true,

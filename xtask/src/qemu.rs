@@ -10,6 +10,7 @@
 //! # anyhow::Ok(())
 //! ```
 
+pub mod debian;
 mod qtest;
 mod vm;
 
@@ -50,12 +51,12 @@ pub fn binary() -> OsString {
     std::env::var_os("QBOOT_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into())
 }
 
-/// First line that `qemu --version` prints.
+/// First line that `program --version` prints.
 ///
 /// # Errors
-/// QEMU cannot be started.
-pub fn version() -> Result<String> {
-    let output = Command::new(binary())
+/// The program cannot be started.
+pub fn version(program: &OsStr) -> Result<String> {
+    let output = Command::new(program)
         .arg("--version")
         .output()
         .with_context(missing_qemu)?;

@@ -16,6 +16,8 @@ use crate::workspace;
 
 /// File of [`Results`].
 pub const RESULTS: &str = "results.json";
+/// File of the [`Boots`].
+pub const BOOTS: &str = "boots.json";
 /// File of the [`Timeline`]s.
 pub const TIMELINES: &str = "timeline.json";
 
@@ -62,9 +64,6 @@ pub struct Kvm {
 pub struct Outcome {
     /// Accesses and instructions; absent when the kernel was not reached.
     pub counts: Option<Counts>,
-    /// A whole boot; absent where it was not counted or user space was not reached.
-    #[serde(default)]
-    pub user_space: Option<UserSpace>,
     /// Pages of guest RAM that were touched first between reset and kernel.
     pub pages: Option<u64>,
     /// Absent without KVM.
@@ -76,9 +75,6 @@ pub struct Outcome {
 pub struct Results {
     /// What `qemu --version` says.
     pub qemu: String,
-    /// Kernel that was booted to user space.
-    #[serde(default)]
-    pub linux: String,
     /// Used bytes of our ROM.
     pub rom_used_bytes: u64,
     /// Firmware names in the order of the table.
@@ -101,41 +97,95 @@ impl Results {
         self.results.get(cell)?.get(firmware)
     }
 
-    /// A table in Markdown: what `entry` says of each firmware in each of `cells`,
-    /// without cells of which it says nothing.
+    /// What `entry` says of each firmware in each of `cells`.
     #[must_use]
     pub fn table(&self, cells: &[&String], entry: Entry) -> String {
-        let mut text = format!("| machine and kernel | {} |\n", self.firmware.join(" | "));
-        text += &"|---".repeat(self.firmware.len() + 1);
-        text += "|\n";
-        for cell in cells {
-            let names = self.firmware.iter();
-            let entries: Vec<_> = names
-                .map(|name| self.outcome(cell, name).and_then(entry))
-                .collect();
-            if entries.iter().any(Option::is_some) {
-                let entries = entries.into_iter();
-                let entries = entries.map(|entry| entry.unwrap_or_else(|| "–".to_owned()));
-                let entries = entries.collect::<Vec<_>>().join(" | ");
-                text += &format!("| {cell} | {entries} |\n");
-            }
+        table(CELL, &self.firmware, cells, |cell, name| {
+            self.outcome(cell, name).and_then(entry)
+        })
+    }
+}
+
+/// Head of a table's first column.
+pub const CELL: &str = "machine and kernel";
+
+/// A table in Markdown of what `entry` says of each row and firmware, without rows of
+/// which it says nothing. `head` is that of the rows' names.
+#[must_use]
+pub fn table(
+    head: &str,
+    firmware: &[String],
+    rows: &[&String],
+    entry: impl Fn(&str, &str) -> Option<String>,
+) -> String {
+    let mut text = format!("| {head} | {} |\n", firmware.join(" | "));
+    text += &"|---".repeat(firmware.len() + 1);
+    text += "|\n";
+    for row in rows {
+        let entries = firmware.iter().map(|name| entry(row, name));
+        let entries: Vec<_> = entries.collect();
+        if entries.iter().any(Option::is_some) {
+            let entries = entries.into_iter();
+            let entries = entries.map(|entry| entry.unwrap_or_else(|| "–".to_owned()));
+            let entries = entries.collect::<Vec<_>>().join(" | ");
+            text += &format!("| {row} | {entries} |\n");
         }
-        text
+    }
+    text
+}
+
+/// Boots to user space of one kernel under one QEMU.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Boots {
+    /// Where kernel and QEMU are from.
+    pub suite: String,
+    /// The kernel's release.
+    pub linux: String,
+    /// What `qemu --version` says.
+    pub qemu: String,
+    /// Firmware names in the order of the table.
+    pub firmware: Vec<String>,
+    /// Cell names in the order of the table.
+    pub cells: Vec<String>,
+    /// By cell and firmware; absent where user space was not reached.
+    pub results: BTreeMap<String, BTreeMap<String, UserSpace>>,
+    /// What was not measured, and why.
+    pub skipped: Vec<String>,
+}
+
+impl Boots {
+    /// What a boot costs, if user space was reached.
+    #[must_use]
+    pub fn outcome(&self, cell: &str, firmware: &str) -> Option<&UserSpace> {
+        self.results.get(cell)?.get(firmware)
+    }
+
+    /// The kernel's version, `6.1`.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let parts: Vec<_> = self.linux.split('.').take(2).collect();
+        parts.join(".")
+    }
+
+    /// The line above a table of [`Boots::table`].
+    #[must_use]
+    pub fn head(&self) -> String {
+        let (linux, qemu) = (&self.linux, &self.qemu);
+        format!("Exits / accesses from reset to user space, Linux {linux}, {qemu}:")
+    }
+
+    /// Exits / accesses in `cells`.
+    #[must_use]
+    pub fn table(&self, cells: &[&String]) -> String {
+        table(CELL, &self.firmware, cells, |cell, name| {
+            let boot = self.outcome(cell, name)?;
+            let (exits, accesses) = (grouped(boot.exits), grouped(boot.accesses));
+            Some(format!("{exits} / {accesses}"))
+        })
     }
 }
 
 impl Outcome {
-    /// Exits / accesses of a whole boot.
-    #[must_use]
-    pub fn boot(&self) -> Option<String> {
-        let boot = self.user_space.as_ref()?;
-        Some(format!(
-            "{} / {}",
-            grouped(boot.exits),
-            grouped(boot.accesses)
-        ))
-    }
-
     /// Accesses / instructions to the kernel.
     #[must_use]
     pub fn to_kernel(&self) -> Option<String> {
@@ -154,9 +204,11 @@ pub struct Stage {
     pub ms: f64,
 }
 
-/// Boots of one kernel with one firmware.
+/// Boots of one kernel on one machine with one firmware.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timeline {
+    /// Machine type.
+    pub machine: String,
     /// Kernel's format.
     pub kernel: String,
     /// Firmware's name.
@@ -169,8 +221,6 @@ pub struct Timeline {
     pub more: Spread,
 }
 
-/// What a timeline boots.
-pub const MACHINE: &str = "q35";
 /// The stages of a timeline. The second, the firmware, differs most.
 pub const STAGES: [&str; 3] = ["QEMU", "firmware", "kernel"];
 

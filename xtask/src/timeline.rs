@@ -1,5 +1,5 @@
-//! The time from QEMU's start to user space by stages, for each firmware, with a
-//! bzImage and with the vmlinux inside it.
+//! The time from QEMU's start to user space by stages, for each machine and firmware,
+//! with a bzImage and with the vmlinux inside it.
 //!
 //! QEMU's trace gives every write to a device its time. The firmware ends with its
 //! last fw_cfg transfer: the kernel that it jumps to makes none.
@@ -17,7 +17,7 @@ use crate::measure::{self, Access, Kernel, Spread};
 use crate::output::say;
 use crate::probe::REPORT_PORT;
 use crate::qemu::Accel;
-use crate::results::{MACHINE, STAGES, Stage, TIMELINES, Timeline, directory, write};
+use crate::results::{STAGES, Stage, TIMELINES, Timeline, directory, write};
 use crate::{chart, progress};
 
 /// Options of `timeline`.
@@ -26,6 +26,9 @@ pub struct Options {
     /// bzImage to boot, as it is and as the vmlinux inside it [default: Debian's cloud kernel]
     #[arg(short, long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Machine to boot on
+    #[arg(long, value_name = "MACHINE", default_values_t = MACHINES.map(str::to_owned))]
+    pub machine: Vec<String>,
     /// Boots of each, by turns
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub runs: usize,
@@ -33,6 +36,8 @@ pub struct Options {
     #[arg(long)]
     pub kvm: bool,
 }
+
+const MACHINES: [&str; 3] = ["microvm", "pc", "q35"];
 
 /// Measures, prints and draws the boots.
 ///
@@ -43,8 +48,13 @@ pub fn run(options: &Options) -> Result<()> {
     let (firmware, ..) = firmware::all(&[])?;
     let linux = Linux::new(options.kernel.as_deref())?;
     let accel = if options.kvm { Accel::Kvm } else { Accel::Tcg };
-    let mut timelines = boots(&linux, &firmware, "vmlinux", accel, options.runs)?;
-    timelines.extend(boots(&linux, &firmware, "bzImage", accel, options.runs)?);
+    let mut timelines = Vec::new();
+    for machine in &options.machine {
+        for kernel in ["vmlinux", "bzImage"] {
+            let boots = boots(&linux, &firmware, (machine, kernel), accel, options.runs);
+            timelines.extend(boots?);
+        }
+    }
 
     let columns = STAGES.join(" | ");
     say!(
@@ -52,6 +62,7 @@ pub fn run(options: &Options) -> Result<()> {
     )?;
     say!("|---|---|---|---|---|---|")?;
     for Timeline {
+        machine,
         kernel,
         firmware,
         stages,
@@ -64,10 +75,10 @@ pub fn run(options: &Options) -> Result<()> {
             .map(|stage| format!("{:.1}", stage.ms))
             .collect();
         let stages = stages.join(" | ");
-        say!("| {kernel}, {firmware} | {stages} | {spread} | {more} |")?;
+        say!("| {machine} {kernel}, {firmware} | {stages} | {spread} | {more} |")?;
     }
     let (release, runs) = (linux.release()?, options.runs);
-    say!("{MACHINE}, {accel:?}, Linux {release}, {runs} boots of each by turns")?;
+    say!("{accel:?}, Linux {release}, {runs} boots of each by turns")?;
     if accel == Accel::Tcg {
         say!("A translator's milliseconds, of which the shares count.")?;
     }
@@ -80,11 +91,11 @@ pub fn run(options: &Options) -> Result<()> {
 fn boots(
     linux: &Linux,
     firmware: &[Firmware],
-    kernel: &str,
+    (machine, kernel): (&str, &str),
     accel: Accel,
     runs: usize,
 ) -> Result<Vec<Timeline>> {
-    let step = progress::step(format!("booting the {kernel}"));
+    let step = progress::step(format!("booting the {kernel} on {machine}"));
     let wrapped = match kernel {
         "bzImage" => Kernel::BzImage,
         _ => Kernel::Pvh,
@@ -92,13 +103,13 @@ fn boots(
     let cells = measure::core_cells();
     let cell = cells
         .iter()
-        .find(|cell| cell.machine == MACHINE && cell.kernel == wrapped)
+        .find(|cell| cell.machine == machine && cell.kernel == wrapped)
         .context("the machine is not measured")?;
     let mut taken = vec![Vec::new(); firmware.len()];
     for _ in 0..runs {
         for (one, list) in firmware.iter().zip(&mut taken) {
             let mut points = vec![seconds(SystemTime::now())?];
-            let trace = user_space::timed(linux, one.image(MACHINE), cell, accel)?;
+            let trace = user_space::timed(linux, one.image(machine), cell, accel)?;
             points.extend(Points::read(trace.path())?.ordered()?);
             list.push(points);
         }
@@ -119,6 +130,7 @@ fn boots(
             .zip(ours)
             .map(|(this, ours)| this - ours);
         Ok(Timeline {
+            machine: machine.to_owned(),
             kernel: kernel.to_owned(),
             firmware: one.name.clone(),
             stages: stages.collect::<Result<_>>()?,

@@ -70,11 +70,16 @@ pub fn core_cells() -> Vec<Cell> {
             cells.push(Cell::new(machine, kernel));
         }
     }
-    cells.push(Cell {
-        devices: (0..20).map(root_port).collect(),
-        ..Cell::new("q35", Kernel::Pvh).named("20 root ports")
-    });
+    cells.push(root_ports(Kernel::Pvh));
     cells
+}
+
+/// q35 with 20 root ports.
+pub(super) fn root_ports(kernel: Kernel) -> Cell {
+    Cell {
+        devices: (0..20).map(root_port).collect(),
+        ..Cell::new("q35", kernel).named("20 root ports")
+    }
 }
 
 fn root_port(n: usize) -> String {

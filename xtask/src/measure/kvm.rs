@@ -85,6 +85,13 @@ impl fmt::Display for Spread {
 }
 
 impl Spread {
+    /// In whole numbers.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        let Self { median, min, max } = self;
+        format!("{median:.0} ({min:.0} to {max:.0})")
+    }
+
     /// Of at least one value.
     #[must_use]
     pub fn of(mut values: Vec<f64>) -> Option<Self> {

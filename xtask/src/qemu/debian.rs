@@ -1,0 +1,57 @@
+//! QEMU as a suite of Debian's has it, unpacked and not installed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::debian::{self, Lists, Package};
+use crate::workspace;
+
+/// An unpacked QEMU.
+#[derive(Clone, Debug)]
+pub struct Unpacked {
+    /// What starts it.
+    pub program: PathBuf,
+    /// The directory that stands for `/`, with its firmware images.
+    pub root: PathBuf,
+}
+
+/// QEMU from `suite`, such as `sid`, with all its libraries and their loader: the
+/// release's C library may be older than it asks for.
+///
+/// # Errors
+/// It cannot be fetched.
+pub fn of(suite: &str) -> Result<Unpacked> {
+    let root = debian::unpack_with_dependencies(&Package {
+        name: "qemu-system-x86".to_owned(),
+        lists: Lists::Suite {
+            suite: suite.to_owned(),
+            arch: "amd64".to_owned(),
+        },
+    })?;
+    // Debian 12's packages still have it in the second.
+    let loader = ["usr/lib64", "lib64"].map(|dir| root.join(dir).join("ld-linux-x86-64.so.2"));
+    let loader = loader.iter().find(|loader| loader.is_file());
+    let loader = loader.context("the C library has no loader")?;
+    let text = format!(
+        "#!/bin/sh\n\
+         root={}\n\
+         export QEMU_MODULE_DIR=$root/usr/lib/x86_64-linux-gnu/qemu\n\
+         exec {} \\\n  \
+         --library-path $root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu \\\n  \
+         $root/usr/bin/qemu-system-x86_64 -L $root/usr/share/qemu -L $root/usr/share/seabios \"$@\"\n",
+        root.display(),
+        loader.display()
+    );
+    let program = workspace::target()
+        .join("debian")
+        .join(format!("qemu-{suite}"));
+    // Another process may be starting it.
+    if fs::read_to_string(&program).ok().as_ref() != Some(&text) {
+        workspace::write_atomically(&program, text.as_bytes())?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(Unpacked { program, root })
+}
