@@ -68,29 +68,33 @@ fn summary(rows: &[Row], record: &Record) -> String {
     text
 }
 
-/// Every cell with this firmware, a list for each group. Machines of a row that do the
-/// same share a line.
+/// Every cell with this firmware, a list for each group. Cells with the same text and
+/// result share a line.
 fn whole(rows: &[Row], record: &Record) -> String {
     let mut text = String::new();
     let all: BTreeSet<&String> = record.cells().flat_map(|id| record.versions(id)).collect();
     for group in groups(rows) {
         let _ = write!(text, "## {group}\n\n");
+        let mut lines: Vec<(&str, String, Vec<&str>)> = Vec::new();
         for row in rows.iter().filter(|row| row.group == group) {
-            let mut lines: Vec<(Vec<&str>, String)> = Vec::new();
             for (machine, id) in ids(row) {
                 let mut result = match record.versions(&id) {
                     run if run.len() == all.len() => String::new(),
                     fewer => format!(" (QEMU {})", fewer.join(", ")),
                 };
                 result.push_str(&failure(record, &id));
-                match lines.iter_mut().find(|(_, same)| *same == result) {
-                    Some((machines, _)) => machines.push(machine),
-                    None => lines.push((vec![machine], result)),
+                let line = lines
+                    .iter_mut()
+                    .find(|(text, same, _)| *text == row.text && *same == result);
+                match line {
+                    Some((.., machines)) if machines.contains(&machine) => {}
+                    Some((.., machines)) => machines.push(machine),
+                    None => lines.push((&row.text, result, vec![machine])),
                 }
             }
-            for (machines, result) in lines {
-                let _ = writeln!(text, "- {}: {}{result}", row.text, machines.join(", "));
-            }
+        }
+        for (what, result, machines) in lines {
+            let _ = writeln!(text, "- {what}: {}{result}", machines.join(", "));
         }
         text.push('\n');
     }
@@ -130,15 +134,20 @@ mod tests {
 
     #[test]
     fn tell_what_works_and_how_the_rest_fails() {
-        let row = |name: &str| {
-            let text = format!(
-                "name='{name}'\ngroup='G'\ntext='T{name}'\nmachines=['pc','q35']\nkernel='k'\nexpect=['x']"
+        let row = |name: &str, text: &str| {
+            let row = format!(
+                "name='{name}'\ngroup='G'\ntext='{text}'\nmachines=['pc','q35']\nkernel='k'\nexpect=['x']"
             );
-            toml::from_str::<Row>(&text).unwrap()
+            toml::from_str::<Row>(&row).unwrap()
         };
-        let rows = [row("a"), row("b"), row("c")];
+        let rows = [
+            row("a", "Ta"),
+            row("b", "Tb"),
+            row("c", "Tc"),
+            row("d", "Ta"),
+        ];
         let mut record = Record::default();
-        for id in ["a@pc", "a@q35", "b@pc"] {
+        for id in ["a@pc", "a@q35", "b@pc", "d@pc", "d@q35"] {
             record.set("7.2", id, &[("qboot", "prints nothing")]);
             record.set("10.0", id, &[(OURS, WORKS)]);
         }
@@ -146,7 +155,7 @@ mod tests {
         record.set("7.2", "b@q35", &[(OURS, "ends without `a|b`")]);
         record.set("7.2", "c@pc", &[]);
         let text = summary(&rows, &record);
-        assert!(text.contains("| G | 4 of 5 | 2 of 5 | 5 of 5 |"), "{text}");
+        assert!(text.contains("| G | 6 of 7 | 2 of 7 | 7 of 7 |"), "{text}");
         let text = whole(&rows, &record);
         let lines = [
             "- Ta: pc, q35",
