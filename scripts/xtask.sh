@@ -14,7 +14,7 @@ export QBOOT_SCRIPT=${QBOOT_SCRIPT:-$0}
 # Whoever asks for help or for what is missing wants nothing installed, and is not
 # to wait for a compiler.
 case " $* " in
-"  " | *" --help "* | *" -h "* | " help "*)
+"  " | *" --help "* | *" -h "* | " help "* | " --version " | " -V ")
     if [ -x "$qboot" ]; then exec "$qboot" "$@"; fi
     sed -n '2,/^[^#]/{/^[^#]/d;s/^# \{0,1\}//;p}' "$QBOOT_SCRIPT"
     echo "(commands and options are listed here once a first boot has compiled the program)"
@@ -24,9 +24,39 @@ case " $* " in
     if [ -x "$qboot" ]; then exec "$qboot" "$@"; fi
     exec "$root/scripts/setup.sh" doctor
     ;;
-# A script that stands for one command installs what that needs.
-*) [ "${QBOOT_SCRIPT##*/}" = xtask.sh ] || "$root/scripts/setup.sh" ;;
 esac
+# Wrong usage is told before anything is installed or compiled; a program that is there
+# says more. A test compares the names with the program's.
+commands=(run build inspect extract kernel doctor completions dist)
+developer=(boots measure bench timeline figures matrix capture release)
+options=(--machine -M --kernel -k --initrd -i --append -a --memory -m --cpus -c --accel --firmware -f --bzimage --log
+    --mode --timeout --fast --qemu --dry-run --features --symbols -n --json)
+wrong() {
+    printf "error: %s\n\nFor more information, try '%s --help'.\n" "$1" "$QBOOT_SCRIPT" >&2
+    exit 2
+}
+check() {
+    # Developers' commands have options of their own.
+    [[ " ${developer[*]} " != *" $1 "* ]] || return 0
+    [[ " ${commands[*]} " == *" $1 "* ]] || wrong "unrecognized subcommand '$1'"
+    local word option last=
+    for word in "${@:2}"; do
+        option=
+        case $word in
+        --) return ;;
+        --*) option=${word%%=*} ;;
+        # Its value may follow without a space.
+        -?*) option=${word:0:2} ;;
+        esac
+        # Kernel parameters may begin with a dash.
+        [[ -z $option || " ${options[*]} " == *" $option "* || $last = --append || $last = -a ]] ||
+            wrong "unexpected argument '$word' found"
+        last=$word
+    done
+}
+[ -x "$qboot" ] || check "$@"
+# A script that stands for one command installs what that needs.
+[ "${QBOOT_SCRIPT##*/}" = xtask.sh ] || "$root/scripts/setup.sh"
 if ! [ -x "$qboot" ]; then
     command -v cargo >/dev/null || {
         echo "Rust is missing: $root/scripts/setup.sh installs it or says how" >&2
@@ -34,9 +64,9 @@ if ! [ -x "$qboot" ]; then
     }
     echo "compiling the program qboot, once ..." >&2
     case ${1:-} in run | build | dist)
-        # Compiled meanwhile, when cargo knows its packages: the program finds it
-        # done, or says what is wrong with it.
-        (sleep 1 && exec "$root/scripts/rom.sh") >/dev/null 2>&1 &
+        # Compiled meanwhile, when cargo knows its packages, and after the program,
+        # which then fetches a kernel: it finds the ROM done, or says what is wrong.
+        (sleep 1 && exec nice "$root/scripts/rom.sh") >/dev/null 2>&1 &
         trap "kill $! 2>/dev/null; exit 130" INT TERM
         ;;
     esac
@@ -45,7 +75,7 @@ fi
 # little to compile, only what cargo waits for and compiles is told.
 compile() { (cd "$root" && cargo build --package qboot-cli --target-dir target >&2); }
 if [ -x "$qboot" ]; then
-    compile 2> >(sed '/^ *Finished/d' >&2)
+    compile 2> >(sed -u '/^ *Finished/d' >&2)
 else
     compile
 fi || {

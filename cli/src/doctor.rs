@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{Access, access, statvfs};
-
 use crate::inspect::Identity;
 use crate::json::Json;
 use crate::{initramfs, run, workspace};
@@ -280,9 +278,11 @@ fn place(dir: &Path) -> Result<String, String> {
     let shown = dir.display();
     let there = dir.ancestors().find(|dir| dir.is_dir());
     let there = there.ok_or_else(|| format!("no {shown}"))?;
-    access(there, Access::WRITE_OK).map_err(|error| format!("{shown}: {error}"))?;
-    let room = statvfs(there).map_err(|error| format!("{shown}: {error}"))?;
-    let mib = room.f_bavail.saturating_mul(room.f_frsize) >> 20;
+    let writable = Command::new("test").arg("-w").arg(there).status();
+    if !writable.is_ok_and(|status| status.success()) {
+        return Err(format!("{shown} cannot be written"));
+    }
+    let mib = free_mib(there).ok_or_else(|| format!("{shown}: df does not tell its room"))?;
     let wanted = if workspace::source().is_some() {
         BUILD_MIB
     } else {
@@ -294,6 +294,15 @@ fn place(dir: &Path) -> Result<String, String> {
         ));
     }
     Ok(format!("{shown}, {mib} MiB free"))
+}
+
+/// Room below `dir` for this user.
+fn free_mib(dir: &Path) -> Option<u64> {
+    // POSIX: a heading, then name, blocks, used, available, ...
+    let said = Command::new("df").arg("-Pk").arg(dir).output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let available = said.lines().nth(1)?.split_whitespace().nth(3)?;
+    Some(available.parse::<u64>().ok()? >> 10)
 }
 
 /// Whether the largest files exist already.

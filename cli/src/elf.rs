@@ -1,9 +1,9 @@
 //! Sections and symbols of the firmware's ELF file.
 
-use anyhow::Result;
-use object::Endianness;
-use object::elf::{SHF_ALLOC, SHT_NOBITS, STT_FUNC, STT_OBJECT, SectionFlags};
-use object::read::elf::{ElfFile32, FileHeader, SectionHeader, Sym};
+use anyhow::{Context, Result};
+use elf::ElfBytes;
+use elf::abi::{SHF_ALLOC, SHT_NOBITS, STT_FUNC, STT_OBJECT};
+use elf::endian::LittleEndian;
 
 /// A part of the image or of the memory that the firmware uses.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,21 +22,20 @@ pub struct Part {
 /// # Errors
 /// `elf` is not a 32-bit ELF file.
 pub fn sections(elf: &[u8]) -> Result<Vec<Part>> {
-    let file = ElfFile32::<Endianness>::parse(elf)?;
-    let header = file.elf_header();
-    let endian = header.endian()?;
-    let table = header.sections(endian, elf)?;
+    let file = ElfBytes::<LittleEndian>::minimal_parse(elf)?;
+    let (headers, names) = file.section_headers_with_strtab()?;
+    let headers = headers.context("no sections")?;
+    let names = names.context("no names of sections")?;
     let mut parts = Vec::new();
-    for section in table.iter() {
-        if section.sh_flags(endian) & SHF_ALLOC == SectionFlags(0) {
+    for section in headers {
+        if section.sh_flags & u64::from(SHF_ALLOC) == 0 {
             continue;
         }
-        let name = table.section_name(endian, section)?;
         parts.push(Part {
-            name: String::from_utf8_lossy(name).into_owned(),
-            addr: section.sh_addr(endian),
-            len: section.sh_size(endian),
-            in_image: section.sh_type(endian) != SHT_NOBITS,
+            name: names.get(section.sh_name as usize)?.to_owned(),
+            addr: u32::try_from(section.sh_addr)?,
+            len: u32::try_from(section.sh_size)?,
+            in_image: section.sh_type != SHT_NOBITS,
         });
     }
     Ok(parts)
@@ -47,23 +46,19 @@ pub fn sections(elf: &[u8]) -> Result<Vec<Part>> {
 /// # Errors
 /// `elf` is not a 32-bit ELF file.
 pub fn symbols(elf: &[u8]) -> Result<Vec<Part>> {
-    let file = ElfFile32::<Endianness>::parse(elf)?;
-    let endian = file.endian();
-    let table = file.elf_symbol_table();
+    let file = ElfBytes::<LittleEndian>::minimal_parse(elf)?;
+    let (symbols, names) = file.symbol_table()?.context("no symbols")?;
     let mut parts = Vec::new();
-    for symbol in table.iter() {
-        let kind = symbol.st_type();
-        if (kind != STT_FUNC && kind != STT_OBJECT) || symbol.st_size(endian) == 0 {
+    for symbol in symbols {
+        let kind = symbol.st_symtype();
+        if (kind != STT_FUNC && kind != STT_OBJECT) || symbol.st_size == 0 {
             continue;
         }
-        let name = table.symbol_name(endian, symbol)?;
+        let name = names.get(symbol.st_name as usize)?;
         parts.push(Part {
-            name: format!(
-                "{:#}",
-                rustc_demangle::demangle(&String::from_utf8_lossy(name))
-            ),
-            addr: symbol.st_value(endian),
-            len: symbol.st_size(endian),
+            name: format!("{:#}", rustc_demangle::demangle(name)),
+            addr: u32::try_from(symbol.st_value)?,
+            len: u32::try_from(symbol.st_size)?,
             in_image: true,
         });
     }

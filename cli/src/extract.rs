@@ -9,10 +9,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use object::elf::NoteType;
-use object::read::elf::{ElfFile32, ElfFile64, FileHeader, ProgramHeader};
-use object::{Endianness, FileKind};
+use anyhow::{Context, Result, ensure};
+use elf::ElfBytes;
+use elf::abi::PT_NOTE;
+use elf::endian::LittleEndian;
+use elf::note::Note;
 
 use crate::uki::Pe;
 use crate::{hdr, progress, workspace};
@@ -230,33 +231,19 @@ pub fn cached(path: &Path) -> Result<Cached> {
 /// # Errors
 /// `elf` is not an ELF file for x86, or its headers are damaged.
 pub fn pvh_entry(elf: &[u8]) -> Result<Option<u64>> {
-    match FileKind::parse(elf).context("not an ELF file")? {
-        FileKind::Elf32 => {
-            let file = ElfFile32::<Endianness>::parse(elf)?;
-            find_pvh(file.elf_header(), elf)
-        }
-        FileKind::Elf64 => {
-            let file = ElfFile64::<Endianness>::parse(elf)?;
-            find_pvh(file.elf_header(), elf)
-        }
-        other => bail!("not an ELF kernel but {other:?}"),
-    }
-}
-
-const XEN_ELFNOTE_PHYS32_ENTRY: NoteType = NoteType(18);
-
-fn find_pvh<H: FileHeader>(header: &H, elf: &[u8]) -> Result<Option<u64>> {
-    let endian = header.endian()?;
-    for segment in header.program_headers(endian, elf)? {
-        let Some(mut notes) = segment.notes(endian, elf)? else {
-            continue;
-        };
-        while let Some(note) = notes.next()? {
-            if note.name() != b"Xen" || note.n_type(endian) != XEN_ELFNOTE_PHYS32_ENTRY {
+    const XEN_ELFNOTE_PHYS32_ENTRY: u64 = 18;
+    let file = ElfBytes::<LittleEndian>::minimal_parse(elf).context("not an ELF file for x86")?;
+    let segments = file.segments().into_iter().flatten();
+    for segment in segments.filter(|segment| segment.p_type == PT_NOTE) {
+        for note in file.segment_data_as_notes(&segment)? {
+            let Note::Unknown(note) = note else {
+                continue;
+            };
+            if note.name != b"Xen\0" || note.n_type != XEN_ELFNOTE_PHYS32_ENTRY {
                 continue;
             }
             let mut address = [0; 8];
-            let desc = note.desc();
+            let desc = note.desc;
             ensure!(
                 matches!(desc.len(), 4 | 8),
                 "PVH note with a {}-byte entry",

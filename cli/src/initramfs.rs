@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cpio::newc;
-use object::Endianness;
-use object::elf::PT_INTERP;
-use object::read::elf::{ElfFile64, ProgramHeader};
+use elf::ElfBytes;
+use elf::abi::PT_INTERP;
+use elf::endian::LittleEndian;
+use elf::file::Class;
 
 use crate::debian::{self, Lists, Package};
 use crate::workspace;
@@ -196,13 +197,11 @@ fn is_static(path: &Path) -> bool {
     let Ok(bytes) = fs::read(path) else {
         return false;
     };
-    let Ok(file) = ElfFile64::<Endianness>::parse(bytes.as_slice()) else {
+    let Ok(file) = ElfBytes::<LittleEndian>::minimal_parse(&bytes) else {
         return false;
     };
-    let endian = file.endian();
-    file.elf_program_headers()
-        .iter()
-        .all(|header| header.p_type(endian) != PT_INTERP)
+    let mut segments = file.segments().into_iter().flatten();
+    file.ehdr.class == Class::ELF64 && segments.all(|segment| segment.p_type != PT_INTERP)
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ Examples:
   qboot measure --trace --cell \"q35 PVH\"
   qboot measure --rom /usr/share/qemu/qboot.rom --rom target/qboot.rom
   qboot measure --all --json | jq
-  qboot measure --user-space --cell \"q35 PVH\" --append pci=noearly -- -M hpet=off
+  qboot measure --user-space --cell \"q35 PVH\" --append pci=noearly \\
+      -- -M hpet=off
   qboot measure --user-space --runs 5 --rom /usr/share/qemu/qboot.rom
   qboot measure --update-budget          after a change that is worth it",
     ),
