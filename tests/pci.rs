@@ -15,6 +15,8 @@ use xtask::qemu::Qemu;
 mod boots;
 #[path = "pci/buses.rs"]
 mod buses;
+#[path = "pci/linux.rs"]
+mod linux;
 #[path = "pci/qtest.rs"]
 mod qtest;
 

@@ -98,32 +98,34 @@ fn all_buses_are_named(
 }
 
 /// QEMU fills the tables of IOMMUs from the bridges' bus numbers: they are as with
-/// SeaBIOS, which numbers the same buses.
+/// SeaBIOS, which numbers the same buses. pc numbers them only with the option.
 #[rstest]
-#[case::virtio(&["virtio-iommu-pci,addr=8"], "VIOT")]
-#[case::intel(&["intel-iommu"], "DMAR")]
-#[case::amd(&["amd-iommu"], "IVRS")]
+#[case::virtio(Q35, "virtio-iommu-pci,addr=8", "VIOT")]
+#[case::intel(Q35, "intel-iommu", "DMAR")]
+#[case::amd(Q35, "amd-iommu", "IVRS")]
+#[case::virtio_on_pc(PC, "virtio-iommu-pci,addr=8", "VIOT")]
 fn the_tables_of_iommus_name_the_same_buses(
-    #[case] iommu: &[&str],
+    #[case] machine: Machine,
+    #[case] iommu: &str,
     #[case] table: &str,
 ) -> Result<()> {
-    let devices = [
-        "pcie-root-port,id=p1,chassis=1,addr=2",
-        "pcie-root-port,id=p2,chassis=2,addr=3",
-        "virtio-rng-pci,bus=p1",
-        "virtio-rng-pci,bus=p2",
-    ];
+    let slot = machine.slot_behind_bridge();
+    let device = |n| format!("virtio-rng-pci,bus=b{n},addr={slot}");
+    let bridges = [machine.bridge_at(1, 2), machine.bridge_at(2, 3)];
     let probe = Probe::new(Kind::Pvh)?;
     let read = |rom: Option<&str>| -> Result<Vec<u8>> {
-        let mut qemu = probe.machine(Q35)?;
+        let mut qemu = probe.machine(machine)?;
+        if machine.is(PC) {
+            qemu = qemu.option("pci", "buses");
+        }
         if let Some(rom) = rom {
             qemu = qemu.bios(rom);
         }
-        let all = iommu.iter().chain(&devices);
-        let (handover, mut vm) = probe.boot(&qemu.devices(all))?;
+        let qemu = qemu.devices([iommu]).devices(&bridges);
+        let (handover, mut vm) = probe.boot(&qemu.devices([device(1), device(2)]))?;
         Ok(Tables::read(&mut vm, &handover)?.get(table)?.to_vec())
     };
-    let (ours, seabios) = (read(None)?, read(Some(Q35.seabios))?);
+    let (ours, seabios) = (read(None)?, read(Some(machine.seabios))?);
     ensure!(ours == seabios, "{ours:x?}\nSeaBIOS {seabios:x?}");
     Ok(())
 }
