@@ -1,4 +1,4 @@
-//! The ROM's own set-up, and what Linux makes of it.
+//! What does not fit, and what Linux makes of the rest.
 
 use std::time::Duration;
 
@@ -13,27 +13,7 @@ use xtask::kernel::Flavour;
 use xtask::linux::Time;
 use xtask::probe;
 
-use super::{Setup, VARIETY};
-
-#[test]
-fn the_rom_does_the_same() -> Result<()> {
-    let microvm = ["virtio-net-pci", "nvme,serial=1"];
-    let q35 = [
-        "pxb-pcie,id=x1,bus_nr=0x40",
-        "pcie-root-port,id=p1,slot=1,bus=x1",
-        "e1000e,bus=p1",
-        "pci-testdev,membar=64G,bus=pcie.0",
-    ];
-    for setup in [
-        Setup::new(PC, VARIETY),
-        Setup::new(Q35, q35).with_roots(1),
-        Setup::new(MICROVM_PCIE, microvm),
-        Setup::new(MICROVM.with("pcie=on,ioapic2=off"), microvm),
-    ] {
-        assert_eq!(setup.rom()?, setup.ours()?.functions, "{}", setup.machine);
-    }
-    Ok(())
-}
+use super::Setup;
 
 /// A boot goes on without what does not fit, and names the first of it.
 #[rstest]
