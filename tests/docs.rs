@@ -1,6 +1,5 @@
-//! The documentation in accord with itself and with the source: links resolve,
-//! the book lists every page, and the generated pages are as the source says.
-//! `QBOOT_UPDATE_DOCS=1` writes those anew.
+//! The documentation in accord with itself and with the source: links resolve, the book
+//! lists every page, and commands do what the pages say.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,8 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qboot::error::{Error, OptionName};
-use qboot::layout;
-use qboot::phys::PhysRange;
 use qboot::settings::options::{BusesOption, EntryOption, LogOption, PciOption, choose};
 use qboot_tests::{links, shape};
 use xtask::measure::{self, Kit};
@@ -117,21 +114,6 @@ fn the_book_lists_every_page() -> Result<()> {
     Ok(())
 }
 
-/// Compares a generated page with what is there, or writes it.
-fn generated(name: &str, content: &str) -> Result<()> {
-    let path = docs().join(name);
-    if std::env::var_os("QBOOT_UPDATE_DOCS").is_some() {
-        fs::write(&path, content)?;
-    }
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    ensure!(
-        found == content,
-        "docs/{name} is not as the source says: \
-         QBOOT_UPDATE_DOCS=1 cargo test --package qboot-tests --test docs"
-    );
-    Ok(())
-}
-
 /// Every access that docs/boot-flow.md walks along, and no other: those it lists,
 /// and one for each transfer in its table.
 #[test]
@@ -167,110 +149,6 @@ fn the_boot_that_is_walked_along_is_todays() -> Result<()> {
     ensure!(walked.iter().copied().eq(1..=transfers.len()), "{walked:?}");
     ensure!(page.contains(&format!("There are {}.", counts.accesses)));
     Ok(())
-}
-
-const COLOURS: [&str; 3] = ["#d9e7f5", "#f5e3d0", "#e8e8e8"];
-
-/// What the colours mean, in a line at `y`.
-fn legend(svg: &mut String, y: usize) {
-    let legend = [
-        "the kernel's from its first instruction on",
-        "reserved in E820",
-        "no RAM",
-    ];
-    let mut x = 120;
-    for (text, colour) in legend.into_iter().zip(COLOURS) {
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"14\" height=\"14\" fill=\"{colour}\" stroke=\"#555\"/>\n\
-             <text x=\"{}\" y=\"{}\">{text}</text>",
-            x + 20,
-            y + 12
-        );
-        // A letter is 8 wide.
-        x += 20 + 8 * text.len() + 16;
-    }
-}
-
-const KERNEL: usize = 0;
-const FIRMWARE: usize = 1;
-const NO_RAM: usize = 2;
-
-/// What lies where, from the top down, and who owns it once the kernel runs.
-fn ranges() -> [(PhysRange, &'static str, usize); 14] {
-    let rom = PhysRange::fixed(0xffff_0000, u32::MAX);
-    let high = PhysRange::fixed(layout::HIGH_RAM, layout::Q35_ECAM.start());
-    [
-        (rom, "the ROM, up to 4 GiB", NO_RAM),
-        (layout::LOCAL_APIC, "local APIC", NO_RAM),
-        (
-            layout::MICROVM_ECAM,
-            "configuration space of microvm,pcie=on",
-            NO_RAM,
-        ),
-        (layout::Q35_ECAM, "configuration space of q35", NO_RAM),
-        (
-            high,
-            "RAM, as much as there is: kernel; initrd and tables at its end",
-            KERNEL,
-        ),
-        (
-            layout::F_SEGMENT,
-            "F segment: code, RSDP, SMBIOS, MP table",
-            FIRMWARE,
-        ),
-        (layout::LEGACY_HOLE, "VGA memory, option ROM space", NO_RAM),
-        (layout::EBDA, "EBDA", FIRMWARE),
-        (
-            layout::LOW_FREE_TOP,
-            "command line, zero page or start_info",
-            KERNEL,
-        ),
-        (layout::SCRATCH, "scratch until the jump", KERNEL),
-        (
-            layout::LOW_FREE,
-            "more for command line and zero page",
-            KERNEL,
-        ),
-        (
-            layout::STACK,
-            "stack until the jump, its guard word at the bottom",
-            KERNEL,
-        ),
-        (layout::STATICS, "statics until the jump", KERNEL),
-        (layout::IVT_BDA, "real-mode vectors, BIOS data area", KERNEL),
-    ]
-}
-
-/// A row for each range; heights say nothing about sizes.
-fn memory_map() -> String {
-    let rows = ranges();
-    let height = 30 * rows.len() + 60;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" \
-         font-family=\"monospace\" font-size=\"13\">\n\
-         <rect width=\"760\" height=\"{height}\" fill=\"white\"/>\n"
-    );
-    for (index, (range, what, owner)) in rows.into_iter().enumerate() {
-        let (y, colour) = (30 * index + 10, COLOURS[owner]);
-        let _ = writeln!(
-            svg,
-            "<rect x=\"120\" y=\"{y}\" width=\"620\" height=\"30\" fill=\"{colour}\" stroke=\"#555\"/>\n\
-             <text x=\"112\" y=\"{}\" text-anchor=\"end\">{:#010x}</text>\n\
-             <text x=\"130\" y=\"{}\">{what}</text>",
-            y + 29,
-            range.start(),
-            y + 20
-        );
-    }
-    legend(&mut svg, height - 35);
-    svg.push_str("</svg>\n");
-    svg
-}
-
-#[test]
-fn the_memory_map_is_that_of_the_source() -> Result<()> {
-    generated("memory-map.svg", &memory_map())
 }
 
 /// A row of the table of options: which, its value, and what that means.
