@@ -7,7 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use xtask::workspace;
 
 /// Where the descriptor is in the source, and installed.
@@ -69,7 +68,7 @@ enum Feature {
     AcpiS4,
 }
 
-fn ours() -> Result<Value> {
+fn ours() -> Result<Firmware> {
     let text = fs::read_to_string(workspace::root().join(DESCRIPTOR))?;
     serde_json::from_str(&text).context(DESCRIPTOR)
 }
@@ -98,48 +97,9 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What can be wrong with a descriptor, as changes of `good`.
-fn broken(good: &Value) -> Vec<Value> {
-    let mut found = Vec::new();
-    for member in good.as_object().into_iter().flatten() {
-        let mut without = good.clone();
-        without.as_object_mut().map(|all| all.remove(member.0));
-        found.push(without);
-    }
-    for (pointer, value) in [
-        ("", json!([good])),
-        ("/description", json!(1)),
-        ("/interface-types", json!("bios")),
-        ("/interface-types/0", json!("csm")),
-        ("/mapping", json!({ "device": "memory" })),
-        ("/mapping/device", json!("rom")),
-        ("/mapping/device", json!("flash")),
-        ("/mapping/filename", json!(null)),
-        ("/targets/0/architecture", json!("i686")),
-        ("/targets/0/machines", json!("pc-q35-*")),
-        ("/targets/0", json!({ "architecture": "x86_64" })),
-        ("/features", json!(["pci"])),
-        ("/tags", json!([true])),
-    ] {
-        let mut changed = good.clone();
-        if let Some(place) = changed.pointer_mut(pointer) {
-            *place = value;
-        }
-        found.push(changed);
-    }
-    let mut more = good.clone();
-    more["vendor"] = json!("qboot-rs");
-    found.push(more);
-    let mut more = good.clone();
-    more["mapping"]["format"] = json!("raw");
-    found.push(more);
-    found
-}
-
 #[test]
 fn the_descriptor_is_of_qemus_format() -> Result<()> {
-    let good = ours()?;
-    let firmware: Firmware = serde_json::from_value(good.clone())?;
+    let firmware = ours()?;
     ensure!(!firmware.description.is_empty(), "no description");
     ensure!(
         matches!(firmware.interface_types[..], [Interface::Bios]),
@@ -148,17 +108,13 @@ fn the_descriptor_is_of_qemus_format() -> Result<()> {
     );
     let path = Path::new(&firmware.mapping.filename);
     ensure!(path.is_absolute(), "{}", path.display());
-    for bad in broken(&good) {
-        let read = serde_json::from_value::<Firmware>(bad.clone());
-        ensure!(read.is_err(), "taken: {bad}");
-    }
     Ok(())
 }
 
 /// Machines are named as the format wants: what this QEMU has, and no aliases.
 #[test]
 fn the_descriptor_names_machines_that_there_are() -> Result<()> {
-    let firmware: Firmware = serde_json::from_value(ours()?)?;
+    let firmware = ours()?;
     ensure!(firmware.targets.len() == 2, "{:?}", firmware.targets);
     for target in &firmware.targets {
         let there = machines(&target.architecture)?;

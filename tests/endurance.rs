@@ -104,13 +104,13 @@ fn warm_resets(machine: Machine, kind: Kind, count: usize) -> Result<()> {
     Ok(())
 }
 
-#[apply(each_machine)]
-fn cold(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn cold(machine: Machine, kind: Kind) -> Result<()> {
     cold_boots(machine, kind, 25)
 }
 
-#[apply(each_machine)]
-fn warm(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn warm(machine: Machine, kind: Kind) -> Result<()> {
     warm_resets(machine, kind, 25)
 }
 

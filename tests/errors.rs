@@ -13,7 +13,7 @@ use qboot_tests::{
 };
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, BzImage, Elf, Mode, Segment, hdr};
+use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
 use xtask::qemu::Qemu;
 use xtask::{extract, run, uki};
 
@@ -178,11 +178,8 @@ fn a_kernel_over_the_firmware(machine: Machine) -> Result<()> {
     fails_with(&qemu, Error::KernelOverlapsFirmware, "1 MiB")
 }
 
-#[apply(each_machine)]
-fn an_initrd_too_big(
-    machine: Machine,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn an_initrd_too_big(machine: Machine, kind: Kind) -> Result<()> {
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.set_u32(hdr::INIT_SIZE, 40 << 20);
     let mut elf = Elf::new(Mode::Halt)?;
@@ -282,12 +279,7 @@ fn an_exception_of_the_kernel(
     #[values(Kind::BzImage, Kind::Pvh, Kind::Multiboot)] kind: Kind,
     #[case] code: &[u8],
 ) -> Result<()> {
-    let mut image = kind.image(Mode::Halt)?;
-    let probe = probe::code(Mode::Halt)?;
-    let at = image.windows(64).position(|bytes| *bytes == probe[..64]);
-    let at = at.context("no entry in the image")?;
-    image[at..at + code.len()].copy_from_slice(code);
-    let probe = Probe::from_bytes(kind, &image)?;
+    let probe = Probe::from_bytes(kind, &kind.other_than_linux(Mode::Halt, code)?)?;
     let log = probe.file("log", b"")?;
     let qemu = machine.qemu()?.kernel(probe.path()).debug_exit();
     let qemu = qemu.args(["-d", "cpu_reset", "-D"]).arg(&log);

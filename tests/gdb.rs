@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::machines::Q35;
-use qboot_tests::{Options, PROBE_TIMEOUT, rom};
+use qboot_tests::{Options, for_gdb, rom};
 use rstest::rstest;
 use xtask::kernel::{self, Flavour};
 use xtask::workspace;
@@ -57,12 +57,7 @@ fn answers(commands: &str, options: &[(&str, &str)]) -> Result<String> {
         .memory_mib(128)
         .kernel(kernel::debian(Flavour::CloudAmd64)?.bzimage)
         .append("console=ttyS0");
-    let stub = format!("unix:{},server=on,wait=off", socket.display());
-    let qemu = options
-        .iter()
-        .fold(qemu, |qemu, (name, value)| qemu.option(name, value));
-    let mut vm = qemu.args(["-S", "-gdb", &stub]).spawn()?;
-    vm.wait_for("gdb's socket", PROBE_TIMEOUT, |_| socket.exists())?;
+    let _vm = for_gdb(qemu.options(options), &socket)?;
     let mut gdb = Command::new("timeout");
     // By lines, as on a terminal: what gdb says and what the programs say that
     // it starts would come in another order.

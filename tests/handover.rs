@@ -11,7 +11,7 @@ use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, skip};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{self, BzImage, Mode, PAYLOAD_LEN, hdr};
-use xtask::qemu::{self, Accel, Vm};
+use xtask::qemu::{self, Accel, Qemu, Vm};
 
 #[path = "handover/kernels.rs"]
 mod kernels;
@@ -67,6 +67,15 @@ fn check_initrd(vm: &mut Vm, handover: &Handover, expected: &[u8]) -> Result<()>
     Ok(())
 }
 
+/// Boots with an initrd of this length, which comes over byte for byte.
+fn boot_with_initrd(probe: &Probe, qemu: Qemu, len: usize) -> Result<(Handover, Vm)> {
+    let initrd = noise(len, 7);
+    let qemu = qemu.initrd(probe.file("initrd", &initrd)?);
+    let (handover, mut vm) = probe.boot(&qemu)?;
+    check_initrd(&mut vm, &handover, &initrd)?;
+    Ok((handover, vm))
+}
+
 #[rstest]
 fn every_machine(
     #[values(PC, Q35, MICROVM, MICROVM.with("acpi=off"), MICROVM_PCIE, MICROVM.with("pit=off,pic=off,rtc=off"))]
@@ -89,22 +98,16 @@ fn every_machine(
 }
 
 /// RAM sizes, each with an initrd that leaves little room for a page's rounding.
-#[apply(each_machine)]
+#[apply(each_machine_and_kernel)]
 fn memory_sizes(
     machine: Machine,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+    kind: Kind,
     #[values(64, 127, 1024, 2048, 3071, 3584, 4096, 8192)] memory_mib: u64,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
-    let initrd = noise((5 << 20) + 4095, memory_mib);
-    let qemu = probe
-        .machine(machine)?
-        .memory_mib(memory_mib)
-        .append("x")
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.memory_mib(memory_mib).append("x");
+    let (handover, mut vm) = boot_with_initrd(&probe, qemu, (5 << 20) + 4095)?;
     check(&handover, memory_mib)?;
-    check_initrd(&mut vm, &handover, &initrd)?;
     Tables::read(&mut vm, &handover)?;
     Ok(())
 }
@@ -116,13 +119,8 @@ fn initrd_sizes(
     #[values(1, 4096, 0x40_1001, 64 << 20, 200 << 20)] len: usize,
 ) -> Result<()> {
     let probe = Probe::new(kind)?;
-    let initrd = noise(len, 7);
-    let qemu = probe
-        .machine(machine)?
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let (handover, mut vm) = boot_with_initrd(&probe, probe.machine(machine)?, len)?;
     check(&handover, 512)?;
-    check_initrd(&mut vm, &handover, &initrd)?;
     if handover.rsdp != 0 {
         Tables::read(&mut vm, &handover)?;
     }
@@ -187,31 +185,21 @@ fn pvh_beside(
     #[values(1, 2, 4)] count: usize,
 ) -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
-    let initrd = noise(50 << 20, 1);
-    let qemu = probe
-        .machine(machine)?
-        .memory_mib(64)
-        .initrd(probe.file("initrd", &initrd)?)
-        .devices(vec![device; count]);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.memory_mib(64);
+    let qemu = qemu.devices(vec![device; count]);
+    let (handover, mut vm) = boot_with_initrd(&probe, qemu, 50 << 20)?;
     check(&handover, 64)?;
-    check_payload(&mut vm, &handover, Mode::Halt)?;
-    check_initrd(&mut vm, &handover, &initrd)
+    check_payload(&mut vm, &handover, Mode::Halt)
 }
 
-#[apply(each_machine)]
-fn without_dma(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn without_dma(machine: Machine, kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
-    let initrd = noise(100_003, 4);
-    let qemu = probe
-        .machine(machine)?
-        .args(["-global", "fw_cfg_io.dma_enabled=off"])
-        .append("bytewise")
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.append("bytewise");
+    let qemu = qemu.args(["-global", "fw_cfg_io.dma_enabled=off"]);
+    let (handover, mut vm) = boot_with_initrd(&probe, qemu, 100_003)?;
     check(&handover, 512)?;
     check_payload(&mut vm, &handover, Mode::Halt)?;
-    check_initrd(&mut vm, &handover, &initrd)?;
     ensure!(handover.cmdline == b"bytewise");
     Tables::read(&mut vm, &handover)?;
     Ok(())
@@ -248,8 +236,8 @@ fn warm_resets(
     Ok(())
 }
 
-#[apply(each_machine)]
-fn under_kvm(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn under_kvm(machine: Machine, kind: Kind) -> Result<()> {
     if let Some(reason) = qemu::kvm_missing() {
         skip(&format!("under_kvm {machine} {kind:?}"), &reason);
         return Ok(());

@@ -15,7 +15,7 @@ use qboot::error::{BadValue, Length, Room};
 use regex::Regex;
 use tempfile::TempDir;
 use xtask::patience::Patience;
-use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record};
+use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record, hdr};
 use xtask::process::said;
 use xtask::qemu::{Qemu, Vm};
 use xtask::{build, probe, workspace};
@@ -182,6 +182,37 @@ impl Kind {
             Self::Multiboot => Ok(Multiboot::new(mode)?.bytes()),
         }
     }
+
+    /// A kernel that does not pass for Linux, with this code at its entry and the
+    /// probe's behind it.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn other_than_linux(self, mode: Mode, code: &[u8]) -> Result<Vec<u8>> {
+        let mut payload = probe::code(mode)?;
+        payload[..code.len()].copy_from_slice(code);
+        match self {
+            Self::BzImage => {
+                let mut image = BzImage::minimal(mode)?;
+                image.payload = payload;
+                // Linux has a compressed payload.
+                image.set_u32(hdr::PAYLOAD_OFFSET, 0);
+                image.set_u32(hdr::PAYLOAD_LENGTH, 0);
+                Ok(image.bytes())
+            }
+            Self::Pvh => Elf {
+                guest_os: Some("another".to_owned()),
+                payload,
+                ..Elf::new(mode)?
+            }
+            .bytes(),
+            Self::Multiboot => Ok(Multiboot {
+                payload,
+                ..Multiboot::new(mode)?
+            }
+            .bytes()),
+        }
+    }
 }
 
 /// Options that many tests give QEMU.
@@ -202,6 +233,13 @@ pub trait Options: Sized {
     #[must_use]
     fn option(self, name: &str, value: &str) -> Self {
         self.fw_cfg(&format!("opt/org.qboot/{name}"), value)
+    }
+
+    /// Several of them.
+    #[must_use]
+    fn options(self, options: &[(&str, &str)]) -> Self {
+        let each = options.iter();
+        each.fold(self, |qemu, (name, value)| qemu.option(name, value))
     }
 
     /// Lets the firmware end QEMU with its error code.
@@ -294,6 +332,17 @@ impl Probe {
             .with_context(|| format!("what the kernel was handed\n{}", vm.report()))?;
         Ok((handover, vm))
     }
+}
+
+/// Starts a machine that stands still until gdb comes to this socket.
+///
+/// # Errors
+/// QEMU does not start.
+pub fn for_gdb(qemu: Qemu, socket: &Path) -> Result<Vm> {
+    let stub = format!("unix:{},server=on,wait=off", socket.display());
+    let mut vm = qemu.args(["-S", "-gdb", &stub]).spawn()?;
+    vm.wait_for("gdb's socket", PROBE_TIMEOUT, |_| socket.exists())?;
+    Ok(vm)
 }
 
 /// Generation identifiers: QEMU names one as a UUID, and the guest has its first three

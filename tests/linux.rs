@@ -45,12 +45,8 @@ fn report(machine: Machine, kind: Kind, cpus: u32, words: &str) -> Result<String
     Ok(serial)
 }
 
-#[apply(each_machine)]
-fn power_off(
-    machine: Machine,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-    #[values(1, 4)] cpus: u32,
-) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn power_off(machine: Machine, kind: Kind, #[values(1, 4)] cpus: u32) -> Result<()> {
     let serial = report(machine, kind, cpus, "")?;
     let acpi = serial.contains("ACPI tables:  ") && !serial.contains("ACPI tables:  -");
     ensure!(acpi, "no ACPI tables in user space");
@@ -65,8 +61,8 @@ fn power_off(
     Ok(())
 }
 
-#[apply(each_machine)]
-fn reboot(machine: Machine, #[values(Kind::BzImage, Kind::Pvh)] kind: Kind) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn reboot(machine: Machine, kind: Kind) -> Result<()> {
     let qemu = start(machine, kind, 1, "qboot.do=reboot quiet")?.reboot();
     let mut vm = qemu.spawn()?;
     vm.wait_for("user space after a reboot", TIMEOUT, |vm| {

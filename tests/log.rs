@@ -103,11 +103,8 @@ const STEPS: [&str; 7] = [
     "machine", "e820", "kernel", "pci", "acpi", "smbios", "loaded",
 ];
 
-#[apply(each_machine)]
-fn nothing_is_printed_unasked(
-    machine: Machine,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn nothing_is_printed_unasked(machine: Machine, kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
     let qemu = probe.machine(machine)?.append("a=b");
     for qemu in [qemu.clone().debugcon(DEBUG_CONSOLE), with_log(qemu, "off")] {
@@ -117,11 +114,8 @@ fn nothing_is_printed_unasked(
     Ok(())
 }
 
-#[apply(each_machine)]
-fn steps_are_a_line_each(
-    machine: Machine,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn steps_are_a_line_each(machine: Machine, kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
     let initrd = probe.file("initrd", &noise(5000, 1))?;
     let qemu = with_log(probe.machine(machine)?, "steps").initrd(initrd);
@@ -144,11 +138,8 @@ fn steps_are_a_line_each(
 
 /// Every table that the log names is in memory, and every range of the map is
 /// what the kernel got.
-#[apply(each_machine)]
-fn everything_found_is_there(
-    machine: Machine,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
-) -> Result<()> {
+#[apply(each_machine_and_kernel)]
+fn everything_found_is_there(machine: Machine, kind: Kind) -> Result<()> {
     let probe = Probe::new(kind)?;
     let qemu = with_log(probe.machine(machine)?, "all").append("a=b c\u{7f}d");
     let (handover, serial, mut vm) = boot(&probe, &qemu)?;

@@ -237,6 +237,16 @@ pub fn root_ports(count: usize) -> impl Iterator<Item = String> {
 #[rstest]
 pub fn each_machine(#[values(PC, Q35, MICROVM)] machine: Machine) {}
 
+/// Runs a test on each machine of [`ALL`] with the kernels that Linux comes as.
+#[template]
+#[export]
+#[rstest]
+pub fn each_machine_and_kernel(
+    #[values(PC, Q35, MICROVM)] machine: Machine,
+    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
+) {
+}
+
 /// Runs a test on the machine that nobody plugs virtio into, too.
 #[template]
 #[export]

@@ -219,11 +219,11 @@ fn same(
 /// Everything but the firmware's own memory (vectors, stack, `.bss`, scratch,
 /// and the part of the F segment that the image takes) and the record that the
 /// probe writes into its code.
-#[apply(each_machine)]
+#[apply(each_machine_and_kernel)]
 fn the_simulation_leaves_the_same_memory(
     machine: Machine,
+    kind: Kind,
     #[values("", "acpi=off")] options: &'static str,
-    #[values(Kind::BzImage, Kind::Pvh)] kind: Kind,
 ) -> Result<()> {
     let machine = machine.with(options);
     let image = kind.image(Mode::Halt)?;

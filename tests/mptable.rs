@@ -5,7 +5,7 @@ use qboot_tests::acpi::Tables;
 use qboot_tests::machines::*;
 use qboot_tests::{Field, Kind, Probe, sum};
 use rstest::rstest;
-use xtask::probe::{Elf, Mode};
+use xtask::probe::Mode;
 use xtask::qemu::Vm;
 
 /// An I/O APIC: id, address, first global system interrupt.
@@ -181,15 +181,7 @@ fn stands_beside_acpi_for_others(
     #[values(PC, Q35, MICROVM)] machine: Machine,
     #[values(Kind::Pvh, Kind::Multiboot)] kind: Kind,
 ) -> Result<()> {
-    let elf = Elf {
-        guest_os: Some("another".to_owned()),
-        ..Elf::new(Mode::Halt)?
-    };
-    let image = match kind {
-        Kind::Pvh => elf.bytes()?,
-        kind => kind.image(Mode::Halt)?,
-    };
-    let probe = Probe::from_bytes(kind, &image)?;
+    let probe = Probe::from_bytes(kind, &kind.other_than_linux(Mode::Halt, &[])?)?;
     let (handover, mut vm) = probe.boot(&probe.machine(machine)?.smp(4))?;
     let mp = from_mp(&mp_entries(&mut vm)?.context("no MP table")?)?;
     ensure!(mp.processors.len() == 4, "{mp:?}");

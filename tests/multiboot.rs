@@ -6,7 +6,7 @@ use qboot_tests::machines::*;
 use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, EXIT_STATUS, Mode, Multiboot};
+use xtask::probe::{self, EXIT_STATUS, Mode};
 use xtask::qemu::Vm;
 
 fn text(vm: &mut Vm, addr: u32) -> Result<String> {
@@ -111,9 +111,8 @@ fn multiboot(machine: Machine, #[values(0, 3)] modules: usize) -> Result<()> {
 #[apply(each_machine_and_isapc)]
 fn a_jump_to_the_reset_vector_is_a_reset(machine: Machine) -> Result<()> {
     let code = probe::assemble("jump.S", include_str!("jump.S"))?;
-    let mut kernel = Multiboot::new(Mode::Exit)?;
-    kernel.payload[..code.len()].copy_from_slice(&code);
-    let probe = Probe::from_bytes(Kind::Multiboot, &kernel.bytes())?;
+    let image = Kind::Multiboot.other_than_linux(Mode::Exit, &code)?;
+    let probe = Probe::from_bytes(Kind::Multiboot, &image)?;
     let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
     let mut vm = probe::ports(qemu.reboot()).spawn()?;
     let status = vm.wait_exit(PROBE_TIMEOUT)?;

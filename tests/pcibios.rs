@@ -9,7 +9,7 @@ use rstest_reuse::apply;
 use xtask::initramfs::MARKER;
 use xtask::kernel::Flavour;
 use xtask::linux::Time;
-use xtask::probe::{BzImage, Mode, PAYLOAD_LEN, REPORT_PORT, assemble, hdr};
+use xtask::probe::{Mode, REPORT_PORT, assemble};
 
 const DIRECTORY: u32 = 0;
 const PCI_BIOS: u32 = 1;
@@ -38,22 +38,18 @@ fn pci(function: u32, ebx: u32, ecx: u32, edx: u32, esi: u32, edi: u32) -> Call 
 
 /// The structure in the F segment, and what the calls came back with.
 fn ask(machine: Machine, devices: &[&str], calls: &[Call]) -> Result<(Vec<u8>, Vec<Answer>)> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.payload = assemble("bios32.S", include_str!("bios32.S"))?;
-    ensure!(image.payload.len() == LIST, "{:#x}", image.payload.len());
+    let mut code = assemble("bios32.S", include_str!("bios32.S"))?;
+    ensure!(code.len() == LIST, "{:#x}", code.len());
     let end = Call(END, [0; 6]);
     for Call(which, registers) in calls.iter().chain([&end]) {
-        image.payload.extend(which.to_le_bytes());
+        code.extend(which.to_le_bytes());
         for register in registers {
-            image.payload.extend(register.to_le_bytes());
+            code.extend(register.to_le_bytes());
         }
     }
-    image.payload.resize(PAYLOAD_LEN, 0);
-    // No compressed payload: not Linux, so everything is set up.
-    image
-        .set_u32(hdr::PAYLOAD_OFFSET, 0)
-        .set_u32(hdr::PAYLOAD_LENGTH, 0);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    // Not Linux, so everything is set up.
+    let image = Kind::BzImage.other_than_linux(Mode::Halt, &code)?;
+    let probe = Probe::from_bytes(Kind::BzImage, &image)?;
     let mut vm = probe.machine(machine)?.devices(devices).spawn()?;
     let len = STRUCTURE_LEN + calls.len() * ANSWER_LEN;
     let bytes = vm.wait_debugcon(REPORT_PORT, len, PROBE_TIMEOUT)?;

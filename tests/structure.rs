@@ -12,7 +12,7 @@ use xtask::workspace;
 /// of it.
 const LAYERS: [&[&str]; 4] = [
     &["boot"],
-    &["kernel", "tables", "pci", "settings", "log"],
+    &["kernel", "tables", "pci", "settings", "log", "wake"],
     &["memory", "fw_cfg", "chipset"],
     &["platform", "layout", "phys", "error", "text"],
 ];

@@ -17,7 +17,7 @@ use qboot_tests::{
 };
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, Elf, Mode, Multiboot, REPORT_PORT};
+use xtask::probe::{self, Mode, REPORT_PORT};
 use xtask::qemu::{Qemu, Vm};
 
 #[path = "suspend/linux.rs"]
@@ -87,26 +87,11 @@ impl Wishes {
         for (slot, wish) in code[16..].chunks_mut(4).zip(wishes) {
             slot.copy_from_slice(&wish.to_le_bytes());
         }
-        code.resize(0x1000, 0xc9);
         Ok(code)
     }
 
     fn probe(&self, kind: Kind) -> Result<Probe> {
-        let payload = self.code()?;
-        let image = match kind {
-            Kind::Pvh => Elf {
-                memory_len: u32::try_from(payload.len())?,
-                payload,
-                ..Elf::new(Mode::Halt)?
-            }
-            .bytes()?,
-            _ => Multiboot {
-                payload,
-                ..Multiboot::new(Mode::Halt)?
-            }
-            .bytes(),
-        };
-        Probe::from_bytes(kind, &image)
+        Probe::from_bytes(kind, &kind.other_than_linux(Mode::Halt, &self.code()?)?)
     }
 
     fn qemu(&self, machine: Machine) -> Result<(Qemu, Probe)> {

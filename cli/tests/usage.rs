@@ -150,7 +150,7 @@ fn a_file_of_another_kind_is_no_rom_and_no_bzimage() {
     assert!(said.contains("not a bzImage"), "{said}");
 }
 
-/// A directory in the way of the file stands for whatever keeps it from its place.
+/// Here a directory has the file's name; a full disk would do the same.
 #[test]
 fn a_file_that_cannot_be_written_leaves_no_part_of_it() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -184,7 +184,7 @@ fn a_file_that_is_named_does_not_replace_what_it_is_not() {
     assert!(said.contains("would be overwritten"), "{said}");
 }
 
-/// Under the name that is the longest, on a terminal of 80 columns.
+/// With the program's longest name, on a terminal of 80 columns.
 #[test]
 fn examples_are_not_wrapped() {
     let help = |task: &[&str], columns| {

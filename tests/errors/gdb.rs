@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use qboot::layout;
-use qboot_tests::symbols;
+use qboot_tests::{for_gdb, symbols};
 
 use super::*;
 
@@ -22,10 +22,8 @@ fn address(function: &str) -> Result<u64> {
 fn ends_with(machine: Machine, addr: u64, word: u32, error: Error) -> Result<()> {
     let probe = Probe::new(Kind::BzImage)?;
     let socket = probe.path().with_file_name("gdb");
-    let stub = format!("unix:{},server=on,wait=off", socket.display());
     let qemu = machine.qemu()?.kernel(probe.path()).debug_exit();
-    let mut vm = qemu.args(["-S", "-gdb", &stub]).spawn()?;
-    vm.wait_for("gdb's socket", PROBE_TIMEOUT, |_| socket.exists())?;
+    let mut vm = for_gdb(qemu, &socket)?;
     let mut gdb = Command::new("gdb");
     gdb.args(["-q", "-nx", "-batch"]);
     for command in [

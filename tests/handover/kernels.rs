@@ -10,9 +10,9 @@ use qboot_tests::{Field, Kind, Options, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
-use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, Multiboot, Segment, hdr};
+use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, Segment, hdr};
 
-use super::{check, check_initrd};
+use super::{boot_with_initrd, check};
 
 /// Fields of the setup header that only the kernel writes.
 const FROM_THE_KERNEL: [Range<usize>; 4] = [
@@ -89,18 +89,12 @@ fn debian_header(machine: Machine) -> Result<()> {
     let image = BzImage::of(&xtask::measure::kernel()?, Mode::Halt)?;
     let init_size = image.setup.u32(hdr::INIT_SIZE)?;
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let initrd = noise(300_001, 3);
-    let qemu = probe
-        .machine(machine)?
-        .append("root=/dev/vda")
-        .memory_mib(256)
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.append("root=/dev/vda");
+    let (handover, _vm) = boot_with_initrd(&probe, qemu.memory_mib(256), 300_001)?;
     handover.check_registers()?;
     handover.check_e820(256)?;
     let entry = u64::from(handover.record.entry);
-    handover.check_placement(entry..entry + u64::from(init_size))?;
-    check_initrd(&mut vm, &handover, &initrd)
+    handover.check_placement(entry..entry + u64::from(init_size))
 }
 
 #[apply(each_machine)]
@@ -111,13 +105,8 @@ fn an_initrd_stays_below_the_kernels_limit(
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.set_u32(hdr::INITRD_ADDR_MAX, limit);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let initrd = noise((8 << 20) + 1, 9);
-    let qemu = probe
-        .machine(machine)?
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let (handover, _vm) = boot_with_initrd(&probe, probe.machine(machine)?, (8 << 20) + 1)?;
     check(&handover, 512)?;
-    check_initrd(&mut vm, &handover, &initrd)?;
     let end = handover.initrd.context("no initrd")?.end;
     ensure!(end <= u64::from(limit) + 1, "the initrd ends at {end:#x}");
     Ok(())
@@ -132,18 +121,13 @@ fn preferred_address(machine: Machine) -> Result<()> {
         .set_u64(hdr::PREF_ADDRESS, 16 << 20)
         .set_u32(hdr::INIT_SIZE, INIT_SIZE);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let initrd = noise(10 << 20, 5);
-    let qemu = probe
-        .machine(machine)?
-        .memory_mib(256)
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.memory_mib(256);
+    let (handover, _vm) = boot_with_initrd(&probe, qemu, 10 << 20)?;
     handover.check_registers()?;
     // Wherever it is loaded, a kernel may run in place at its preferred address
     // (boot.rst, `init_size`), so neither may be taken.
     let entry = u64::from(handover.record.entry);
-    handover.check_placement(entry..(16 << 20) + u64::from(INIT_SIZE))?;
-    check_initrd(&mut vm, &handover, &initrd)
+    handover.check_placement(entry..(16 << 20) + u64::from(INIT_SIZE))
 }
 
 /// Protocols from before most of today's fields, as old kernels have them.
@@ -155,16 +139,12 @@ fn old_protocols(
     let mut image = BzImage::minimal(Mode::Halt)?;
     image.set_u16(hdr::VERSION, version);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let initrd = noise(123_456, u64::from(version));
-    let qemu = probe
-        .machine(machine)?
-        .append("old")
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.append("old");
+    let (handover, _vm) = boot_with_initrd(&probe, qemu, 123_456)?;
     handover.check_registers()?;
     handover.check_e820(512)?;
     ensure!(handover.cmdline == b"old");
-    check_initrd(&mut vm, &handover, &initrd)
+    Ok(())
 }
 
 /// The state that 16-bit code was entered in, as `setup.S` stores it: its boot sector
@@ -205,19 +185,15 @@ fn sixteen_bit_entry(
         .set_u16(hdr::VERSION, version)
         .set_u8(hdr::RELOCATABLE_KERNEL, relocatable);
     let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
-    let initrd = noise(123_456, 3);
-    let qemu = probe
-        .machine(machine)?
-        .append("sixteen bits")
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.append("sixteen bits");
+    let (handover, _vm) = boot_with_initrd(&probe, qemu, 123_456)?;
     // The registers in the record are those of the kernel's own 16-bit code.
     let record = &handover.record;
     ensure!((record.idtr_base, record.idtr_limit) == (0, 0x3ff));
     ensure!(record.entry == 0x10_0000 && record.x87 == Some((0x37f, 0xffff)));
     check_real_mode(&handover.zero_page[0x3d0..0x400], record.esi)?;
     ensure!(handover.cmdline == b"sixteen bits");
-    check_initrd(&mut vm, &handover, &initrd)
+    Ok(())
 }
 
 #[apply(each_machine)]
@@ -238,14 +214,9 @@ fn elf_variants(
         ..Elf::new(Mode::Halt)?
     };
     let probe = Probe::from_bytes(Kind::Pvh, &elf.bytes()?)?;
-    let initrd = noise(4 << 20, 2);
-    let qemu = probe
-        .machine(machine)?
-        .memory_mib(128)
-        .initrd(probe.file("initrd", &initrd)?);
-    let (handover, mut vm) = probe.boot(&qemu)?;
+    let qemu = probe.machine(machine)?.memory_mib(128);
+    let (handover, mut vm) = boot_with_initrd(&probe, qemu, 4 << 20)?;
     check(&handover, 128)?;
-    check_initrd(&mut vm, &handover, &initrd)?;
     // The second segment with its cleared tail is the kernel's too.
     ensure!(vm.memory(64 << 20, 10_000)? == noise(10_000, 1));
     handover.check_placement(64 << 20..96 << 20)
@@ -285,19 +256,7 @@ fn ends_well(
     machine: Machine,
     devices: &[&str],
 ) -> Result<()> {
-    let code = probe::assemble(name, source)?;
-    let mut elf = Elf {
-        guest_os: Some("another".to_owned()),
-        ..Elf::new(Mode::Exit)?
-    };
-    let mut multiboot = Multiboot::new(Mode::Exit)?;
-    for payload in [&mut elf.payload, &mut multiboot.payload] {
-        payload[..code.len()].copy_from_slice(&code);
-    }
-    let image = match kind {
-        Kind::Pvh => elf.bytes()?,
-        _ => multiboot.bytes(),
-    };
+    let image = kind.other_than_linux(Mode::Exit, &probe::assemble(name, source)?)?;
     let probe = Probe::from_bytes(kind, &image)?;
     let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
     let mut vm = probe::ports(qemu).devices(devices).spawn()?;

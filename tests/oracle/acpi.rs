@@ -8,14 +8,9 @@ use xtask::qemu::Vm;
 use crate::handover::Handover;
 use crate::{Field, sum};
 
-/// The tables by signature, in the order of their addresses in the RSDT or XSDT.
+/// The first table of each signature.
 #[derive(Clone, Debug, Default)]
-pub struct Tables {
-    /// Revision of the RSDP.
-    pub revision: u8,
-    /// Bytes and address of every table. Several SSDTs follow one another.
-    pub tables: BTreeMap<String, Vec<(u64, Vec<u8>)>>,
-}
+pub struct Tables(BTreeMap<String, Vec<u8>>);
 
 impl Tables {
     /// Reads everything reachable from the RSDP, and checks it.
@@ -25,7 +20,7 @@ impl Tables {
     pub fn read(vm: &mut Vm, handover: &Handover) -> Result<Self> {
         ensure!(handover.rsdp != 0, "no RSDP was handed over");
         let mut this = Self::default();
-        let root = this.root(vm, handover.rsdp).context("RSDP")?;
+        let root = self::root(vm, handover.rsdp).context("RSDP")?;
         // Kernels without a pointer scan for it (ACPI 5.2.5.1).
         let segment = vm.memory(0xf_0000, 0x1_0000)?;
         let copies: Vec<_> = (0..segment.len())
@@ -33,7 +28,7 @@ impl Tables {
             .filter(|at| segment.get(*at..*at + 8) == Some(b"RSD PTR ".as_slice()))
             .collect();
         ensure!(copies.len() == 1, "RSDPs in the F segment: {copies:x?}");
-        let found = Self::default().root(vm, 0xf_0000 + copies[0] as u64)?;
+        let found = self::root(vm, 0xf_0000 + copies[0] as u64)?;
         ensure!(found == root, "two RSDPs that differ");
 
         let (addr, wide) = root;
@@ -54,20 +49,6 @@ impl Tables {
             }
         }
         Ok(this)
-    }
-
-    /// The RSDT's or XSDT's address, and whether it is an XSDT.
-    fn root(&mut self, vm: &mut Vm, addr: u64) -> Result<(u64, bool)> {
-        let bytes = vm.memory(addr, 36)?;
-        ensure!(bytes.starts_with(b"RSD PTR "), "no signature at {addr:#x}");
-        ensure!(sum(&bytes[..20]) == 0, "checksum at {addr:#x}");
-        self.revision = bytes[15];
-        if self.revision < 2 {
-            return Ok((u64::from(bytes.u32(16)?), false));
-        }
-        ensure!(bytes.u32(20)? == 36, "length {}", bytes.u32(20)?);
-        ensure!(sum(&bytes) == 0, "extended checksum at {addr:#x}");
-        Ok((bytes.u64(24)?, true))
     }
 
     /// FACS and DSDT behind the FADT's pointers (ACPI 5.2.9).
@@ -92,8 +73,8 @@ impl Tables {
             let bytes = vm.memory(facs, 64)?;
             ensure!(bytes.starts_with(b"FACS"), "no FACS at {facs:#x}");
             ensure!(facs.is_multiple_of(64), "FACS at {facs:#x}");
-            self.place(handover, facs, u64::from(bytes.u32(4)?))?;
-            self.keep("FACS", facs, bytes);
+            check_place(handover, facs, u64::from(bytes.u32(4)?))?;
+            self.0.insert("FACS".to_owned(), bytes);
         }
         Ok(())
     }
@@ -115,27 +96,9 @@ impl Tables {
         ensure!((36..4 << 20).contains(&len), "{name} of {len} bytes");
         let bytes = vm.memory(addr, len as usize)?;
         ensure!(sum(&bytes) == 0, "checksum of {name} at {addr:#x}");
-        self.place(handover, addr, u64::from(len))
-            .with_context(|| name.clone())?;
-        self.keep(&name, addr, bytes.clone());
+        check_place(handover, addr, u64::from(len)).with_context(|| name.clone())?;
+        self.0.entry(name).or_insert_with(|| bytes.clone());
         Ok(bytes)
-    }
-
-    /// Tables lie where the memory map keeps the kernel from allocating: in
-    /// ACPI (3), NVS (4) or reserved (2) memory.
-    fn place(&self, handover: &Handover, addr: u64, len: u64) -> Result<()> {
-        let kind = handover.kind_of(&(addr..addr + len));
-        ensure!(
-            matches!(kind, Some(2..=4)),
-            "{len:#x} bytes at {addr:#x} in memory of type {kind:?}: {:#x?}",
-            handover.e820
-        );
-        Ok(())
-    }
-
-    fn keep(&mut self, name: &str, addr: u64, bytes: Vec<u8>) {
-        let list = self.tables.entry(name.to_owned()).or_default();
-        list.push((addr, bytes));
     }
 
     /// The one table with this signature.
@@ -143,11 +106,10 @@ impl Tables {
     /// # Errors
     /// There is none.
     pub fn get(&self, signature: &str) -> Result<&[u8]> {
-        let list = self.tables.get(signature).with_context(|| {
-            let names: Vec<_> = self.tables.keys().collect();
-            format!("no {signature} among {names:?}")
-        })?;
-        Ok(&list[0].1)
+        let table = self.0.get(signature);
+        table
+            .with_context(|| format!("no {signature} among {:?}", self.0.keys()))
+            .map(Vec::as_slice)
     }
 
     /// Processors that the MADT lists as present: local APICs and x2APICs.
@@ -171,4 +133,30 @@ impl Tables {
         }
         Ok(count)
     }
+}
+
+/// The RSDT's or XSDT's address, and whether it is an XSDT.
+fn root(vm: &mut Vm, rsdp: u64) -> Result<(u64, bool)> {
+    let bytes = vm.memory(rsdp, 36)?;
+    ensure!(bytes.starts_with(b"RSD PTR "), "no signature at {rsdp:#x}");
+    ensure!(sum(&bytes[..20]) == 0, "checksum at {rsdp:#x}");
+    let revision = bytes[15];
+    if revision < 2 {
+        return Ok((u64::from(bytes.u32(16)?), false));
+    }
+    ensure!(bytes.u32(20)? == 36, "length {}", bytes.u32(20)?);
+    ensure!(sum(&bytes) == 0, "extended checksum at {rsdp:#x}");
+    Ok((bytes.u64(24)?, true))
+}
+
+/// Tables lie where the memory map keeps the kernel from allocating: in ACPI (3), NVS (4)
+/// or reserved (2) memory.
+fn check_place(handover: &Handover, addr: u64, len: u64) -> Result<()> {
+    let kind = handover.kind_of(&(addr..addr + len));
+    ensure!(
+        matches!(kind, Some(2..=4)),
+        "{len:#x} bytes at {addr:#x} in memory of type {kind:?}: {:#x?}",
+        handover.e820
+    );
+    Ok(())
 }

@@ -21,8 +21,6 @@ pub struct Structure {
 pub struct Smbios {
     /// Anchor: `_SM_` (2.1) or `_SM3_` (3.0).
     pub anchor: &'static str,
-    /// Where the structures lie.
-    pub addr: u64,
     /// The structures, without the end of table.
     pub structures: Vec<Structure>,
 }
@@ -48,7 +46,6 @@ impl Smbios {
                 let structures = walk(&table, None)?;
                 return Ok(Some(Self {
                     anchor: "_SM3_",
-                    addr: rest.u64(16)?,
                     structures,
                 }));
             }
@@ -72,7 +69,6 @@ impl Smbios {
                 }
                 return Ok(Some(Self {
                     anchor: "_SM_",
-                    addr: rest.u32(24)?.into(),
                     structures,
                 }));
             }

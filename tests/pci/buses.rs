@@ -24,10 +24,8 @@ fn boot<S: AsRef<str>>(
 ) -> Result<(u8, u64, String)> {
     let probe = Probe::new(Kind::Pvh)?;
     let qemu = probe.machine(Q35)?.append(line);
-    let qemu = options
-        .iter()
-        .fold(qemu, |qemu, (name, value)| qemu.option(name, value));
-    let (handover, mut vm) = probe.boot(&qemu.devices(devices))?;
+    let qemu = qemu.options(options).devices(devices);
+    let (handover, mut vm) = probe.boot(&qemu)?;
     let tables = Tables::read(&mut vm, &handover)?;
     let mcfg = tables.get("MCFG")?;
     ensure!(

@@ -56,9 +56,9 @@ pub fn peers(root: &Path) -> [Firmware; 2] {
     ]
 }
 
-/// Ours, C qboot and SeaBIOS as QEMU's packages install them, and `others`; without
-/// those that are not here. And why each of these is left out, and how many bytes of
-/// ours are used: none are counted of an image that `QBOOT_ROM` names.
+/// The firmware that is here: ours, C qboot and SeaBIOS as QEMU's packages install them,
+/// and `others`. Also why others are left out, and the used bytes of ours, 0 for an image
+/// that `QBOOT_ROM` names.
 ///
 /// # Errors
 /// Our own ROM does not build.

@@ -27,7 +27,7 @@ pub fn directory() -> PathBuf {
     workspace::target().join("bench")
 }
 
-/// Keeps what was found.
+/// Writes results.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -37,10 +37,10 @@ pub fn write(name: &str, found: &impl Serialize) -> Result<()> {
     say!("wrote target/bench/{name}")
 }
 
-/// What was found last; `by` is the command that finds it.
+/// Reads the last results; `by` is the command that writes them.
 ///
 /// # Errors
-/// Nothing was.
+/// There are none, or another version wrote them.
 pub fn read<T: DeserializeOwned>(name: &str, by: &str) -> Result<T> {
     let path = directory().join(name);
     let text = fs::read_to_string(&path);
@@ -109,8 +109,8 @@ impl Results {
 /// Head of a table's first column.
 pub const CELL: &str = "machine and kernel";
 
-/// A table in Markdown of what `entry` says of each row and firmware, without rows of
-/// which it says nothing. `head` is that of the rows' names.
+/// A table in Markdown of what `entry` says of each row and firmware. Rows without any
+/// entry are left out. `head` is above the rows' names.
 #[must_use]
 pub fn table(
     head: &str,

@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (release, runs) = (linux.release()?, options.runs);
     say!("{accel:?}, Linux {release}, {runs} boots of each by turns")?;
     if accel == Accel::Tcg {
-        say!("A translator's milliseconds, of which the shares count.")?;
+        say!("Under TCG only the shares mean something.")?;
     }
 
     write(TIMELINES, &timelines)?;

@@ -155,7 +155,7 @@ fn server_devices(machine: &str) -> Vec<String> {
 /// The cells whose name contains `text`; all without one.
 ///
 /// # Errors
-/// There is none; the error names those that there are.
+/// No name contains it; the error lists the names.
 pub fn named(mut cells: Vec<Cell>, text: Option<&str>) -> Result<Vec<Cell>> {
     let names: Vec<String> = cells.iter().map(|cell| cell.name.clone()).collect();
     let text = text.unwrap_or_default();

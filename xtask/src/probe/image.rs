@@ -283,8 +283,6 @@ struct ProgramHeader {
 /// that gives its addresses, so that no ELF is needed.
 #[derive(Clone, Debug)]
 pub struct Multiboot {
-    /// Header flags; bit 16 (addresses given) is always added.
-    pub flags: u32,
     /// Physical address of the 32-bit code.
     pub addr: u32,
     /// The 32-bit code.
@@ -298,7 +296,6 @@ impl Multiboot {
     /// It does not assemble.
     pub fn new(mode: Mode) -> Result<Self> {
         Ok(Self {
-            flags: 3,
             addr: 0x10_0000,
             payload: code(mode)?,
         })
@@ -309,13 +306,14 @@ impl Multiboot {
     pub fn bytes(&self) -> Vec<u8> {
         const OFFSET: u32 = 0x400;
         const MAGIC: u32 = 0x1bad_b002;
+        // Modules on pages, memory information, addresses given.
+        const FLAGS: u32 = 1 | 2 | 1 << 16;
         let mut file = self.payload.clone();
-        let flags = self.flags | 1 << 16;
         let end = self.addr + self.payload.len() as u32;
         let header = [
             MAGIC,
-            flags,
-            MAGIC.wrapping_add(flags).wrapping_neg(),
+            FLAGS,
+            MAGIC.wrapping_add(FLAGS).wrapping_neg(),
             self.addr + OFFSET,
             self.addr,
             end,
