@@ -14,7 +14,7 @@ use qboot_tests::{
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{BzImage, Elf, Mode, Segment, hdr};
-use xtask::qemu::Qemu;
+use xtask::qemu::{Qemu, Vm};
 use xtask::{extract, run, uki};
 
 #[path = "errors/gdb.rs"]
@@ -61,6 +61,29 @@ fn with_items(machine: Machine, items: &[(&str, &[u8])]) -> Result<(Qemu, Probe)
 #[apply(each_machine)]
 fn no_kernel(machine: Machine) -> Result<()> {
     fails_with(&machine.qemu()?, Error::NoKernel, "-kernel")
+}
+
+/// A register of COM1.
+fn com1(vm: &mut Vm, register: u16) -> Result<u8> {
+    let said = vm.monitor(&format!("i /b {:#x}", 0x3f8 + register))?;
+    let (_, value) = said.trim().split_once("= 0x").context(said.clone())?;
+    Ok(u8::from_str_radix(value, 16)?)
+}
+
+/// 115,200 bits a second, 8 bits without parity, FIFOs, no interrupts. QEMU prints at any
+/// speed, so the registers are compared.
+#[apply(each_machine)]
+fn the_serial_console_is_set_up(machine: Machine) -> Result<()> {
+    let mut vm = machine.qemu()?.qmp().spawn()?;
+    vm.wait_serial("qboot: error", PROBE_TIMEOUT)?;
+    ensure!(com1(&mut vm, 1)? == 0, "interrupts");
+    ensure!(com1(&mut vm, 2)? & 0xc0 == 0xc0, "no FIFOs");
+    ensure!(com1(&mut vm, 3)? == 0x03, "another format");
+    ensure!(com1(&mut vm, 4)? == 0x0b, "other modem lines");
+    vm.monitor("o /b 0x3fb 0x83")?;
+    let divisor = [com1(&mut vm, 0)?, com1(&mut vm, 1)?];
+    ensure!(divisor == [1, 0], "divisor {divisor:?}");
+    Ok(())
 }
 
 #[apply(each_machine)]
