@@ -14,7 +14,7 @@ use qboot_tests::machines::*;
 use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, symbols};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, Mode, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
+use xtask::probe::{self, Mode, Multiboot, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
 use xtask::qemu::{Qemu, Vm};
 use xtask::{build, capture};
 
@@ -251,6 +251,45 @@ fn the_simulation_leaves_the_same_memory(
         PhysRange::fixed(layout::HIGH_RAM, 64 << 20),
     ] {
         same(&mut vm, &guest, range, own.clone(), machine.is(MICROVM))?;
+    }
+    Ok(())
+}
+
+/// Each place of two ranges in 12 bytes, of up to 16 bytes: overlapping either way, and
+/// of every length modulo 4. The bytes around the destination stay, and the pointer to
+/// it is returned.
+#[test]
+fn memmove_moves_ranges_that_overlap() -> Result<()> {
+    const LIST: usize = 0x800;
+    const MEMORY: u64 = 0x20_0000;
+    const PATTERN: u8 = 28;
+    const LEN: usize = 32;
+    let mut code = probe::assemble("move.S", include_str!("move.S"))?;
+    ensure!(code.len() == LIST, "{:#x}", code.len());
+    let symbols = symbols()?;
+    let memmove = symbols.iter().find(|(name, _)| name == "memmove");
+    let (_, addr) = memmove.context("the ROM has no memmove")?;
+    code[16..20].copy_from_slice(&u32::try_from(*addr)?.to_le_bytes());
+    let places = || (0..12_u8).flat_map(|dest| (0..12_u8).map(move |src| (dest, src)));
+    let calls: Vec<_> = places()
+        .flat_map(|(dest, src)| (0..=16).map(move |len| [dest, src, len, 0]))
+        .collect();
+    code.extend(calls.concat());
+    code.extend([0xff; 4]);
+    let image = Multiboot {
+        payload: code,
+        ..Multiboot::new(Mode::Halt)?
+    };
+    let probe = Probe::from_bytes(Kind::Multiboot, &image.bytes())?;
+    let mut vm = probe.machine(MICROVM)?.spawn()?;
+    vm.wait_debugcon(probe::REPORT_PORT, 1, PROBE_TIMEOUT)?;
+    let memory = vm.memory(MEMORY, calls.len() * LEN)?;
+    for (call, moved) in calls.iter().zip(memory.chunks(LEN)) {
+        let [dest, src, len, _] = call.map(usize::from);
+        let mut expected: Vec<u8> = (1..=PATTERN).collect();
+        expected.copy_within(src..src + len, dest);
+        expected.extend(u32::from(call[0]).to_le_bytes());
+        ensure!(moved == expected, "{call:?}: {moved:?}");
     }
     Ok(())
 }
