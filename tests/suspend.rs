@@ -13,7 +13,7 @@ use qboot::phys::PhysRange;
 use qboot_tests::machines::*;
 use qboot_tests::{
     Field, GENERATIONS, Kind, Options, PROBE_TIMEOUT, Probe, generation_address, restored, save,
-    wait_until,
+    symbols, wait_until,
 };
 use rstest::rstest;
 use rstest_reuse::apply;
@@ -276,6 +276,27 @@ fn garbage_boots_anew(machine: Machine) -> Result<()> {
             format!("{machine}: vector {vector:#x}, damage at {damage:#x}")
         })?;
     }
+    Ok(())
+}
+
+/// The guest may have written over the copy of the code that enters real mode: a wake-up
+/// makes its own.
+#[apply(each_chipset)]
+fn a_wake_up_copies_its_code_again(machine: Machine) -> Result<()> {
+    let symbols = symbols()?;
+    let entry = symbols.iter().find(|(name, _)| name == "enter16");
+    let (_, entry) = entry.context("the ROM has no enter16")?;
+    // The first 17 bytes run in the ROM.
+    let copied = u32::try_from(*entry)? + 17;
+    let (qemu, _probe) = Wishes {
+        damage: layout::F_SEGMENT.start() | copied & 0xffff,
+        ..ORDINARY
+    }
+    .qemu(machine)?;
+    let mut vm = qemu.spawn()?;
+    wake(&mut vm)?;
+    let state = woken(&mut vm, 1)?;
+    ensure!(state.mode == b'R', "{state:x?}");
     Ok(())
 }
 
