@@ -5,6 +5,7 @@
 mod captured;
 mod model;
 mod padding;
+mod patching;
 
 use super::*;
 use crate::error::Room;

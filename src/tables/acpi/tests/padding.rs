@@ -42,6 +42,15 @@ fn padding_is_not_transferred() {
     assert!(untouched(&bytes[0x2000..]));
 }
 
+/// What ends with its last checksum has no padding, and has not grown.
+#[test]
+fn a_full_file_takes_one_transfer() {
+    let (mut run, data) = padded_from(0x2_0000, &[]);
+    assert_eq!(run.result, Ok(None));
+    assert_eq!(run.machine.fw_cfg.transfers, 1);
+    assert!(run.bytes(0) == data);
+}
+
 #[test]
 fn a_reference_into_the_padding_transfers_it() {
     // What is patched before and after the second transfer is kept.
