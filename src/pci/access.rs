@@ -78,15 +78,6 @@ impl<I: Io> Config for Access<'_, I> {
         }
     }
 
-    fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
-        if self.ecam != 0 {
-            self.io.write8(self.addr(bdf, register), value);
-        } else if register < 0x100 {
-            let port = self.select(bdf, register);
-            self.io.out8(port, value);
-        }
-    }
-
     fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
         if self.ecam != 0 {
             self.io.write16(self.addr(bdf, register), value);
@@ -103,5 +94,64 @@ impl<I: Io> Config for Access<'_, I> {
             let port = self.select(bdf, register);
             self.io.out32(port, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::sim::{Bus, Function, Sim};
+    use crate::sim::Devices;
+
+    const AT: Bdf = Bdf::new(0, 2, 3);
+
+    /// A function with registers that keep what is written.
+    fn sim() -> Sim {
+        let function = Function::device(0x1234_5678, 0)
+            .scratch(0, 4)
+            .scratch(0xf0, 8);
+        let mut sim = Sim::new(Bus::from([(0x13, function)]));
+        sim.ecam = Some(0xb000_0000);
+        sim
+    }
+
+    #[test]
+    fn both_mechanisms_reach_the_same_registers() {
+        for ecam in [false, true] {
+            let mut sim = sim();
+            let mut access = match ecam {
+                true => Access::ecam(&mut sim, 0xb000_0000, u8::MAX),
+                false => Access::cam(&mut sim),
+            };
+            access.write32(AT, 0xf0, 0x1122_3344);
+            access.write16(AT, 0xf6, 0xbbaa);
+            access.write16(AT, 0xf4, 0x9988);
+            assert_eq!(access.read32(AT, 0xf0), 0x1122_3344);
+            assert_eq!(access.read32(AT, 0xf4), 0xbbaa_9988);
+            assert_eq!(access.read32(Bdf::new(0, 2, 2), 0xf0), u32::MAX);
+            let function = sim.function(AT).map(|f| (f.dword(0xf0), f.dword(0xf4)));
+            assert_eq!(function, Some((0x1122_3344, 0xbbaa_9988)));
+        }
+    }
+
+    /// Ports have 256 registers a function: what lies behind is not another one.
+    #[test]
+    fn ports_reach_no_extended_register() {
+        let mut sim = sim();
+        let mut access = Access::cam(&mut sim);
+        access.write16(AT, 0x100, 0);
+        access.write32(AT, 0x100, 0);
+        assert_eq!(access.read32(AT, 0x100), u32::MAX);
+        assert_eq!(access.read32(AT, 0), 0x1234_5678);
+    }
+
+    #[test]
+    fn a_bus_behind_the_ecams_end_opens_all_once() {
+        let mut devices = Devices::default();
+        let mut access = Access::ecam(&mut devices, 0xb000_0000, 63);
+        access.reach(63);
+        access.reach(64);
+        access.reach(255);
+        assert_eq!(devices.writes, [(0xb000_0060, 0xb000_0001)]);
     }
 }

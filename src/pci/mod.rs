@@ -127,8 +127,6 @@ pub trait Config {
     fn reach(&mut self, _bus: u8) {}
     /// Reads a dword.
     fn read32(&mut self, bdf: Bdf, register: u16) -> u32;
-    /// Writes a byte.
-    fn write8(&mut self, bdf: Bdf, register: u16, value: u8);
     /// Writes two bytes.
     fn write16(&mut self, bdf: Bdf, register: u16, value: u16);
     /// Writes a dword.

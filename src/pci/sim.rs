@@ -178,10 +178,6 @@ impl Config for Sim {
         self.read(bdf, register, 4)
     }
 
-    fn write8(&mut self, bdf: Bdf, register: u16, value: u8) {
-        self.write(bdf, register, 1, value.into());
-    }
-
     fn write16(&mut self, bdf: Bdf, register: u16, value: u16) {
         self.write(bdf, register, 2, value.into());
     }

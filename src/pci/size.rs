@@ -96,7 +96,8 @@ pub(super) fn add_bridge<C: Config>(
     let pref = config.read32(bdf, reg::PREF_WINDOW);
     let mut bridge = Bridge {
         io,
-        pref64: pref & 0xfff0 != 0 && pref & 0xf == 1,
+        // Zero without such a window.
+        pref64: pref & 0xf == 1,
         ..Bridge::default()
     };
     let [io, mem, pref] = &mut bridge.reserve;

@@ -142,11 +142,7 @@ impl Apertures {
         let start = end >> 1 | end >> 2;
         let range = Range {
             start: low(start >> PAGE),
-            end: if phys_bits > BLOCK {
-                u32::MAX
-            } else {
-                low(end.wrapping_sub(1) >> PAGE)
-            },
+            end: low(end.wrapping_sub(1) >> PAGE),
         };
         Self {
             io: [Range::EMPTY; 3],

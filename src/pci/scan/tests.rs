@@ -231,7 +231,6 @@ impl<F: FnMut(Bdf, u16) -> u32> Config for Garbage<F> {
         self.1 = self.1.wrapping_add(1);
         (self.0)(bdf, register)
     }
-    fn write8(&mut self, _: Bdf, _: u16, _: u8) {}
     fn write16(&mut self, _: Bdf, _: u16, _: u16) {}
     fn write32(&mut self, _: Bdf, _: u16, _: u32) {}
 }
@@ -357,4 +356,50 @@ fn more_than_64_buses_are_reached() {
         let pciexbar = sim.function(Bdf::default()).unwrap().dword(0x60);
         assert_eq!(pciexbar, if ports > 63 { 0xb000_0001 } else { 0 });
     }
+}
+
+/// A device's first function has number 0, also behind one with several.
+#[test]
+fn a_function_without_function_0_is_none() {
+    let mut sim = Sim::new(Bus::from([
+        (dev(1, 0), nic().multi()),
+        (dev(1, 1), nic()),
+        (dev(2, 1), nic()),
+        (dev(3, 0), nic()),
+    ]));
+    let summary = scan(&mut sim, 0, Routing::Ich9).unwrap();
+    assert_eq!(summary.functions, 3);
+    assert_eq!(line(&mut sim, 0, dev(2, 1)), 0);
+}
+
+#[test]
+fn no_more_roots_are_taken_than_there_are() {
+    for extra in 0..=3 {
+        let mut sim = Sim::new(Bus::new());
+        for root in [0x20, 0x40, 0x60] {
+            sim = sim.root(root, Bus::from([(0, nic())]));
+        }
+        let summary = scan(&mut sim, extra, Routing::Ich9).unwrap();
+        let roots: Vec<_> = summary.roots.iter().collect();
+        assert_eq!(roots, [0, 0x20, 0x40, 0x60][..=usize::from(extra)]);
+    }
+}
+
+/// The line is set; pin, bridge control and what a device has in its place stay.
+#[test]
+fn an_interrupt_line_leaves_the_other_bytes() {
+    const PIIX4_PM: u32 = 0x7113_8086;
+    let old = |pin: u8| [0xff, pin, 0x34, 0x12];
+    let device = |id| Sim1::device(id, 0x0200).scratch(0x3c, 4);
+    let bridge = Sim1::bridge(0x0001_1b36, Bus::new()).scratch(0x3c, 4);
+    let mut sim = Sim::new(Bus::from([
+        (dev(1, 0), device(NIC).preset(0x3c, &old(1))),
+        (dev(2, 0), device(PIIX4_PM).preset(0x3c, &old(1))),
+        (dev(3, 0), device(NIC).preset(0x3c, &old(0))),
+        (dev(4, 0), bridge.preset(0x3c, &old(1))),
+    ]));
+    scan(&mut sim, 0, Routing::Ich9).unwrap();
+    let found = [1, 2, 3, 4].map(|at| sim.function(Bdf::new(0, at, 0)).unwrap().dword(0x3c));
+    // SERR# is reported by the bridge.
+    assert_eq!(found, [0x1234_010a, 0x1234_0109, 0x1234_00ff, 0x1236_010a]);
 }

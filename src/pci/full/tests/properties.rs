@@ -16,7 +16,6 @@ impl Config for Garbage {
         self.0 ^= self.0 << 17;
         u32::try_from(self.0 >> 32).unwrap()
     }
-    fn write8(&mut self, _: Bdf, _: u16, _: u8) {}
     fn write16(&mut self, _: Bdf, _: u16, _: u16) {}
     fn write32(&mut self, _: Bdf, _: u16, _: u32) {}
 }
