@@ -286,6 +286,8 @@ const _: () = assert!(Q35.ecam.len() >> 20 == Q35.last_bus as u32 + 1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::map::tests::map_of;
+    use crate::sim::Machine;
 
     #[test]
     fn a_chipset_is_found_by_its_host_bridge() {
@@ -293,5 +295,108 @@ mod tests {
             assert_eq!(Chipset::find(chipset.host_bridge), Some(chipset));
         }
         assert_eq!(Chipset::find(0x0d57_8086), None);
+    }
+
+    /// What [`set_up_interrupt_controllers`] writes: both 8259A, then the local APIC.
+    const CONTROLLERS: [(u32, u32); 13] = [
+        (0x20, 0x11),
+        (0x21, 0x08),
+        (0x21, 0x04),
+        (0x21, 0x01),
+        (0x21, 0xfb),
+        (0xa0, 0x11),
+        (0xa1, 0x70),
+        (0xa1, 0x02),
+        (0xa1, 0x01),
+        (0xa1, 0xff),
+        (0xfee0_00f0, 0x1ff),
+        (0xfee0_0350, 0x700),
+        (0xfee0_0360, 0x400),
+    ];
+
+    #[test]
+    fn kernels_without_acpi_get_a_pcs_interrupts() {
+        for (chipset, more) in [
+            (&I440FX, &[(0x4d0, 0x0c00)][..]),
+            (&Q35, &[(0x4d0, 0x0c00)]),
+            (&NONE, &[]),
+        ] {
+            let mut machine = Machine::default();
+            machine.io.pci.ecam = Some(layout::Q35_ECAM.start());
+            chipset.set_up_legacy(&mut machine);
+            assert_eq!(machine.io.writes, [&CONTROLLERS, more].concat());
+        }
+    }
+
+    #[test]
+    fn real_mode_gets_a_timer_a_console_and_a20() {
+        for (ticks, mask) in [(true, 0xfa), (false, 0xfb)] {
+            let mut machine = Machine::default();
+            set_up_devices_for_bios(&mut machine, ticks);
+            let devices = [
+                (0x21, mask),
+                (0x43, 0x34),
+                (0x40, 0),
+                (0x40, 0),
+                (0x3fb, 0x83),
+                (0x3f8, 1),
+                (0x3f9, 0),
+                (0x3fb, 0x03),
+                (0x3fc, 0x03),
+                // Bit 0 would reset the machine.
+                (0x92, 0xfe),
+            ];
+            assert_eq!(machine.io.writes, [&CONTROLLERS[..], &devices].concat());
+        }
+    }
+
+    #[test]
+    fn an_io_apic_is_known_by_its_last_input() {
+        for (version, is_there) in [
+            (0x0017_0011, true),
+            (0xff17_00ff, true),
+            (0x0016_0011, false),
+            (0x1700_0000, false),
+            (u32::MAX, false),
+            (0, false),
+        ] {
+            for index in 0..2 {
+                let start = 0xfec0_0000 + 0x1_0000 * index;
+                let mut machine = Machine::default();
+                machine.io.answers = std::vec![(start + 0x10, version)];
+                assert_eq!(has_io_apic(&mut machine, index), is_there, "{version:#x}");
+                assert_eq!(machine.io.writes, [(start, 1)]);
+            }
+        }
+    }
+
+    #[test]
+    fn all_buses_are_opened_where_there_is_an_ecam() {
+        for (chipset, writes) in [
+            (&I440FX, &[][..]),
+            (&Q35, &[(0xb000_0060, 0xb000_0001)]),
+            (&NONE, &[]),
+        ] {
+            let mut machine = Machine::default();
+            let mut map = map_of(64 << 20);
+            assert_eq!(chipset.open_all_buses(&mut machine, &mut map), Ok(()));
+            assert_eq!(machine.io.writes, writes, "{}", chipset.name);
+            assert_eq!(has_all_buses(&map), !writes.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_the_whole_ecam_tells_that_all_buses_are_open() {
+        let ecam = layout::Q35_ECAM;
+        let longer = PhysRange::fixed(ecam.start() - 0x1000, ecam.end());
+        for (range, kind) in [
+            (layout::Q35_ECAM_64, Kind::RESERVED),
+            (longer, Kind::RESERVED),
+            (ecam, Kind::RAM),
+        ] {
+            let mut map = map_of(64 << 20);
+            map.reserve(range, kind).unwrap();
+            assert!(!has_all_buses(&map), "{range:x?} {kind:?}");
+        }
     }
 }

@@ -55,7 +55,7 @@ pub mod fw_cfg;
 pub mod kernel;
 pub mod layout;
 pub mod log;
-#[cfg(feature = "markers")]
+#[cfg(any(test, feature = "markers"))]
 pub mod markers;
 #[deny(clippy::arithmetic_side_effects)]
 pub mod memory;

@@ -31,3 +31,37 @@ pub fn entering<P: Platform>(platform: &mut P, handoff: Handoff) {
     };
     platform.out8(KERNEL, kind);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Machine;
+
+    #[test]
+    fn each_step_has_its_number() {
+        let mut machine = Machine::default();
+        start(&mut machine);
+        loading(&mut machine);
+        for handoff in [
+            Handoff::Multiboot { entry: 0, info: 0 },
+            Handoff::Linux {
+                entry: 0,
+                boot_params: 0,
+            },
+            Handoff::RealMode {
+                segment: 0,
+                stack: 0,
+                low_kernel: None,
+            },
+            Handoff::Pvh {
+                entry: 0,
+                start_info: 0,
+            },
+        ] {
+            entering(&mut machine, handoff);
+        }
+        let progress = [(0xf5, 1), (0xf5, 5)];
+        let kernels = [2, 3, 3, 4].map(|kind| (0xf4, kind));
+        assert_eq!(machine.io.writes, [&progress[..], &kernels].concat());
+    }
+}

@@ -26,6 +26,12 @@ fn one_transfer_reads_an_ordinary_directory() {
 }
 
 #[test]
+fn a_transfers_selector_is_its_upper_half() {
+    let control = DmaControl::READ.select(0x8019);
+    assert_eq!(control.bits(), 0x8019_000a);
+}
+
+#[test]
 fn a_long_directory_takes_a_second_transfer() {
     let mut machine = Machine::default();
     for i in 0..300 {
@@ -38,6 +44,36 @@ fn a_long_directory_takes_a_second_transfer() {
         dir.find(b"opt/file299").map(|f| f.selector),
         Some(0x20 + 299)
     );
+}
+
+/// The first transfer has room for 63 entries.
+#[test]
+fn the_second_transfer_is_made_only_when_it_is_needed() {
+    for (count, transfers) in [(63, 1), (64, 2)] {
+        let mut machine = Machine::default();
+        for i in 0..count {
+            machine.fw_cfg.file(&format!("opt/file{i}"), &[]);
+        }
+        let mut scratch = vec![0xa5; 8192];
+        let (dir, _) = Directory::read(&mut machine, &mut scratch).unwrap();
+        assert_eq!(dir.entries().len(), count);
+        assert_eq!(machine.fw_cfg.transfers, transfers, "{count}");
+    }
+}
+
+#[test]
+fn a_number_is_read_from_its_file() {
+    let mut machine = Machine::default();
+    machine
+        .fw_cfg
+        .file("etc/long", &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    machine.fw_cfg.file("etc/short", &[1, 2]);
+    let mut scratch = vec![0; 8192];
+    let (dir, _) = Directory::read(&mut machine, &mut scratch).unwrap();
+    let mut number = |name| dir.read_number(&mut machine, name);
+    assert_eq!(number(b"etc/long"), Ok(0x0807_0605_0403_0201));
+    assert_eq!(number(b"etc/short"), Ok(0x0201));
+    assert_eq!(number(b"etc/none"), Ok(0));
 }
 
 #[test]

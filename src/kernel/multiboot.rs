@@ -303,6 +303,22 @@ mod tests {
     }
 
     #[test]
+    fn a_list_has_at_most_1024_modules() {
+        const LOAD: PhysRange = PhysRange::fixed(0x10_0000, 0x10_8000);
+        let mut bytes = vec![0; LOAD.len() as usize];
+        // Empty modules with empty strings.
+        for word in bytes[0x1000..].as_chunks_mut::<4>().0 {
+            *word = LOAD.start().to_le_bytes();
+        }
+        for (count, fits) in [(0, true), (1023, true), (1024, true), (1025, false)] {
+            let draft = draft(LOAD.start(), count, 0x10_1000);
+            let draft = Info::read_from_bytes(&draft).unwrap();
+            let checked = Draft::check(&draft, LOAD, &bytes);
+            assert_eq!(checked.is_some(), fits, "{count}");
+        }
+    }
+
+    #[test]
     fn the_block_is_what_the_specification_says() {
         let draft = check(&draft(0x10_110c, 2, 0x10_1000), &image()).unwrap();
         let map = map_of(64 << 20);

@@ -104,3 +104,50 @@ pub(super) fn reserved_buses<C: Config>(config: &mut C, bdf: Bdf, caps: &BridgeC
     // All ones means none; more buses than exist are ignored.
     u8::try_from(buses).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Bdf, BridgeCaps, read_caps};
+    use crate::pci::sim::{Bus, Function, Port, Reserve, Sim};
+
+    /// The capabilities of a bridge.
+    fn caps(bridge: Function) -> BridgeCaps {
+        read_caps(&mut Sim::new(Bus::from([(0, bridge)])), Bdf::new(0, 0, 0))
+    }
+
+    /// Bit 0 of a capability's fourth byte says that there is a slot.
+    #[test]
+    fn only_a_port_that_leads_down_has_a_slot() {
+        for (port, slot, expected) in [
+            (Port::Root, 0x01, (true, true)),
+            (Port::Root, 0xfe, (true, false)),
+            (Port::Downstream, 0x01, (true, true)),
+            (Port::Downstream, 0x00, (true, false)),
+            (Port::Upstream, 0x01, (false, false)),
+            (Port::ToPci, 0x01, (false, false)),
+        ] {
+            let caps = caps(Function::port(port, Bus::new()).preset(0x43, &[slot]));
+            assert_eq!((caps.downstream, caps.slot), expected, "{port:?} {slot:#x}");
+            assert!(!caps.shpc && caps.reserve == 0);
+        }
+    }
+
+    #[test]
+    fn a_reservation_is_red_hats_of_this_type_and_length() {
+        for (id, len, kind, found) in [
+            (0x0001_1b36, 32, 1, true),
+            (0x0001_1b36, 40, 1, true),
+            (0x0001_1b36, 31, 1, false),
+            (0x0001_1b36, 32, 2, false),
+            (0x0001_1b37, 32, 1, false),
+        ] {
+            let bridge = Function::bridge(id, Bus::new()).reserve(Reserve::default());
+            let caps = caps(bridge.preset(0x42, &[len, kind]));
+            assert_eq!(
+                caps.reserve,
+                if found { 0x40 } else { 0 },
+                "{id:x} {len} {kind}"
+            );
+        }
+    }
+}

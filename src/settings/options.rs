@@ -177,6 +177,7 @@ fn line(bytes: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fw_cfg::fake::file_name;
     use crate::sim::Machine;
 
     fn read(files: &[(&str, &[u8])]) -> Result<Options> {
@@ -206,6 +207,20 @@ mod tests {
             log: LogOption::All,
         };
         assert_eq!(options, Ok(expected));
+    }
+
+    #[test]
+    fn a_file_with_an_unknown_options_name_is_told() {
+        for (name, is_so) in [
+            ("opt/org.qboot/pci", false),
+            ("opt/org.qboot/log", false),
+            ("opt/org.qboot/pcie", true),
+            ("opt/org.qboot/", true),
+            ("opt/org.else/pcie", false),
+            ("etc/e820", false),
+        ] {
+            assert_eq!(is_unknown(&file_name(name)), is_so, "{name}");
+        }
     }
 
     #[test]

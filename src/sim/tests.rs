@@ -1,7 +1,9 @@
 //! Captured machines booted on the host.
 
+mod buses;
 mod corpus;
 mod elf;
+mod log;
 mod multiboot;
 mod placement;
 mod realmode;
@@ -95,6 +97,21 @@ fn interrupts_are_routed_where_lines_name_them() {
             );
         }
     }
+}
+
+/// An MCFG table that names 256 buses, as `etc/acpi/tables`, and the script to load it.
+fn mcfg() -> (Vec<u8>, Vec<u8>) {
+    const LEN: u8 = 60;
+    let mut table = b"MCFG".to_vec();
+    table.extend([LEN, 0, 0, 0]);
+    table.resize(LEN.into(), 0);
+    table[55] = 0xff;
+    let name = "etc/acpi/tables";
+    let script = [
+        loader_command(1, &[name], &[(60, &[16]), (64, &[1])]),
+        loader_command(3, &[name], &[(60, &[9]), (68, &[LEN])]),
+    ];
+    (table, script.concat())
 }
 
 /// Whether x2APIC mode is turned on by a boot with this MADT entry.

@@ -1,4 +1,5 @@
 mod check;
+mod command;
 mod properties;
 
 use super::*;

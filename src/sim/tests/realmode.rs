@@ -73,6 +73,32 @@ fn they_are_handed_a_consistent_kernel() {
     }
 }
 
+/// Heap and stack follow the setup code: 512 bytes are the least.
+#[test]
+fn setup_code_leaves_room_for_its_stack() {
+    for (protocol, sects, fits) in [
+        (0x20f_u16, 110_u8, true),
+        (0x20f, 111, false),
+        (0x201, 74, true),
+        (0x201, 75, false),
+    ] {
+        let mut image = small_bzimage();
+        let code = image.split_off(1024);
+        image[0x1f1] = sects;
+        image[0x206..0x208].copy_from_slice(&protocol.to_le_bytes());
+        image.resize((usize::from(sects) + 1) * 512, 0);
+        image.extend(code);
+        let (guest, result) = real_mode(Board::Pc, "pc", &image);
+        assert_eq!(guest.check(result), Ok(()));
+        let expected = if fits {
+            None
+        } else {
+            Some(Error::Needs16BitEntry)
+        };
+        assert_eq!(result.err(), expected, "{protocol:x} {sects}");
+    }
+}
+
 /// Flips bits at `addr`; gives what the judge says then.
 fn damaged((mut guest, result): (Guest, Result<Handoff>), addr: u32) -> String {
     assert_eq!(guest.check(result), Ok(()));

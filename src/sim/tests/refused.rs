@@ -125,6 +125,23 @@ fn setup_sects_that_lie_are_refused() {
     }
 }
 
+/// `setup_sects` moves the code by 255 sectors at most: code that lacks more is not a
+/// kernel cut at the wrong place.
+#[test]
+fn code_that_lacks_too_much_is_somebodys_own() {
+    const MOST: usize = 255 * 512;
+    for (missing, refused) in [(MOST, true), (MOST + 1, false), (MOST + 512, false)] {
+        let mut image = signed_bzimage(b"own");
+        let code = 41 * 512;
+        let moved = code + 0x2cc + 512;
+        image[moved..moved + 3].copy_from_slice(b"\x1f\x8b\x08");
+        // What `syssize` says, but for the signature's 32 bytes.
+        image.truncate(code + 0x4_0000 - 32 - missing);
+        let expected = refused.then_some(Error::BadSetupHeader);
+        assert_eq!(outcome(small_guest(&image)).err(), expected, "{missing}");
+    }
+}
+
 #[test]
 fn an_image_without_code_is_refused() {
     // With and without sizes in its header; entered in 32 and in 16 bits.

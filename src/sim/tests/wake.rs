@@ -1,8 +1,10 @@
 //! Guests that sleep and are woken.
 
 use super::*;
+use crate::memory::map::tests::map_of;
 use crate::phys::u32_at;
-use crate::wake::{Vector, Wake, resume};
+use crate::tables::acpi::{Table, Tables};
+use crate::wake::{Vector, Wake, note, resume};
 
 const NOTE: PhysRange = layout::WAKE_NOTE;
 
@@ -184,34 +186,66 @@ fn a_kernel_that_qemu_loads_again_is_lost() {
     assert_eq!(sleeper.wake(), Wake::Boot, "the reason is cleared");
 }
 
-/// Which registers of a TPM are written after a boot with such a table.
-fn tpm_writes(signature: &[u8; 4]) -> Vec<(u32, u32)> {
+const TPM: u32 = 0xfed4_0000;
+
+/// Wakes a guest after a boot with such a table, and a TPM that reads as `answers`.
+fn wake_with_tpm(signature: &[u8; 4], answers: &[(u32, u32)]) -> Sleeper {
     let mut sleeper = Sleeper::new("pc", Board::Pc, 0x1000);
-    let flags: u32 = match signature {
-        b"TCPA" => 2,
-        b"TPM2" => 4,
-        _ => 0,
+    let range = PhysRange::new(sleeper.facs, 64).unwrap();
+    let mut tables = Tables::new(None);
+    for (signature, range) in [(*b"FACS", range), (*signature, range)] {
+        tables.all.push(Table { signature, range });
+    }
+    let map = map_of(512 << 20);
+    let handoff = Handoff::Linux {
+        entry: 0,
+        boot_params: 0,
     };
-    let checksum = u32_at(sleeper.guest.machine.memory.peek(NOTE), 4).unwrap();
-    let checksum = checksum.wrapping_sub(flags);
-    sleeper.put(NOTE.start() + 4, &checksum.to_le_bytes());
-    sleeper.put(NOTE.start() + 12, &flags.to_le_bytes());
+    let machine = &mut sleeper.guest.machine;
+    note(machine, &tables, &map, &handoff, false).unwrap();
+    let answers = answers.iter().map(|(at, value)| (TPM | at, *value));
+    machine.io.answers = answers.collect();
     assert!(matches!(sleeper.wake(), Wake::Resume(_)));
+    sleeper
+}
+
+/// Which registers of the TPM were written.
+fn tpm_writes(sleeper: &Sleeper) -> Vec<(u32, u32)> {
     let writes = sleeper.guest.machine.io.writes.iter();
-    let tpm = writes.filter(|(at, _)| (0xfed4_0000..0xfed4_1000).contains(at));
+    let tpm = writes.filter(|(at, _)| (TPM..TPM + 0x1000).contains(at));
     tpm.map(|(at, value)| (at & 0xfff, *value)).collect()
 }
 
 #[test]
 fn a_tpm_is_started_with_what_it_has_saved() {
-    assert_eq!(tpm_writes(b"none"), []);
+    assert_eq!(tpm_writes(&wake_with_tpm(b"none", &[])), []);
     for (table, command) in [
         (b"TPM2", *b"\x80\x01\0\0\0\x0c\0\0\x01\x44\0\x01"),
         (b"TCPA", *b"\0\xc1\0\0\0\x0c\0\0\0\x99\0\x02"),
     ] {
-        let mut expected = std::vec![(0, 2), (0x18, 0x40)];
-        expected.extend(command.map(|byte| (0x24, u32::from(byte))));
-        expected.extend([(0x18, 0x20), (0x18, 0x40), (0, 0x20)]);
-        assert_eq!(tpm_writes(table), expected, "{table:?}");
+        let mut fifo = std::vec![(0, 2), (0x18, 0x40)];
+        fifo.extend(command.map(|byte| (0x24, u32::from(byte))));
+        fifo.extend([(0x18, 0x20), (0x18, 0x40), (0, 0x20)]);
+        let mut crb = std::vec![(0x08, 1), (0x40, 1)];
+        crb.extend((0x80..).zip(command.map(u32::from)));
+        crb.extend([(0x4c, 1), (0x40, 2), (0x08, 2)]);
+        // Which interface it is, and its status: done.
+        for (answers, expected) in [
+            ([(0x30, 0xff70), (0x18, 0x10)], &fifo),
+            ([(0x30, 0x4001), (0x4c, 0xfffe)], &crb),
+        ] {
+            let sleeper = wake_with_tpm(table, &answers);
+            assert_eq!(tpm_writes(&sleeper), *expected, "{table:?}");
+            assert!(sleeper.guest.machine.io.accesses < 1000);
+        }
+    }
+}
+
+#[test]
+fn a_tpm_that_never_answers_is_given_up() {
+    for answers in [[(0x30, 0xff70), (0x18, 0xef)], [(0x30, 0x4001), (0x4c, 1)]] {
+        let sleeper = wake_with_tpm(b"TPM2", &answers);
+        let tries = sleeper.guest.machine.io.accesses;
+        assert!((1_000_000..1_001_000).contains(&tries), "{tries}");
     }
 }

@@ -1,7 +1,11 @@
 //! Tables read back entry by entry, as a kernel does.
 
 use super::*;
+use crate::chipset;
+use crate::memory::map::tests::map_of;
+use crate::pci::sim::{Bus, Function, Sim};
 use crate::phys::{u16_at, u32_at};
+use crate::sim::Machine;
 use proptest::collection::vec as vec_of;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -15,7 +19,11 @@ fn entries(room: usize, apic_ids: &[u32], wiring: &Wiring<'_>) -> Option<Vec<Vec
     assert!(buffer[room..].iter().all(|byte| *byte == 0xa5));
     let len = len?;
     assert!(buffer[len..].iter().all(|byte| *byte == 0xa5));
-    let table = &buffer[..len];
+    Some(parse(&buffer[..len]))
+}
+
+/// The entries of a table, all else found right.
+fn parse(table: &[u8]) -> Vec<Vec<u8>> {
     assert_eq!(table[..4], *b"PCMP");
     assert_eq!(byte_sum(table), 0);
     assert_eq!(u16_at(table, 4).map(usize::from), Some(table.len()));
@@ -31,7 +39,7 @@ fn entries(room: usize, apic_ids: &[u32], wiring: &Wiring<'_>) -> Option<Vec<Vec
     }
     assert_eq!(u16_at(table, 34).map(usize::from), Some(found.len()));
     assert!(found.is_sorted_by_key(|entry| entry[0]));
-    Some(found)
+    found
 }
 
 fn of_kind(entries: &[Vec<u8>], kind: u8) -> Vec<&[u8]> {
@@ -197,6 +205,65 @@ fn too_little_room_gives_none() {
     }
     assert_eq!(room(u32::MAX, 1), None);
     assert_eq!(room(0, u32::MAX), None);
+}
+
+/// The entries of the table that a machine gets.
+fn offered(machine: &mut Machine, chipset: &Chipset) -> Option<Vec<Vec<u8>>> {
+    let mut map = map_of(64 << 20);
+    let mut space = TableSpace::new(&mut map);
+    let mut roots = Roots::default();
+    roots.insert(0);
+    if !offer(machine, chipset, &roots, &mut space).unwrap() {
+        assert!(machine.memory.touched.is_empty());
+        return None;
+    }
+    let tables = machine.memory.peek(layout::F_TABLES);
+    assert_eq!(tables[..4], *b"_MP_");
+    let start = u32_at(tables, 4).unwrap() - layout::F_TABLES.start();
+    let table = &tables[start as usize..];
+    let len = u16_at(table, 4).unwrap();
+    Some(parse(&table[..len.into()]))
+}
+
+#[test]
+fn a_machines_table_has_what_it_says() {
+    let machine = |io_apics, cpus: u16, irq0_override: u32| {
+        let mut machine = Machine::default();
+        machine.io.io_apics = io_apics;
+        machine.fw_cfg.item(item::NB_CPUS, &cpus.to_le_bytes());
+        let irq0_override = irq0_override.to_le_bytes();
+        machine.fw_cfg.item(item::IRQ0_OVERRIDE, &irq0_override);
+        machine
+    };
+    for (io_apics, cpus, irq0_override, timer) in [
+        (1, 1, 1, 2),
+        (2, 3, 0x0000_0101, 2),
+        (2, 0, 0, 0),
+        (1, 4, 0xffff_ff00, 0),
+    ] {
+        let mut machine = machine(io_apics, cpus, irq0_override);
+        let found = offered(&mut machine, &chipset::NONE).unwrap();
+        assert_eq!(of_kind(&found, 0).len(), cpus.max(1).into());
+        assert_eq!(of_kind(&found, 2).len(), io_apics as usize);
+        assert_eq!(of_kind(&found, 3)[0][7], timer, "{irq0_override:x}");
+    }
+    assert_eq!(offered(&mut machine(0, 1, 1), &chipset::NONE), None);
+    // A device on bus 0, whose pin is INTB#; only `pc` is known to have PCI.
+    for (chipset, pins) in [
+        (&chipset::I440FX, &[[0, 2 << 2 | 1]][..]),
+        (&chipset::NONE, &[]),
+    ] {
+        let mut machine = machine(1, 1, 1);
+        let device = Function::device(0x1041_1af4, 0x0200).pin(2);
+        machine.io.pci = Sim::new(Bus::from([(0x10, device)]));
+        let found = offered(&mut machine, chipset).unwrap();
+        let pci = of_kind(&found, 1).iter().any(|bus| bus[2..] == *b"PCI   ");
+        assert_eq!(pci, !pins.is_empty());
+        let interrupts = of_kind(&found, 3);
+        let level = interrupts.iter().filter(|entry| entry[2] == 0x0d);
+        let level: Vec<_> = level.map(|entry| [entry[4], entry[5]]).collect();
+        assert_eq!(level, pins);
+    }
 }
 
 #[test]

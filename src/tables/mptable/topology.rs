@@ -95,9 +95,43 @@ mod tests {
         assert_eq!(topology.apic_ids(6).collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6]);
     }
 
+    /// A processor whose last leaf is `highest`, with bits and count of each level.
+    fn answer(leaf: u32, level: u32, highest: u32, levels: [[u32; 2]; 2]) -> [u32; 4] {
+        match (leaf, level) {
+            (0, _) => [highest, 0, 0, 0],
+            (0xb, 0) => [levels[0][0], levels[0][1], 0, 0],
+            (0xb, 1) => [levels[1][0], levels[1][1], 0, 0],
+            _ => [u32::MAX; 4],
+        }
+    }
+
     #[test]
-    fn without_the_leaf_ids_are_consecutive() {
-        let topology = topology(|_, _| [1, 0, 0, 0]);
-        assert_eq!(topology.apic_ids(3).collect::<Vec<_>>(), [0, 1, 2]);
+    fn without_a_likely_leaf_ids_are_consecutive() {
+        const FLAT: [u32; 4] = [0, 1, 2, 3];
+        // Thread numbers have two bits, of which one is used.
+        const APART: [u32; 4] = [0, 1, 4, 5];
+        type Cpuid = fn(u32, u32) -> [u32; 4];
+        let machines: [(Cpuid, [u32; 4]); 9] = [
+            (|a, b| answer(a, b, 0xb, [[2, 2], [4, 4]]), APART),
+            // The leaf is missing.
+            (|a, b| answer(a, b, 0xa, [[2, 2], [4, 4]]), FLAT),
+            (|a, b| answer(a, b, 0, [[2, 2], [4, 4]]), FLAT),
+            // A package of one core.
+            (|a, b| answer(a, b, 0xd, [[2, 2], [2, 2]]), APART),
+            // The other bits are reserved.
+            (
+                |a, b| answer(a, b, 0xd, [[0x22, 0x1_0002], [0x24, 0x1_0004]]),
+                APART,
+            ),
+            // No threads; fewer in a package than in a core; fewer bits.
+            (|a, b| answer(a, b, 0xd, [[2, 0], [4, 4]]), FLAT),
+            (|a, b| answer(a, b, 0xd, [[2, 3], [4, 2]]), FLAT),
+            (|a, b| answer(a, b, 0xd, [[2, 2], [1, 4]]), FLAT),
+            (|a, b| answer(a, b, 0xd, [[0, 0], [0, 0]]), FLAT),
+        ];
+        for (at, (cpuid, expected)) in machines.into_iter().enumerate() {
+            let ids = topology(cpuid).apic_ids(4);
+            assert_eq!(ids.collect::<Vec<_>>(), expected, "{at}");
+        }
     }
 }
