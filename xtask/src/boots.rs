@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::firmware::{self, Firmware, OURS};
 use crate::measure::user_space::{self, Linux, UserSpace};
@@ -23,6 +23,9 @@ pub struct Options {
     /// Only cells whose name contains this, such as "q35 PVH"
     #[arg(long, value_name = "TEXT")]
     pub cell: Option<String>,
+    /// Only with this firmware, after a change of it: the others' last results are kept
+    #[arg(long, conflicts_with = "rom")]
+    pub ours: bool,
     /// Another firmware to boot with beside the usual ones
     #[arg(long, value_name = "FILE")]
     pub rom: Vec<PathBuf>,
@@ -42,20 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut kept: Vec<Boots> = read(BOOTS, "").unwrap_or_default();
     let mut missed = Vec::new();
     for suite in &options.suite {
-        let (linux, firmware) = match suite.as_str() {
-            SYSTEM => (Linux::new(None)?, usual.clone()),
-            suite => {
-                let qemu = qemu::debian::of(suite)?;
-                let mut firmware = usual.clone();
-                let others = firmware::peers(&qemu.root);
-                for one in &mut firmware {
-                    if let Some(theirs) = others.iter().find(|theirs| theirs.name == one.name) {
-                        *one = theirs.clone();
-                    }
-                }
-                (Linux::of(suite, &qemu)?, firmware)
-            }
-        };
+        let (linux, mut firmware) = of_suite(suite, &usual)?;
         let mut boots = Boots {
             suite: suite.clone(),
             linux: linux.release()?,
@@ -65,11 +55,20 @@ pub fn run(options: &Options) -> Result<()> {
             results: BTreeMap::new(),
             skipped: skipped.clone(),
         };
+        if options.ours {
+            let mut others = kept.iter().filter(|one| one.is_like(&boots));
+            let others = others.next().with_context(|| {
+                format!("{suite}: no results with this kernel and QEMU to keep, leave out --ours")
+            })?;
+            boots.cells.clone_from(&others.cells);
+            boots.results.clone_from(&others.results);
+            firmware.retain(|one| one.name == OURS);
+        }
         for one in &firmware {
             boot(&linux, one, &cells, &mut boots);
         }
-        let ours = |cell: &&String| boots.outcome(cell, OURS).is_none();
-        missed.extend(boots.cells.iter().filter(ours).cloned());
+        let is_missed = |cell: &&Cell| boots.outcome(&cell.name, OURS).is_none();
+        missed.extend(cells.iter().filter(is_missed).map(|cell| cell.name.clone()));
         print(&boots)?;
         kept.retain(|one| one.suite != boots.suite);
         kept.push(boots);
@@ -79,6 +78,22 @@ pub fn run(options: &Options) -> Result<()> {
     }
     ensure!(missed.is_empty(), "no user space reached in {missed:?}");
     Ok(())
+}
+
+/// The kernel of a suite, and `usual` firmware as the suite has it.
+fn of_suite(suite: &str, usual: &[Firmware]) -> Result<(Linux, Vec<Firmware>)> {
+    let mut firmware = usual.to_vec();
+    if suite == SYSTEM {
+        return Ok((Linux::new(None)?, firmware));
+    }
+    let qemu = qemu::debian::of(suite)?;
+    let peers = firmware::peers(&qemu.root);
+    for one in &mut firmware {
+        if let Some(peer) = peers.iter().find(|peer| peer.name == one.name) {
+            *one = peer.clone();
+        }
+    }
+    Ok((Linux::of(suite, &qemu)?, firmware))
 }
 
 /// Boots the cells with one firmware.
@@ -91,12 +106,13 @@ fn boot(linux: &Linux, firmware: &Firmware, cells: &[Cell], boots: &mut Boots) {
     });
     step.done(&format!("{} cells", cells.len()));
     for (cell, counted) in cells.iter().zip(list) {
+        let outcomes = boots.results.entry(cell.name.clone()).or_default();
         match counted {
             Ok(counted) => {
-                let outcomes = boots.results.entry(cell.name.clone()).or_default();
                 outcomes.insert(name.clone(), counted);
             }
             Err(error) => {
+                outcomes.remove(name);
                 eprintln!("{name}: {error:#}");
                 let reason = format!("{name} in {}: no user space reached", cell.name);
                 boots.skipped.push(reason);

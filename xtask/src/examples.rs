@@ -34,7 +34,8 @@ Examples:
         "\
 Examples:
   qboot boots --suite system
-  qboot boots --cell \"q35 PVH\"",
+  qboot boots --cell \"q35 PVH\"
+  qboot boots --ours            after a change of this firmware",
     ),
     (
         "timeline",

@@ -154,6 +154,12 @@ pub struct Boots {
 }
 
 impl Boots {
+    /// Whether these are boots of the same kernel under the same QEMU.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.suite, &self.linux, &self.qemu) == (&other.suite, &other.linux, &other.qemu)
+    }
+
     /// What a boot costs, if user space was reached.
     #[must_use]
     pub fn outcome(&self, cell: &str, firmware: &str) -> Option<&UserSpace> {
