@@ -49,6 +49,31 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// They are tried by hand, since their tools are other distributions'.
+#[test]
+fn recipes_are_of_this_version_and_build_as_the_page_says() -> Result<()> {
+    let read =
+        |path: &str| Ok::<_, anyhow::Error>(fs::read_to_string(workspace::root().join(path))?);
+    let page = read("docs/packaging.md")?;
+    let options = "--features rom --profile rom --target i586-unknown-linux-gnu";
+    for (recipe, version) in [
+        ("PKGBUILD", format!("\npkgver={}\n", dist::VERSION)),
+        (
+            "qboot-rs.spec",
+            format!("\nVersion:        {}\n", dist::VERSION),
+        ),
+        ("default.nix", format!("version = \"{}\";", dist::VERSION)),
+    ] {
+        let text = read(&format!("share/packaging/{recipe}"))?;
+        ensure!(text.contains(&version), "{recipe}: not {version:?}");
+        ensure!(text.contains(options), "{recipe}: not {options}");
+        ensure!(page.contains(recipe), "{recipe} is not on the page");
+    }
+    let archive = format!("qboot-rs-{}.tar.gz", dist::VERSION);
+    ensure!(page.contains(&archive), "{archive} is not on the page");
+    Ok(())
+}
+
 #[test]
 fn the_script_installs_and_removes() -> Result<()> {
     let from = collected()?;
