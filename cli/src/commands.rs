@@ -19,10 +19,6 @@ use crate::run::{self, Outcome};
 use crate::uki::Pe;
 use crate::{build, dist, doctor, extract, inspect, manual, workspace};
 
-/// A script that stands for one command passes its own name in this variable, as it was
-/// typed.
-const SCRIPT: &str = "QBOOT_SCRIPT";
-
 /// The commands of `xtask`, which is compiled when one is called.
 pub const DEVELOPER: [(&str, &str); 8] = [
     (
@@ -230,20 +226,6 @@ pub fn main(program: Command, perform: fn(&str, &ArgMatches) -> Result<ExitCode>
     }
 }
 
-/// What is typed before a command: the script that takes them all, cargo's alias, or
-/// an installed program.
-#[must_use]
-pub fn typed() -> String {
-    match env::var(SCRIPT) {
-        Ok(script) => match script.rsplit_once('/') {
-            Some((scripts, _)) => format!("{scripts}/xtask.sh"),
-            None => script,
-        },
-        Err(_) if workspace::source().is_some() => "cargo xtask".to_owned(),
-        Err(_) => "qboot".to_owned(),
-    }
-}
-
 /// The command and its arguments. Help and wrong usage end the process. They show the
 /// name that was typed: a script for one command (scripts/run.sh) or for all
 /// (scripts/xtask.sh), cargo's alias, or the installed program.
@@ -251,11 +233,11 @@ fn parse(program: Command) -> (String, ArgMatches) {
     let mut arguments = env::args_os().skip(1).peekable();
     let task = arguments.peek().and_then(|task| task.to_str());
     let task = task.map(str::to_owned).unwrap_or_default();
-    let script = env::var(SCRIPT).ok();
+    let script = env::var(workspace::SCRIPT).ok();
     let own_script = script
         .as_ref()
         .filter(|script| !script.ends_with("xtask.sh"));
-    let program_name = typed();
+    let program_name = workspace::typed();
     let task_name = match own_script {
         Some(script) => script.clone(),
         None => format!("{program_name} {task}"),

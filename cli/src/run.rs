@@ -15,7 +15,6 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::builder::{EnumValueParser, PossibleValue};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
 
-use crate::commands::typed;
 use crate::examples::RUN_EXAMPLES;
 use crate::extract::Format;
 use crate::initramfs::Arch;
@@ -411,7 +410,7 @@ fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
         "{} is a unified kernel image, beside which QEMU refuses -initrd and -dtb; take its kernel \
          out with: {} extract {} vmlinux",
         kernel.display(),
-        typed(),
+        workspace::typed(),
         kernel.display(),
     );
     Ok(())

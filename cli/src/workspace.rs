@@ -1,4 +1,4 @@
-//! Where the repository and its build products are.
+//! Where the repository and its build products are, and how this program was called.
 
 use std::env;
 use std::ffi::OsString;
@@ -34,6 +34,23 @@ pub fn require_source(what: &str) -> Result<PathBuf> {
     source().with_context(|| {
         format!("{what} needs the source tree: start this in a checkout, as `cargo xtask`")
     })
+}
+
+/// A script that stands for one command passes its own name in this variable, as it was
+/// typed.
+pub const SCRIPT: &str = "QBOOT_SCRIPT";
+
+/// What is typed before a command: the script that takes them all, cargo's alias, or
+/// an installed program.
+pub fn typed() -> String {
+    match env::var(SCRIPT) {
+        Ok(script) => match script.rsplit_once('/') {
+            Some((scripts, _)) => format!("{scripts}/xtask.sh"),
+            None => script,
+        },
+        Err(_) if source().is_some() => "cargo xtask".to_owned(),
+        Err(_) => "qboot".to_owned(),
+    }
 }
 
 /// The cargo that started this program, or the one on the path.
