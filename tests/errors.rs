@@ -8,8 +8,7 @@ use qboot::settings::options;
 use qboot_tests::loader::{add_checksum, add_pointer, allocate};
 use qboot_tests::machines::*;
 use qboot_tests::{
-    DEBUG_CONSOLE, Kind, LENGTH, Options, PROBE_TIMEOUT, Probe, ROOM, VALUE, error_line, noise,
-    wait_until,
+    DEBUG_CONSOLE, Kind, LENGTH, PROBE_TIMEOUT, Probe, ROOM, VALUE, error_line, noise, wait_until,
 };
 use rstest::rstest;
 use rstest_reuse::apply;

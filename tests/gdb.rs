@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::machines::Q35;
-use qboot_tests::{Options, for_gdb, rom};
+use qboot_tests::{for_gdb, rom};
 use rstest::rstest;
 use xtask::kernel::{self, Flavour};
 use xtask::workspace;

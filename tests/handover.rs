@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use qboot_tests::acpi::Tables;
 use qboot_tests::handover::Handover;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, skip};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, skip};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{self, BzImage, Mode, PAYLOAD_LEN, hdr};

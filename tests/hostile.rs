@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use qboot::error::Error;
 use qboot_tests::machines::*;
-use qboot_tests::{Dice, Kind, LENGTH, Options, PROBE_TIMEOUT, Probe, ROOM, error_line, noise};
+use qboot_tests::{Dice, Kind, LENGTH, PROBE_TIMEOUT, Probe, ROOM, error_line, noise};
 use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, REPORT_PORT, Record, hdr};
 use xtask::qemu::{Qemu, Vm};
 

@@ -215,56 +215,6 @@ impl Kind {
     }
 }
 
-/// Options that many tests give QEMU.
-pub trait Options: Sized {
-    /// `-device` for each.
-    #[must_use]
-    fn devices<S: AsRef<str>>(self, devices: impl IntoIterator<Item = S>) -> Self;
-
-    /// `-fw_cfg name=NAME,string=VALUE`.
-    #[must_use]
-    fn fw_cfg(self, name: &str, value: &str) -> Self;
-
-    /// `-fw_cfg name=NAME,file=PATH`.
-    #[must_use]
-    fn fw_cfg_file(self, name: &str, path: &Path) -> Self;
-
-    /// One of the firmware's options.
-    #[must_use]
-    fn option(self, name: &str, value: &str) -> Self {
-        self.fw_cfg(&format!("opt/org.qboot/{name}"), value)
-    }
-
-    /// Several of them.
-    #[must_use]
-    fn options(self, options: &[(&str, &str)]) -> Self {
-        let each = options.iter();
-        each.fold(self, |qemu, (name, value)| qemu.option(name, value))
-    }
-
-    /// Lets the firmware end QEMU with its error code.
-    #[must_use]
-    fn debug_exit(self) -> Self {
-        self.devices(["isa-debug-exit,iobase=0xf4,iosize=1"])
-    }
-}
-
-impl Options for Qemu {
-    fn devices<S: AsRef<str>>(self, devices: impl IntoIterator<Item = S>) -> Self {
-        let each = devices.into_iter();
-        each.fold(self, |qemu, device| qemu.args(["-device", device.as_ref()]))
-    }
-
-    fn fw_cfg(self, name: &str, value: &str) -> Self {
-        self.args(["-fw_cfg", &format!("name={name},string={value}")])
-    }
-
-    fn fw_cfg_file(self, name: &str, path: &Path) -> Self {
-        let item = format!("name={name},file={}", path.display());
-        self.args(["-fw_cfg", &item])
-    }
-}
-
 /// A probe that halts, in a file of a directory of its own.
 pub struct Probe {
     /// Its kind.

@@ -11,7 +11,7 @@ use qboot::error::Error;
 use qboot_tests::handover::Handover;
 use qboot_tests::machines::*;
 use qboot_tests::pci::{self, Function, UNMAPPED};
-use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe, ROOM, noise, shape, skip};
+use qboot_tests::{DEBUG_CONSOLE, Kind, PROBE_TIMEOUT, Probe, ROOM, noise, shape, skip};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::kernel::{self, Flavour};

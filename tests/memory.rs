@@ -11,7 +11,7 @@ use qboot::phys::PhysRange;
 use qboot::sim::Guest;
 use qboot::tables::smbios::RELEASE_DATE;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe, noise, symbols};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, symbols};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{self, Mode, Multiboot, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
@@ -40,12 +40,8 @@ fn depth(vm: &mut Vm) -> Result<u32> {
 /// Boots with a painted stack, until the probe or an error has said something.
 fn painted(qemu: Qemu, probe: &Probe) -> Result<u32> {
     let paint = probe.file("paint", &vec![PAINT; layout::STACK.len() as usize])?;
-    let loader = format!(
-        "loader,file={},addr={:#x},force-raw=on",
-        paint.display(),
-        layout::STACK.start()
-    );
-    let mut vm = qemu.qmp().devices([loader]).spawn()?;
+    let qemu = qemu.loader(&paint, layout::STACK.start());
+    let mut vm = qemu.qmp().spawn()?;
     vm.wait_for("an end", PROBE_TIMEOUT, |vm| {
         vm.serial().ends_with('\n') || vm.debugcon(probe::REPORT_PORT).len() >= RECORD_LEN
     })?;

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use qboot_tests::machines::*;
 use qboot_tests::pci::{Functions, check, parse, same_as_seabios};
-use qboot_tests::{DEBUG_CONSOLE, Kind, Options, PROBE_TIMEOUT, Probe};
+use qboot_tests::{DEBUG_CONSOLE, Kind, PROBE_TIMEOUT, Probe};
 use xtask::qemu::Qemu;
 
 #[path = "pci/boots.rs"]

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use qboot_tests::guest;
 use qboot_tests::machines::*;
-use qboot_tests::{Field, Kind, Options, PROBE_TIMEOUT, Probe, sum};
+use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, sum};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::initramfs::MARKER;

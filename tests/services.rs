@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{self, BzImage, Mode, REPORT_PORT, hdr};

@@ -12,8 +12,8 @@ use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot_tests::machines::*;
 use qboot_tests::{
-    Field, GENERATIONS, Kind, Options, PROBE_TIMEOUT, Probe, generation_address, restored, save,
-    symbols, wait_until,
+    Field, GENERATIONS, Kind, PROBE_TIMEOUT, Probe, generation_address, restored, save, symbols,
+    wait_until,
 };
 use rstest::rstest;
 use rstest_reuse::apply;

@@ -75,6 +75,15 @@ impl Package {
             lists: Lists::system(),
         }
     }
+
+    /// `name` for this architecture from a suite.
+    pub fn of_suite(suite: &str, arch: &str, name: &str) -> Self {
+        let (suite, arch) = (suite.to_owned(), arch.to_owned());
+        Package {
+            name: name.to_owned(),
+            lists: Lists::Suite { suite, arch },
+        }
+    }
 }
 
 /// Fails without apt, and says what to do instead.

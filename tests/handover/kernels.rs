@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use linux_loader::loader::KernelLoader;
 use qboot_tests::machines::*;
-use qboot_tests::{Field, Kind, Options, PROBE_TIMEOUT, Probe, noise};
+use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
@@ -307,11 +307,7 @@ fn notes_in_the_firmware_are_not_read(machine: Machine) -> Result<()> {
     }
     let probe = Probe::from_bytes(Kind::Pvh, &file)?;
     let notes = probe.file("notes", &notes)?;
-    let loader = format!(
-        "loader,file={},addr={STACK:#x},force-raw=on",
-        notes.display()
-    );
-    let qemu = probe.machine(machine)?.args(["-device", &loader]);
+    let qemu = probe.machine(machine)?.loader(&notes, STACK);
     let (handover, _vm) = probe.boot(&qemu)?;
     ensure!(handover.record.entry == elf.addr);
     check(&handover, 512)

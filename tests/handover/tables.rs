@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use qboot_tests::acpi::Tables;
 use qboot_tests::machines::*;
 use qboot_tests::smbios::Smbios;
-use qboot_tests::{Field, GENERATIONS, Kind, Options, Probe, generation_address};
+use qboot_tests::{Field, GENERATIONS, Kind, Probe, generation_address};
 use rstest::rstest;
 use rstest_reuse::apply;
 

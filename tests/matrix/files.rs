@@ -106,7 +106,7 @@ fn by_objcopy(flavour: &str) -> Result<PathBuf> {
 /// A unified kernel image by Debian 13's ukify and stub: with the standard initramfs,
 /// an archive that stands for microcode, and a profile.
 fn by_ukify(flavour: &str) -> Result<PathBuf> {
-    let unpacked = |name| debian::unpack(&of_suite("trixie", "amd64", name));
+    let unpacked = |name| debian::unpack(&Package::of_suite("trixie", "amd64", name));
     let (ukify, pefile) = (unpacked("systemd-ukify")?, unpacked("python3-pefile")?);
     let stub = unpacked("systemd-boot-efi")?.join(STUB);
     let kernel = debian_kernel(flavour)?.bzimage;
@@ -144,7 +144,7 @@ fn debian_kernel(flavour: &str) -> Result<Kernel> {
     if let Some((suite, flavour)) = flavour.split_once('/') {
         let arch = if is_32_bits(flavour) { "i386" } else { "amd64" };
         let name = format!("linux-image-{flavour}");
-        return kernel::newest(&of_suite(suite, arch, &name));
+        return kernel::newest(&Package::of_suite(suite, arch, &name));
     }
     match Flavour::from_str(flavour, false) {
         Ok(flavour) => kernel::debian(flavour),
@@ -160,18 +160,10 @@ fn is_32_bits(flavour: &str) -> bool {
 /// A file of a package: `NAME`, or `SUITE/ARCH/NAME`.
 fn packaged(package: &str, path: &str) -> Result<PathBuf> {
     let package = match package.split('/').collect::<Vec<_>>()[..] {
-        [suite, arch, name] => of_suite(suite, arch, name),
+        [suite, arch, name] => Package::of_suite(suite, arch, name),
         _ => Package::system(package),
     };
     Ok(debian::unpack(&package)?.join(path))
-}
-
-pub fn of_suite(suite: &str, arch: &str, name: &str) -> Package {
-    let (suite, arch) = (suite.to_owned(), arch.to_owned());
-    Package {
-        name: name.to_owned(),
-        lists: debian::Lists::Suite { suite, arch },
-    }
 }
 
 fn decompressed(path: &Path) -> Result<PathBuf> {

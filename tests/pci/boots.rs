@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use qboot_tests::guest;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, Options, PROBE_TIMEOUT, Probe};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::initramfs::MARKER;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use qboot_tests::acpi::Tables;
 use qboot_tests::machines::*;
 use qboot_tests::pci::parse;
-use qboot_tests::{Kind, Options, Probe};
+use qboot_tests::{Kind, Probe};
 use rstest::rstest;
 
 /// Four root ports on bus 0.

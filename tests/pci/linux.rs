@@ -5,9 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use qboot_tests::Kind;
 use qboot_tests::guest;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, Options};
 use xtask::initramfs::{Arch, Initramfs};
 use xtask::kernel::Flavour;
 use xtask::linux::Time;

@@ -9,16 +9,16 @@
 //! the content. Items that are not files have an empty name.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use flate2::{Compression, write::GzEncoder};
 
 use crate::output::say;
-use crate::qemu::{self, Qtest};
+use crate::qemu;
 use crate::workspace;
 
 /// What to capture.
@@ -128,7 +128,8 @@ pub fn capture(options: &[OsString]) -> Result<Vec<Item>> {
 /// A QEMU whose processor stands still.
 struct Machine {
     child: Child,
-    qtest: Qtest<ChildStdout, ChildStdin>,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
 }
 
 impl Drop for Machine {
@@ -152,12 +153,29 @@ impl Machine {
             .with_context(|| format!("starting {}", Path::new(&binary).display()))?;
         let commands = child.stdin.take().context("no standard input")?;
         let answers = child.stdout.take().context("no standard output")?;
-        let qtest = Qtest::new(answers, commands);
-        Ok(Self { child, qtest })
+        Ok(Self {
+            child,
+            commands,
+            answers: BufReader::new(answers),
+        })
     }
 
+    /// Sends a command; gives its answer without the leading `OK`.
     fn command(&mut self, command: &str) -> Result<String> {
-        self.qtest.command(command)
+        writeln!(self.commands, "{command}").context("QEMU has ended")?;
+        loop {
+            let mut line = String::new();
+            if self.answers.read_line(&mut line)? == 0 {
+                bail!("QEMU has ended; see what it printed");
+            }
+            if let Some(answer) = line.strip_prefix("OK") {
+                return Ok(answer.trim().to_owned());
+            }
+            ensure!(
+                line.starts_with("IRQ"),
+                "unexpected answer to {command}: {line}"
+            );
+        }
     }
 
     fn out_u32(&mut self, port: u16, value: u32) -> Result<()> {

@@ -112,7 +112,7 @@ fn equipped(rom: &Path, cell: &Cell) -> Qemu {
                 qemu = qemu.args(["-drive", &drive]);
             }
         }
-        qemu = qemu.args(["-device", device]);
+        qemu = qemu.devices([device]);
     }
     // Only a failing firmware writes here.
     probe::ports(qemu).debugcon(COMPLAINTS)
@@ -215,35 +215,21 @@ pub fn pages(kit: &Kit, rom: &Path, cell: &Cell) -> Result<u64> {
     } else {
         tempfile::tempdir()?
     };
-    let mut taken = [0, 0];
-    for (n, taken) in taken.iter_mut().enumerate() {
-        let file = dir.path().join(format!("ram{n}"));
-        let ram = format!(
-            "memory-backend-file,id=ram,size={}M,share=on,mem-path={}",
-            cell.memory_mib,
-            file.display()
-        );
-        let mut qemu = kit.machine(rom, cell, Mode::Exit)?.args([
-            "-object",
-            &ram,
-            "-machine",
-            "memory-backend=ram",
-        ]);
-        // The first run counts what QEMU touches before the reset.
-        if n == 0 {
-            qemu = qemu.qmp().arg("-S");
-        }
-        let mut vm = qemu.spawn()?;
-        if n == 0 {
-            *taken = fs::metadata(&file)?.blocks();
-            vm.quit()?;
-        } else {
-            vm.wait_exit(TIMEOUT)?;
-            *taken = fs::metadata(&file)?.blocks();
-        }
-        fs::remove_file(&file)?;
-    }
-    let [before, after] = taken;
+    let machine = |ram: &Path| -> Result<Qemu> {
+        let (size, path) = (cell.memory_mib, ram.display());
+        let ram = format!("memory-backend-file,id=ram,size={size}M,share=on,mem-path={path}");
+        let qemu = kit.machine(rom, cell, Mode::Exit)?;
+        Ok(qemu.args(["-object", &ram, "-machine", "memory-backend=ram"]))
+    };
+    // What QEMU touches before the reset.
+    let ram = dir.path().join("before");
+    let vm = machine(&ram)?.qmp().arg("-S").spawn()?;
+    let before = fs::metadata(&ram)?.blocks();
+    vm.quit()?;
+    fs::remove_file(&ram)?;
+    let ram = dir.path().join("after");
+    machine(&ram)?.spawn()?.wait_exit(TIMEOUT)?;
+    let after = fs::metadata(&ram)?.blocks();
     Ok(after.saturating_sub(before) * 512 / 4096)
 }
 

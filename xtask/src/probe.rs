@@ -208,10 +208,8 @@ pub fn code(mode: Mode) -> Result<Vec<u8>> {
 /// Adds the ports that every probe reports and ends at.
 #[must_use]
 pub fn ports(qemu: Qemu) -> Qemu {
-    qemu.debugcon(REPORT_PORT).args([
-        "-device".to_owned(),
-        format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1"),
-    ])
+    let exit = format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1");
+    qemu.debugcon(REPORT_PORT).devices([exit])
 }
 
 /// Waits for the `n`th record (the first is 1) of a machine with [`ports`].

@@ -11,10 +11,8 @@
 //! ```
 
 pub mod debian;
-mod qtest;
 mod vm;
 
-pub use qtest::Qtest;
 pub use vm::Vm;
 
 use std::ffi::{OsStr, OsString};
@@ -255,6 +253,51 @@ impl Qemu {
     {
         self.extra.extend(args.into_iter().map(Into::into));
         self
+    }
+
+    /// `-device` for each.
+    #[must_use]
+    pub fn devices<S: AsRef<str>>(self, devices: impl IntoIterator<Item = S>) -> Self {
+        let each = devices.into_iter();
+        each.fold(self, |qemu, device| qemu.args(["-device", device.as_ref()]))
+    }
+
+    /// Puts a file into the guest's memory at each reset.
+    #[must_use]
+    pub fn loader(self, file: &Path, addr: u32) -> Self {
+        let file = file.display();
+        self.devices([format!("loader,file={file},addr={addr:#x},force-raw=on")])
+    }
+
+    /// `-fw_cfg name=NAME,string=VALUE`.
+    #[must_use]
+    pub fn fw_cfg(self, name: &str, value: &str) -> Self {
+        self.args(["-fw_cfg", &format!("name={name},string={value}")])
+    }
+
+    /// `-fw_cfg name=NAME,file=PATH`.
+    #[must_use]
+    pub fn fw_cfg_file(self, name: &str, path: &Path) -> Self {
+        self.args(["-fw_cfg", &format!("name={name},file={}", path.display())])
+    }
+
+    /// One of the firmware's options.
+    #[must_use]
+    pub fn option(self, name: &str, value: &str) -> Self {
+        self.fw_cfg(&format!("opt/org.qboot/{name}"), value)
+    }
+
+    /// Several of them.
+    #[must_use]
+    pub fn options(self, options: &[(&str, &str)]) -> Self {
+        let each = options.iter();
+        each.fold(self, |qemu, (name, value)| qemu.option(name, value))
+    }
+
+    /// Lets the firmware end QEMU with its error code.
+    #[must_use]
+    pub fn debug_exit(self) -> Self {
+        self.devices(["isa-debug-exit,iobase=0xf4,iosize=1"])
     }
 
     /// The arguments, with QEMU's files in `dir`.

@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Kit, TIMEOUT};
-use crate::probe::{self, Mode};
+use super::{Cell, Kit, TIMEOUT, end};
+use crate::probe::Mode;
 use crate::qemu::Accel;
 
 /// One run under KVM.
@@ -33,15 +33,7 @@ pub fn kvm_run(kit: &Kit, rom: &Path, cell: &Cell) -> Result<KvmRun> {
         .trace("vm_state_notify")
         .args(["-msg", "timestamp=on"])
         .spawn()?;
-    let status = vm.wait_exit(TIMEOUT)?;
-    if status.code() != Some(probe::EXIT_STATUS) {
-        bail!(
-            "{} with {} under KVM: QEMU ended with {status}\n{}",
-            cell.name,
-            rom.display(),
-            vm.report()
-        );
-    }
+    end(&mut vm, rom, cell, TIMEOUT).context("under KVM")?;
     let mut start = None;
     let mut last = None;
     let mut exits = 0u64;

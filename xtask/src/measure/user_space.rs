@@ -16,7 +16,7 @@ use super::{
     Access, Cell, Kernel, Spread, accesses, all_cells, cells::root_ports, end, equipped, named,
     sums,
 };
-use crate::debian::{Lists, Package};
+use crate::debian::Package;
 use crate::initramfs::Initramfs;
 use crate::linux::{self, Time};
 use crate::output::say;
@@ -84,13 +84,8 @@ impl Linux {
     /// # Errors
     /// The kernel cannot be fetched, or as for [`Linux::new`].
     pub fn of(suite: &str, qemu: &Unpacked) -> Result<Self> {
-        let kernel = kernel::newest(&Package {
-            name: "linux-image-cloud-amd64".to_owned(),
-            lists: Lists::Suite {
-                suite: suite.to_owned(),
-                arch: "amd64".to_owned(),
-            },
-        })?;
+        let package = Package::of_suite(suite, "amd64", "linux-image-cloud-amd64");
+        let kernel = kernel::newest(&package)?;
         Ok(Self {
             qemu: qemu.program.clone(),
             ..Self::new(Some(&kernel.bzimage))?

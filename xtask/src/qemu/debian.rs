@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::debian::{self, Lists, Package};
+use crate::debian::{self, Package};
 use crate::workspace;
 
 /// An unpacked QEMU.
@@ -24,13 +24,8 @@ pub struct Unpacked {
 /// # Errors
 /// It cannot be fetched.
 pub fn of(suite: &str) -> Result<Unpacked> {
-    let root = debian::unpack_with_dependencies(&Package {
-        name: "qemu-system-x86".to_owned(),
-        lists: Lists::Suite {
-            suite: suite.to_owned(),
-            arch: "amd64".to_owned(),
-        },
-    })?;
+    let package = Package::of_suite(suite, "amd64", "qemu-system-x86");
+    let root = debian::unpack_with_dependencies(&package)?;
     // Debian 12's packages still have it in the second.
     let loader = ["usr/lib64", "lib64"].map(|dir| root.join(dir).join("ld-linux-x86-64.so.2"));
     let loader = loader.iter().find(|loader| loader.is_file());
