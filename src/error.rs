@@ -1,6 +1,7 @@
 //! What can go wrong, each with a stable code, one message and what to do.
 
 use crate::phys::{Refused, halves, join};
+use crate::platform::TransferError;
 use crate::text::{Terminal, print, print_foreign};
 
 /// Everything that stops a boot.
@@ -78,6 +79,16 @@ pub enum Error {
 impl From<Refused> for Error {
     fn from(_: Refused) -> Self {
         Self::NotOurMemory
+    }
+}
+
+impl From<TransferError> for Error {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::NoDevice => Self::NoFwCfg,
+            TransferError::Failed => Self::FwCfgTransfer,
+            TransferError::Refused => Self::NotOurMemory,
+        }
     }
 }
 

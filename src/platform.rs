@@ -7,9 +7,7 @@
 //! Unless KVM serves or collects it, an access to a device is an exit to the host, which
 //! takes as long as some thousand instructions. Callers count them.
 
-use crate::error::Result;
-use crate::phys::PhysRange;
-use crate::phys::Refused;
+use crate::phys::{PhysRange, Refused};
 pub use crate::text::Terminal;
 
 /// A machine, as the firmware reaches it.
@@ -57,6 +55,23 @@ pub trait Io {
     fn write32(&mut self, addr: u32, value: u32);
 }
 
+/// Why a transfer was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferError {
+    /// No fw_cfg device answers.
+    NoDevice,
+    /// The device reports that it failed.
+    Failed,
+    /// The firmware may not touch this memory.
+    Refused,
+}
+
+impl From<Refused> for TransferError {
+    fn from(_: Refused) -> Self {
+        Self::Refused
+    }
+}
+
 /// Items of QEMU's firmware configuration device, each transfer one exit.
 ///
 /// A read past the end of an item gives zeroes, so an item may be read
@@ -66,44 +81,44 @@ pub trait FwCfg {
     /// Selects `selector` and reads from its start.
     ///
     /// # Errors
-    /// [`Error::FwCfgTransfer`](crate::error::Error::FwCfgTransfer), [`Error::NoFwCfg`](crate::error::Error::NoFwCfg).
-    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()>;
+    /// [`TransferError::NoDevice`], [`TransferError::Failed`].
+    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<(), TransferError>;
 
     /// Reads on in the selected item.
     ///
     /// # Errors
     /// As [`FwCfg::read`].
-    fn read_next(&mut self, dest: &mut [u8]) -> Result<()>;
+    fn read_next(&mut self, dest: &mut [u8]) -> Result<(), TransferError>;
 
     /// As [`FwCfg::read`], to guest memory.
     ///
     /// # Errors
-    /// [`Error::NotOurMemory`](crate::error::Error::NotOurMemory), and as [`FwCfg::read`].
-    fn load(&mut self, selector: u16, to: PhysRange) -> Result<()>;
+    /// [`TransferError::Refused`], and as [`FwCfg::read`].
+    fn load(&mut self, selector: u16, to: PhysRange) -> Result<(), TransferError>;
 
     /// As [`FwCfg::read_next`], to guest memory.
     ///
     /// # Errors
     /// As [`FwCfg::load`].
-    fn load_next(&mut self, to: PhysRange) -> Result<()>;
+    fn load_next(&mut self, to: PhysRange) -> Result<(), TransferError>;
 
     /// Selects `selector`, to read on from `offset`.
     ///
     /// # Errors
     /// As [`FwCfg::read`].
-    fn seek(&mut self, selector: u16, offset: u32) -> Result<()>;
+    fn seek(&mut self, selector: u16, offset: u32) -> Result<(), TransferError>;
 
     /// Writes `data` at `offset` of item `selector`.
     ///
     /// # Errors
-    /// [`Error::FwCfgTransfer`](crate::error::Error::FwCfgTransfer) also if the item is read-only.
-    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()>;
+    /// [`TransferError::Failed`] also if the item is read-only.
+    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<(), TransferError>;
 
     /// A little-endian `u32` item; 0 if there is none.
     ///
     /// # Errors
     /// As [`FwCfg::read`].
-    fn read_u32(&mut self, selector: u16) -> Result<u32> {
+    fn read_u32(&mut self, selector: u16) -> Result<u32, TransferError> {
         let mut bytes = [0; 4];
         self.read(selector, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))

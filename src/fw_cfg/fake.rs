@@ -1,5 +1,5 @@
 use super::{FILE_NAME_LEN, FileName};
-use crate::error::{Error, Result};
+use crate::platform::TransferError;
 use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
@@ -78,7 +78,7 @@ impl FakeFwCfg {
     ///
     /// # Errors
     /// As there.
-    pub fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+    pub fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<(), TransferError> {
         self.cursor = (selector, 0);
         self.read_next(dest)
     }
@@ -87,7 +87,7 @@ impl FakeFwCfg {
     ///
     /// # Errors
     /// As [`FakeFwCfg::read`].
-    pub fn seek(&mut self, selector: u16, offset: u32) -> Result<()> {
+    pub fn seek(&mut self, selector: u16, offset: u32) -> Result<(), TransferError> {
         self.cursor = (selector, 0);
         self.read_next(&mut [])?;
         self.cursor.1 = offset as usize;
@@ -98,14 +98,14 @@ impl FakeFwCfg {
     ///
     /// # Errors
     /// As [`FakeFwCfg::read`].
-    pub fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
+    pub fn read_next(&mut self, dest: &mut [u8]) -> Result<(), TransferError> {
         if self.fails_after.is_some_and(|n| self.transfers >= n) {
-            return Err(Error::FwCfgTransfer);
+            return Err(TransferError::Failed);
         }
         self.transfers = self.transfers.wrapping_add(1);
         self.transferred = self.transferred.wrapping_add(dest.len() as u64);
         if self.limit.is_some_and(|n| self.transferred > n) {
-            return Err(Error::FwCfgTransfer);
+            return Err(TransferError::Failed);
         }
         let (selector, offset) = self.cursor;
         let rest = self.data(selector).get(offset..).unwrap_or(&[]);
@@ -124,11 +124,11 @@ impl FakeFwCfg {
     ///
     /// # Errors
     /// There is no such place.
-    pub fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
-        let item = self.items.get_mut(&selector).ok_or(Error::FwCfgTransfer)?;
+    pub fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<(), TransferError> {
+        let item = self.items.get_mut(&selector).ok_or(TransferError::Failed)?;
         let end = (offset as usize).saturating_add(data.len());
         item.get_mut(offset as usize..end)
-            .ok_or(Error::FwCfgTransfer)?
+            .ok_or(TransferError::Failed)?
             .copy_from_slice(data);
         self.written.push((selector, offset, data.to_vec()));
         Ok(())

@@ -3,10 +3,9 @@
 use super::hardware::Hardware;
 use super::io::out16;
 use core::arch::{asm, naked_asm};
-use qboot::error::{Error, Result};
 use qboot::fw_cfg::{DmaControl, PORT_DATA, PORT_DMA_LOW, PORT_SELECTOR, item};
 use qboot::phys::PhysRange;
-use qboot::platform::FwCfg;
+use qboot::platform::{FwCfg, TransferError};
 
 /// Builds a descriptor on the stack (control, length, the address's halves, all big
 /// endian), rings the doorbell, and removes it.
@@ -66,7 +65,7 @@ fn read_bytes(dest: &mut [u8]) {
 /// survives a reset, and is zero after any transfer. So the doorbell rings once more
 /// before `byte_wise` is set. With DMA off nothing listens to the doorbell, and it
 /// still rings before each read: that costs less than a question before each transfer.
-fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<()> {
+fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<(), TransferError> {
     let control = DmaControl::READ.select(selector);
     // SAFETY: the bytes are the slice's, borrowed until the transfer is over.
     let mut ring = || unsafe { transfer(control, dest.as_mut_ptr(), dest.len()) };
@@ -80,14 +79,14 @@ fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<()> {
     }
     if !*byte_wise {
         if status != ignored {
-            return Err(Error::FwCfgTransfer);
+            return Err(TransferError::Failed);
         }
         // There is no DMA, or no device at all.
         let mut signature = [0; 4];
         out16(PORT_SELECTOR, item::SIGNATURE);
         read_bytes(&mut signature);
         if signature != *b"QEMU" {
-            return Err(Error::NoFwCfg);
+            return Err(TransferError::NoDevice);
         }
         *byte_wise = true;
     }
@@ -96,7 +95,7 @@ fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-fn read_next(byte_wise: bool, dest: &mut [u8]) -> Result<()> {
+fn read_next(byte_wise: bool, dest: &mut [u8]) -> Result<(), TransferError> {
     if byte_wise {
         read_bytes(dest);
         return Ok(());
@@ -104,28 +103,28 @@ fn read_next(byte_wise: bool, dest: &mut [u8]) -> Result<()> {
     // SAFETY: as in `read`.
     match unsafe { transfer(DmaControl::READ, dest.as_mut_ptr(), dest.len()) } {
         0 => Ok(()),
-        _ => Err(Error::FwCfgTransfer),
+        _ => Err(TransferError::Failed),
     }
 }
 
 impl FwCfg for Hardware {
-    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<(), TransferError> {
         read(&mut self.byte_wise, selector, dest)
     }
 
-    fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
+    fn read_next(&mut self, dest: &mut [u8]) -> Result<(), TransferError> {
         read_next(self.byte_wise, dest)
     }
 
-    fn load(&mut self, selector: u16, to: PhysRange) -> Result<()> {
+    fn load(&mut self, selector: u16, to: PhysRange) -> Result<(), TransferError> {
         read(&mut self.byte_wise, selector, self.window.bytes(to)?)
     }
 
-    fn load_next(&mut self, to: PhysRange) -> Result<()> {
+    fn load_next(&mut self, to: PhysRange) -> Result<(), TransferError> {
         read_next(self.byte_wise, self.window.bytes(to)?)
     }
 
-    fn seek(&mut self, selector: u16, offset: u32) -> Result<()> {
+    fn seek(&mut self, selector: u16, offset: u32) -> Result<(), TransferError> {
         if self.byte_wise {
             out16(PORT_SELECTOR, selector);
             // Under KVM so many bytes are one exit.
@@ -142,21 +141,21 @@ impl FwCfg for Hardware {
         // SAFETY: passing bytes over touches no memory.
         match unsafe { transfer(skip, core::ptr::null_mut(), offset as usize) } {
             0 => Ok(()),
-            _ => Err(Error::FwCfgTransfer),
+            _ => Err(TransferError::Failed),
         }
     }
 
-    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
+    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<(), TransferError> {
         if self.byte_wise {
             // The data port has been read-only since QEMU 2.4.
-            return Err(Error::FwCfgTransfer);
+            return Err(TransferError::Failed);
         }
         self.seek(selector, offset)?;
         let (at, len) = (data.as_ptr().cast_mut(), data.len());
         // SAFETY: the device only reads the bytes, which are the slice's.
         match unsafe { transfer(DmaControl::WRITE, at, len) } {
             0 => Ok(()),
-            _ => Err(Error::FwCfgTransfer),
+            _ => Err(TransferError::Failed),
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The simulated machine as a platform.
 
 use super::{Devices, Memory};
-use crate::error::Result;
 use crate::fw_cfg::fake::FakeFwCfg;
 use crate::phys::PhysRange;
 use crate::phys::Refused;
-use crate::platform::{FwCfg, GuestMemory, Io, Platform, Terminal};
+use crate::platform::{FwCfg, GuestMemory, Io, Platform, Terminal, TransferError};
 use std::string::String;
 use std::vec::Vec;
 
@@ -106,23 +105,23 @@ impl Io for Machine {
 }
 
 impl FwCfg for Machine {
-    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<()> {
+    fn read(&mut self, selector: u16, dest: &mut [u8]) -> Result<(), TransferError> {
         self.fw_cfg.read(selector, dest)
     }
-    fn read_next(&mut self, dest: &mut [u8]) -> Result<()> {
+    fn read_next(&mut self, dest: &mut [u8]) -> Result<(), TransferError> {
         self.fw_cfg.read_next(dest)
     }
-    fn load(&mut self, selector: u16, to: PhysRange) -> Result<()> {
+    fn load(&mut self, selector: u16, to: PhysRange) -> Result<(), TransferError> {
         self.loads.push((selector, to));
         self.fw_cfg.read(selector, self.memory.bytes(to)?)
     }
-    fn load_next(&mut self, to: PhysRange) -> Result<()> {
+    fn load_next(&mut self, to: PhysRange) -> Result<(), TransferError> {
         self.fw_cfg.read_next(self.memory.bytes(to)?)
     }
-    fn seek(&mut self, selector: u16, offset: u32) -> Result<()> {
+    fn seek(&mut self, selector: u16, offset: u32) -> Result<(), TransferError> {
         self.fw_cfg.seek(selector, offset)
     }
-    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<()> {
+    fn write(&mut self, selector: u16, offset: u32, data: &[u8]) -> Result<(), TransferError> {
         self.fw_cfg.write(selector, offset, data)
     }
 }
