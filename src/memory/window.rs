@@ -6,13 +6,18 @@
 use crate::layout;
 use crate::phys::PhysRange;
 
-/// What may be touched below 1 MiB: not the firmware's stack, statics and scratch, nor
-/// the image.
-const LOW: [PhysRange; 3] = [
-    layout::LOW_FREE,
-    PhysRange::fixed(layout::LOW_FREE_TOP.start(), layout::EBDA.end()),
-    PhysRange::fixed(layout::F_TABLES.start(), layout::OWN_SMBIOS.end()),
-];
+/// The parts of memory that may be touched: `high`, the RAM from 1 MiB up that the
+/// memory map has shown to exist, and below it not the firmware's stack, statics and
+/// scratch, nor the image.
+#[must_use]
+pub const fn parts(high: PhysRange) -> [PhysRange; 4] {
+    [
+        high,
+        PhysRange::fixed(layout::LOW_FREE_TOP.start(), layout::EBDA.end()),
+        PhysRange::fixed(layout::F_TABLES.start(), layout::OWN_SMBIOS.end()),
+        layout::LOW_FREE,
+    ]
+}
 const _: () = {
     assert!(layout::LOW_FREE_TOP.end() == layout::EBDA.start());
     assert!(layout::F_TABLES.end() == layout::OWN_SMBIOS.start());
@@ -21,16 +26,10 @@ const _: () = {
 /// The longest slice that Rust allows, `isize::MAX` on 32 bits.
 const LONGEST: u32 = i32::MAX.unsigned_abs();
 
-/// Whether `range` may be touched. `high` is the RAM from 1 MiB up that the
-/// memory map has shown to exist.
+/// Whether `range` may be touched: it lies in one of `parts`.
 #[must_use]
-pub fn contains(high: PhysRange, range: PhysRange) -> bool {
-    let is_open = if range.start() >= layout::HIGH_RAM {
-        high.contains(range)
-    } else {
-        LOW.iter().any(|part| part.contains(range))
-    };
-    is_open && range.len() <= LONGEST
+pub fn contains(parts: &[PhysRange; 4], range: PhysRange) -> bool {
+    range.len() <= LONGEST && parts.iter().any(|part| part.contains(range))
 }
 
 #[cfg(test)]
@@ -82,7 +81,7 @@ mod tests {
                 let [from, end] = pair else { continue };
                 all &= is_open(*from);
                 let range = PhysRange::fixed(*start, *end);
-                assert_eq!(contains(HIGH, range), all, "{range:x?}");
+                assert_eq!(contains(&parts(HIGH), range), all, "{range:x?}");
             }
         }
     }
@@ -98,25 +97,28 @@ mod tests {
             image,
         ] {
             for at in [closed.start(), closed.end() - 1] {
-                assert!(!contains(HIGH, PhysRange::fixed(at, at + 1)), "{at:#x}");
+                assert!(
+                    !contains(&parts(HIGH), PhysRange::fixed(at, at + 1)),
+                    "{at:#x}"
+                );
             }
         }
     }
 
     #[test]
     fn an_empty_range_has_to_lie_inside_too() {
-        assert!(!contains(HIGH, PhysRange::fixed(0, 0)));
-        assert!(contains(HIGH, PhysRange::fixed(0x6000, 0x6000)));
+        assert!(!contains(&parts(HIGH), PhysRange::fixed(0, 0)));
+        assert!(contains(&parts(HIGH), PhysRange::fixed(0x6000, 0x6000)));
     }
 
     #[test]
     fn ram_opens_only_up_to_its_end() {
         let none = PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM);
         let byte = PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM + 1);
-        assert!(!contains(none, byte));
-        assert!(contains(HIGH, HIGH));
+        assert!(!contains(&parts(none), byte));
+        assert!(contains(&parts(HIGH), HIGH));
         assert!(!contains(
-            HIGH,
+            &parts(HIGH),
             PhysRange::fixed(layout::HIGH_RAM, HIGH.end() + 1)
         ));
     }
@@ -125,7 +127,7 @@ mod tests {
     fn a_slice_has_at_most_2_gib() {
         let high = PhysRange::fixed(layout::HIGH_RAM, 0xfec0_0000);
         let whole = |len| PhysRange::new(layout::HIGH_RAM, len).unwrap();
-        assert!(contains(high, whole(0x7fff_ffff)));
-        assert!(!contains(high, whole(0x8000_0000)));
+        assert!(contains(&parts(high), whole(0x7fff_ffff)));
+        assert!(!contains(&parts(high), whole(0x8000_0000)));
     }
 }

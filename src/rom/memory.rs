@@ -11,8 +11,8 @@ use qboot::platform::GuestMemory;
 /// RAM without the running firmware's part.
 #[derive(Debug)]
 pub struct Window {
-    /// The RAM above 1 MiB that may be used.
-    high: PhysRange,
+    /// The parts that may be touched.
+    parts: [PhysRange; 4],
 }
 
 impl Window {
@@ -23,7 +23,7 @@ impl Window {
     /// other window, whose slices would be the same bytes.
     pub unsafe fn new() -> Self {
         Self {
-            high: PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM),
+            parts: window::parts(PhysRange::fixed(layout::HIGH_RAM, layout::HIGH_RAM)),
         }
     }
 
@@ -34,7 +34,7 @@ impl Window {
     // 31 copies of it would take 1.8 KB.
     #[inline(never)]
     pub fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused> {
-        if !window::contains(self.high, range) {
+        if !window::contains(&self.parts, range) {
             return Err(Refused);
         }
         let start = core::ptr::with_exposed_provenance_mut(range.start() as usize);
@@ -51,7 +51,7 @@ impl GuestMemory for Hardware {
     fn open(&mut self, ram: PhysRange) {
         // Below 1 MiB the layout is fixed, whatever the map says.
         if ram.start() == layout::HIGH_RAM {
-            self.window.high = ram;
+            self.window.parts = window::parts(ram);
         }
     }
 
