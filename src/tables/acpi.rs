@@ -258,10 +258,10 @@ fn is_padded(script: &[u8], len: usize) -> bool {
 struct Loaded<'s> {
     /// With its NUL, so that a field with this prefix has the same name.
     name: &'s [u8],
-    /// The part that has been transferred, from the start.
-    filled: PhysRange,
-    /// Bytes of the whole file, all of them allocated.
-    len: u32,
+    /// Where it lies.
+    range: PhysRange,
+    /// Bytes that have been transferred, from the start.
+    filled: u32,
     selector: u16,
 }
 
@@ -271,15 +271,13 @@ impl Loaded<'_> {
     /// Reading starts at the beginning, but the first part may be patched already. So
     /// the bytes to skip are read to where the missing ones will go.
     fn fill<P: Platform>(&mut self, platform: &mut P) -> Result<()> {
-        let whole =
-            PhysRange::new(self.filled.start(), self.len).ok_or(Error::LoaderOutOfBounds)?;
-        let missing =
-            PhysRange::between(self.filled.end(), whole.end()).ok_or(Error::LoaderOutOfBounds)?;
+        let missing = self.range.behind(self.filled);
+        let missing = missing.ok_or(Error::LoaderOutOfBounds)?;
         if missing.is_empty() {
             return Ok(());
         }
         let mut selector = Some(self.selector);
-        let mut skip = self.filled.len();
+        let mut skip = self.filled;
         while skip != 0 {
             let len = skip.min(missing.len());
             let sink = missing.part(0, len).ok_or(Error::LoaderOutOfBounds)?;
@@ -290,9 +288,16 @@ impl Loaded<'_> {
             skip = skip.saturating_sub(len);
         }
         platform.load_next(missing)?;
-        self.filled = whole;
+        self.filled = self.range.len();
         Ok(())
     }
+}
+
+/// The file called `name`. From the back: nearly all commands name QEMU's last file,
+/// with the tables.
+fn find<'f, 's>(files: &'f mut [Loaded<'s>], name: &FileName) -> Option<&'f mut Loaded<'s>> {
+    let mut files = files.iter_mut().rev();
+    files.find(|file| name.starts_with(file.name))
 }
 
 /// A script while it runs.
@@ -361,15 +366,15 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         // An empty file gets an address too.
         let len = file.size.max(1);
         let range = self.space.alloc(zone, len, align.max(MIN_ALIGN))?;
-        let filled = range.part(0, filled).ok_or(Error::LoaderOutOfBounds)?;
-        self.platform.load(file.selector, filled)?;
+        let part = |len| range.part(0, len).ok_or(Error::LoaderOutOfBounds);
+        self.platform.load(file.selector, part(filled)?)?;
         if name == file::RSDP {
             self.tables.rsdp = Some(range.start());
         }
         let loaded = Loaded {
             name: name_end,
+            range: part(file.size)?,
             filled,
-            len: file.size,
             selector: file.selector,
         };
         self.files
@@ -377,49 +382,43 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
             .map_err(|_| Error::TooManyTables)
     }
 
-    /// Where a file lies. At least its first `end` bytes are transferred.
-    fn file(&mut self, name: &FileName, end: u32) -> Result<PhysRange> {
-        // From the back: nearly all commands name QEMU's last file, with the tables.
-        let mut files = self.files.iter_mut().rev();
-        let file = files
-            .find(|file| name.starts_with(file.name))
-            .ok_or(Error::LoaderFileMissing)?;
-        if file.filled.len() < end {
-            file.fill(self.platform)?;
-        }
-        Ok(file.filled)
-    }
-
-    /// The address of the byte at `offset` of a file.
-    fn address(&mut self, name: &FileName, offset: u32) -> Result<u32> {
-        let file = self.file(name, offset.saturating_add(1))?;
-        if offset >= file.len() {
-            return Err(Error::LoaderOutOfBounds);
-        }
-        Ok(file.start().wrapping_add(offset))
+    /// The file called `name`.
+    fn file(&mut self, name: &FileName) -> Result<&mut Loaded<'s>> {
+        find(&mut self.files, name).ok_or(Error::LoaderFileMissing)
     }
 
     /// Adds the address of `src` to a pointer in `dest`.
     fn add_pointer(&mut self, command: &AddPointer) -> Result<()> {
-        let (offset, size) = (command.offset.get(), command.size.into());
-        let dest = self.file(&command.dest, offset.saturating_add(size))?;
-        let pointer = dest.part(offset, size).ok_or(Error::LoaderOutOfBounds)?;
-        let offset = read_offset(self.platform.bytes(pointer)?)?;
+        let src = self.file(&command.src)?;
+        let (target, filled) = (src.range, src.filled);
+        let start = command.offset.get();
+        let end = start.saturating_add(command.size.into());
+        let dest = find(&mut self.files, &command.dest).ok_or(Error::LoaderFileMissing)?;
+        if dest.filled < end {
+            dest.fill(self.platform)?;
+        }
+        let content = self.platform.bytes(dest.range)?;
+        let pointer = content.get_mut(start as usize..end as usize);
+        let offset = add_address(pointer.ok_or(Error::LoaderOutOfBounds)?, target)?;
         // A table's first byte decides whether the whole table is transferred, since
         // its checksum covers all of it.
-        let target = self.address(&command.src, offset)?;
-        put_address(self.platform.bytes(pointer)?, target)
+        if offset >= filled {
+            let src = find(&mut self.files, &command.src).ok_or(Error::LoaderFileMissing)?;
+            src.fill(self.platform)?;
+        }
+        Ok(())
     }
 
     /// Completes a checksum, and with it a table.
     fn add_checksum(&mut self, command: &AddChecksum) -> Result<()> {
         let (offset, start, len) = (command.offset.get(), command.start.get(), command.len.get());
-        let end = start.saturating_add(len).max(offset.saturating_add(1));
-        let file = self.file(&command.file, end)?;
-        let range = file.part(start, len).ok_or(Error::LoaderOutOfBounds)?;
-        let content = self.platform.bytes(file)?;
-        let summed = content.get_mut(start as usize..);
-        let summed = summed.and_then(|rest| rest.get_mut(..len as usize));
+        let end = start.saturating_add(len);
+        let file = find(&mut self.files, &command.file).ok_or(Error::LoaderFileMissing)?;
+        if file.filled < end.max(offset.saturating_add(1)) {
+            file.fill(self.platform)?;
+        }
+        let content = self.platform.bytes(file.range)?;
+        let summed = content.get_mut(start as usize..end as usize);
         let summed = summed.ok_or(Error::LoaderOutOfBounds)?;
         self.summed = self.summed.saturating_add(len);
         if self.summed > MAX_SUMMED {
@@ -428,6 +427,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         // The RSDP has its checksums elsewhere.
         if start.checked_add(CHECKSUM_OFFSET) == Some(offset)
             && let Some(signature) = summed.first_chunk()
+            && let Some(range) = file.range.part(start, len)
         {
             let signature = *signature;
             // Tables past the limit are loaded, but not noted.
@@ -464,7 +464,12 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
 
     /// Writes the address of a byte into a file of QEMU's.
     fn write_pointer(&mut self, command: &WritePointer) -> Result<()> {
-        let target = self.address(&command.src, command.src_offset.get())?;
+        let offset = command.src_offset.get();
+        let src = find(&mut self.files, &command.src).ok_or(Error::LoaderFileMissing)?;
+        let target = src.range.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
+        if src.filled <= offset {
+            src.fill(self.platform)?;
+        }
         let dest = self.dir.find(up_to_nul(&command.dest));
         let dest = dest.ok_or(Error::LoaderFileMissing)?;
         let offset = command.dest_offset.get();
@@ -476,13 +481,13 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let address = address
             .get_mut(..usize::from(command.size))
             .ok_or(Error::BadLoaderScript)?;
-        put_address(address, target)?;
+        add_address(address, target)?;
         self.platform.write(dest.selector, offset, address)?;
         let _ = self.tables.written.try_push(WrittenPointer {
             selector: dest.selector.into(),
             size: u16::from(command.size).into(),
             offset: offset.into(),
-            address: target.into(),
+            address: target.start().into(),
         });
         Ok(())
     }
@@ -540,31 +545,34 @@ fn checksummed_end(name: &[u8], commands: &[[u8; COMMAND_LEN]]) -> u32 {
     0
 }
 
-/// The offset that a pointer holds at first.
-fn read_offset(field: &[u8]) -> Result<u32> {
-    match field {
-        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => Ok(u32::from_le_bytes([*a, *b, *c, *d])),
-        [a, b] => Ok(u16::from_le_bytes([*a, *b]).into()),
-        [a] => Ok((*a).into()),
+/// Adds the address of `file` to the offset in it that a pointer of 1, 2, 4 or 8 bytes
+/// holds at first. Returns the offset.
+fn add_address(pointer: &mut [u8], file: PhysRange) -> Result<u32> {
+    let address = |offset: u32| {
+        let byte = file.part(offset, 1).ok_or(Error::LoaderOutOfBounds)?;
+        Ok::<u32, Error>(byte.start())
+    };
+    match pointer {
+        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => {
+            let offset = u32::from_le_bytes([*a, *b, *c, *d]);
+            [*a, *b, *c, *d] = address(offset)?.to_le_bytes();
+            Ok(offset)
+        }
+        [a, b] => {
+            let offset = u16::from_le_bytes([*a, *b]).into();
+            let address = u16::try_from(address(offset)?);
+            [*a, *b] = address.map_err(|_| Error::LoaderOutOfBounds)?.to_le_bytes();
+            Ok(offset)
+        }
+        [a] => {
+            let offset = (*a).into();
+            *a = u8::try_from(address(offset)?).map_err(|_| Error::LoaderOutOfBounds)?;
+            Ok(offset)
+        }
         // The upper half is not zero.
         [_, _, _, _, _, _, _, _] => Err(Error::LoaderOutOfBounds),
         _ => Err(Error::BadLoaderScript),
     }
-}
-
-/// Writes an address into a pointer of 1, 2, 4 or 8 bytes. The upper half of 8 bytes is
-/// zero already.
-fn put_address(field: &mut [u8], address: u32) -> Result<()> {
-    match field {
-        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => [*a, *b, *c, *d] = address.to_le_bytes(),
-        [a, b] => {
-            let address = u16::try_from(address).map_err(|_| Error::LoaderOutOfBounds)?;
-            [*a, *b] = address.to_le_bytes();
-        }
-        [a] => *a = u8::try_from(address).map_err(|_| Error::LoaderOutOfBounds)?,
-        _ => return Err(Error::BadLoaderScript),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

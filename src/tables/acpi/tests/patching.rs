@@ -66,7 +66,6 @@ fn address(files: &mut Model, src: usize, offset: u64, size: u8) -> Result<Vec<u
     if offset > u64::from(u32::MAX) {
         return Err(Error::LoaderOutOfBounds);
     }
-    files[src].need(offset + 1);
     let address = (u64::from(PLACES[src]) + offset).to_le_bytes();
     let (used, rest) = address.split_at(usize::from(size).min(8));
     if offset >= files[src].data.len() as u64 {
@@ -78,6 +77,7 @@ fn address(files: &mut Model, src: usize, offset: u64, size: u8) -> Result<Vec<u
     if rest.iter().any(|byte| *byte != 0) {
         return Err(Error::LoaderOutOfBounds);
     }
+    files[src].need(offset + 1);
     Ok(used.to_vec())
 }
 
@@ -145,13 +145,16 @@ fn place(loader: &mut Loader<'_, '_, '_, Machine>, before: &Model) {
         machine.memory.fill(near, OLD);
     }
     for (n, file) in before.iter().enumerate() {
-        let filled = PhysRange::new(PLACES[n], file.filled as u32).unwrap();
+        let range = PhysRange::new(PLACES[n], file.data.len() as u32).unwrap();
+        let filled = file.filled as u32;
         machine.fw_cfg.item(SELECTORS[n], &file.data);
-        machine.load(SELECTORS[n], filled).unwrap();
+        machine
+            .load(SELECTORS[n], range.part(0, filled).unwrap())
+            .unwrap();
         loader.files.push(Loaded {
             name: TERMINATED[n].as_bytes(),
+            range,
             filled,
-            len: file.data.len() as u32,
             selector: SELECTORS[n],
         });
     }
@@ -304,10 +307,11 @@ fn every_written_pointer_stays_in_its_file() {
                     loader.platform.fw_cfg.written.clear();
                     let mut told = Vec::new();
                     compare(loader, &before, &command, |files| {
+                        if of as usize >= files[src].data.len() {
+                            return Err(Error::LoaderOutOfBounds);
+                        }
                         files[src].need(u64::from(of) + 1);
-                        if of as usize >= files[src].data.len()
-                            || u64::from(to) + u64::from(size) > len as u64
-                        {
+                        if u64::from(to) + u64::from(size) > len as u64 {
                             return Err(Error::LoaderOutOfBounds);
                         }
                         told.push((selector, to, address(files, src, of.into(), size)?));
