@@ -62,7 +62,8 @@ pub(super) mod reserve {
     pub(in super::super) const PREF64: u16 = 24;
 }
 
-/// Follows a bridge's capability list, a dword each.
+/// Follows a bridge's capability list, a dword each. In a port it ends at the PCI
+/// Express capability: QEMU lists the reservation before it.
 pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf) -> BridgeCaps {
     let mut caps = BridgeCaps::default();
     let [mut at, ..] = config.read32(bdf, reg::CAPABILITIES).to_le_bytes();
@@ -78,6 +79,9 @@ pub(super) fn read_caps<C: Config>(config: &mut C, bdf: Bdf) -> BridgeCaps {
                 let port = low >> 4;
                 caps.downstream = port == 4 || port == 6;
                 caps.slot = caps.downstream && high & 1 != 0;
+                if caps.downstream {
+                    break;
+                }
             }
             CAP_SHPC => caps.shpc = true,
             // Other vendors' capabilities may look the same.

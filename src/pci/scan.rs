@@ -31,7 +31,7 @@ pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Res
 }
 
 /// Gives bridges their bus numbers as [`scan`] does, and no more: one read a function,
-/// and some six accesses a bridge.
+/// and some four accesses a bridge.
 ///
 /// # Errors
 /// As [`scan`].

@@ -57,7 +57,6 @@ pub struct Function {
     bars: Vec<(u8, Bar, u8)>,
     pub(super) rom: Option<u8>,
     next_cap: u8,
-    last_cap: u8,
     pub(super) behind: Option<Box<Bus>>,
 }
 
@@ -75,7 +74,6 @@ impl Function {
             bars: Vec::new(),
             rom: None,
             next_cap: 0x40,
-            last_cap: 0x34,
             behind: None,
         };
         function.set(0, &id.to_le_bytes());
@@ -251,12 +249,13 @@ impl Function {
         }
     }
 
+    /// At the front of the list, where QEMU puts new ones.
     fn add_cap(&mut self, cap: &[u8]) {
         let at = self.next_cap;
         self.bytes[0x06] |= 0x10;
         self.set(at.into(), cap);
-        self.bytes[usize::from(self.last_cap)] = at;
-        self.last_cap = at.wrapping_add(1);
+        self.bytes[usize::from(at.wrapping_add(1))] = self.bytes[0x34];
+        self.bytes[0x34] = at;
         let len = u8::try_from(cap.len()).unwrap_or(0);
         self.next_cap = at.wrapping_add(len).wrapping_add(3) & 0xfc;
     }
