@@ -33,14 +33,16 @@ port!(in32, out32, u32, "eax");
 /// Whether `len` bytes at `addr` are where some machine has configuration space, an I/O
 /// APIC, a TPM or the local APIC. The firmware's own memory is elsewhere; on pc the
 /// guest's RAM may reach into another machine's configuration space.
+///
+/// The compiled code tries the last one first: on q35, registers of PCI are read most.
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
     addr.is_multiple_of(len)
-        && (inside(layout::Q35_ECAM)
-            || inside(layout::MICROVM_ECAM)
-            || inside(layout::IO_APICS)
+        && (inside(layout::LOCAL_APIC)
             || inside(layout::TPM)
-            || inside(layout::LOCAL_APIC))
+            || inside(layout::IO_APICS)
+            || inside(layout::MICROVM_ECAM)
+            || inside(layout::Q35_ECAM))
 }
 
 /// The register at `addr`, if it is a device's.
