@@ -148,7 +148,8 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
         .spawn()?;
     end(&mut vm, rom, cell, TIMEOUT)?;
     let record = probe::Record::parse(&vm.debugcon(probe::REPORT_PORT))?;
-    let list = accesses(&vm).with_context(|| cell.name.clone())?;
+    let mut list = accesses(&vm).with_context(|| cell.name.clone())?;
+    list.retain(|access| access.by_guest);
     let counts = Counts {
         accesses: list.len() as u64,
         regions: sums(list.iter()),

@@ -59,6 +59,8 @@ pub(super) fn sums<'a>(list: impl Iterator<Item = &'a Access>) -> BTreeMap<Strin
 /// One line of a `memory_region_ops_*` trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
+    /// By a processor of the guest, not by QEMU: its reset writes a register too.
+    pub by_guest: bool,
     /// Written rather than read.
     pub write: bool,
     /// Address or port.
@@ -96,6 +98,7 @@ impl Access {
         };
         let hex = |name| u64::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
         Some(Self {
+            by_guest: field("cpu") != Some("-1"),
             write: line.starts_with("write"),
             addr: hex("addr")?,
             value: hex("value")?,
@@ -114,7 +117,9 @@ mod tests {
         let line =
             "memory_region_ops_write cpu 0 mr 0x55a addr 0x518 value 0xf00 size 4 name 'fwcfg.dma'";
         let access = Access::parse(line).unwrap();
-        assert!(access.write);
+        assert!(access.by_guest && access.write);
+        let own = Access::parse(&line.replace("cpu 0", "cpu -1")).unwrap();
+        assert!(!own.by_guest);
         assert_eq!((access.addr, access.value, access.size), (0x518, 0xf00, 4));
         assert_eq!(access.region, "fwcfg.dma");
     }

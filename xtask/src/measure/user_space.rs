@@ -341,6 +341,7 @@ mod tests {
 
     fn access(write: bool, region: &str) -> Access {
         Access {
+            by_guest: true,
             write,
             addr: 0,
             value: 0,
