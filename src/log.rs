@@ -30,16 +30,16 @@ impl Log {
         Self { option, last: 0 }
     }
 
-    /// Starts a step's line with the time that the step took, printing not counted;
-    /// `false` if there is no log.
-    fn begin<P: Platform>(&mut self, platform: &mut P) -> bool {
-        if self.option == LogOption::Off {
-            return false;
-        }
+    /// Whether there is no log.
+    fn is_off(&self) -> bool {
+        self.option == LogOption::Off
+    }
+
+    /// Starts a step's line with the time that the step took, printing not counted.
+    fn begin<P: Platform>(&self, platform: &mut P) {
         let ticks = platform.ticks().wrapping_sub(self.last);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
         print(platform, "qboot: # ticks, ", &[ticks]);
-        true
     }
 
     /// Ends the line; `false` if no details are asked for.
@@ -51,9 +51,10 @@ impl Log {
 
     /// The host bridge is known, the file directory read.
     pub fn files<P: Platform>(&mut self, p: &mut P, chipset: &Chipset, dir: &Directory<'_>) {
-        if !self.begin(p) {
+        if self.is_off() {
             return;
         }
+        self.begin(p);
         p.print(b"machine: ");
         p.print(chipset.name.as_bytes());
         print(p, ", # files", &[count(dir.entries().len())]);
@@ -76,9 +77,10 @@ impl Log {
 
     /// The memory map is complete.
     pub fn map<P: Platform>(&mut self, p: &mut P, map: &MemoryMap) {
-        if !self.begin(p) {
+        if self.is_off() {
             return;
         }
+        self.begin(p);
         let ram = map.entries().iter().filter(|e| e.kind() == Kind::RAM);
         let bytes: u64 = ram.fold(0, |sum, entry| sum.saturating_add(entry.len()));
         // Rounds up: part of the first MiB is not RAM.
@@ -92,9 +94,10 @@ impl Log {
 
     /// The kernel is identified, its memory claimed, its command line read.
     pub fn kernel<P: Platform>(&mut self, p: &mut P, kernel: &Kernel<'_>) {
-        if !self.begin(p) {
+        if self.is_off() {
             return;
         }
+        self.begin(p);
         let (format, number, at) = match kernel {
             Kernel::BzImage(kernel) => {
                 let protocol = kernel.header.protocol().into();
@@ -138,9 +141,10 @@ impl Log {
         setup: PciSetup,
         summary: &Summary,
     ) {
-        if !self.begin(p) {
+        if self.is_off() {
             return;
         }
+        self.begin(p);
         p.print(match setup {
             PciSetup::None => b"pci: none",
             PciSetup::Buses => b"pci: buses",
@@ -176,9 +180,10 @@ impl Log {
 
     /// The ACPI tables are loaded.
     pub fn acpi<P: Platform>(&mut self, p: &mut P, tables: &Tables) {
-        if !self.begin(p) {
+        if self.is_off() {
             return;
         }
+        self.begin(p);
         let found = [count(tables.all.len()), tables.rsdp.unwrap_or(0)];
         print(p, "acpi: # tables, RSDP 0x$", &found);
         if self.end(p) {
@@ -193,7 +198,8 @@ impl Log {
 
     /// An MP table was built.
     pub fn mp_table<P: Platform>(&mut self, p: &mut P) {
-        if self.begin(p) {
+        if !self.is_off() {
+            self.begin(p);
             p.print(b"mptable: built");
             self.end(p);
         }
@@ -201,7 +207,8 @@ impl Log {
 
     /// SMBIOS is there: its entry point's address.
     pub fn smbios<P: Platform>(&mut self, p: &mut P, entry_point: u32) {
-        if self.begin(p) {
+        if !self.is_off() {
+            self.begin(p);
             print(p, "smbios: entry point 0x$", &[entry_point]);
             self.end(p);
         }
@@ -209,9 +216,10 @@ impl Log {
 
     /// Everything is loaded.
     pub fn loaded<P: Platform>(&mut self, p: &mut P, loaded: &Loaded, map: &MemoryMap) {
-        if !self.begin(p) {
+        if self.is_off() {
             return;
         }
+        self.begin(p);
         let (format, entry, block) = match loaded.handoff {
             Handoff::Linux { entry, boot_params } => (", zero page 0x$", entry, boot_params),
             Handoff::Pvh { entry, start_info } => (", start_info 0x$", entry, start_info),
