@@ -9,7 +9,7 @@ use crate::fw_cfg::{Directory, file};
 use crate::kernel::{Handoff, Kernel, Loaded, Loader};
 use crate::log::{self, Log};
 use crate::memory::map::MemoryMap;
-use crate::pci;
+use crate::pci::{self, Summary};
 use crate::platform::Platform;
 use crate::settings::command_line::CommandLine;
 use crate::settings::options::Options;
@@ -63,16 +63,17 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     if all_buses {
         chipset.open_all_buses(p, &mut map)?;
     }
-    let summary = pci::set_up(p, chipset, setup, &dir, &mut map, scratch)?;
+    let mut summary = Summary::default();
+    // Most boots save its way through three functions.
+    if setup != PciSetup::None {
+        summary = pci::set_up(p, chipset, setup, &dir, &mut map, scratch)?;
+    }
     log::warn(p, &summary);
     log.pci(p, chipset, &facts, setup, &summary);
 
     let mut space = TableSpace::new(&mut map);
     if setup > PciSetup::Buses {
-        low_memory::set_last_bus(p, summary.last_bus)?;
-        if chipset.pci.is_some() {
-            pcibios::offer(p, &mut space, summary.last_bus)?;
-        }
+        serve_pci(p, chipset, &mut space, summary.last_bus)?;
     }
     let knows_buses = setup != PciSetup::None && !all_buses && summary.unnumbered == 0;
     let mut tables = Tables::new(knows_buses.then_some(summary.last_bus));
@@ -115,6 +116,20 @@ fn read_memory_map<P: Platform>(
     // Linux trusts the MCFG table only if the ECAM is reserved.
     map.fill(raw, chipset.ecam)?;
     p.open(map.high());
+    Ok(())
+}
+
+/// Gives the BIOS services for PCI what they need.
+fn serve_pci<P: Platform>(
+    p: &mut P,
+    chipset: &Chipset,
+    space: &mut TableSpace<'_>,
+    last_bus: u8,
+) -> Result<()> {
+    low_memory::set_last_bus(p, last_bus)?;
+    if chipset.pci.is_some() {
+        pcibios::offer(p, space, last_bus)?;
+    }
     Ok(())
 }
 

@@ -28,6 +28,9 @@ pub fn set_up<P: Platform>(
     map: &mut MemoryMap,
     scratch: &mut [u8],
 ) -> Result<Summary> {
+    if setup == PciSetup::None {
+        return Ok(Summary::default());
+    }
     let summary = walk(platform, chipset, setup, dir, map, scratch)?;
     if summary.last_bus > chipset.last_bus {
         // The walk has opened all buses on its way.
@@ -44,9 +47,6 @@ fn walk<P: Platform>(
     map: &MemoryMap,
     scratch: &mut [u8],
 ) -> Result<Summary> {
-    if setup == PciSetup::None {
-        return Ok(Summary::default());
-    }
     if setup == PciSetup::Buses {
         return match access(platform, chipset) {
             Some((mut config, routing)) => number(&mut config, routing),
