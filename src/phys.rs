@@ -148,7 +148,7 @@ pub const fn kib(bytes: u32) -> u32 {
 /// firmware one instruction at a time, and ACPI tables are 10 KB on q35.
 #[must_use]
 pub fn byte_sum(bytes: &[u8]) -> u8 {
-    let (blocks, tail) = bytes.as_chunks::<16>();
+    let (blocks, tail) = bytes.as_chunks::<32>();
     let mut sum = 0_u8;
     for b in blocks {
         sum = sum.wrapping_add(b[0]).wrapping_add(b[1]);
@@ -159,6 +159,19 @@ pub fn byte_sum(bytes: &[u8]) -> u8 {
         sum = sum.wrapping_add(b[10]).wrapping_add(b[11]);
         sum = sum.wrapping_add(b[12]).wrapping_add(b[13]);
         sum = sum.wrapping_add(b[14]).wrapping_add(b[15]);
+        sum = sum.wrapping_add(b[16]).wrapping_add(b[17]);
+        sum = sum.wrapping_add(b[18]).wrapping_add(b[19]);
+        sum = sum.wrapping_add(b[20]).wrapping_add(b[21]);
+        sum = sum.wrapping_add(b[22]).wrapping_add(b[23]);
+        sum = sum.wrapping_add(b[24]).wrapping_add(b[25]);
+        sum = sum.wrapping_add(b[26]).wrapping_add(b[27]);
+        sum = sum.wrapping_add(b[28]).wrapping_add(b[29]);
+        sum = sum.wrapping_add(b[30]).wrapping_add(b[31]);
+    }
+    let (words, tail) = tail.as_chunks::<4>();
+    for w in words {
+        sum = sum.wrapping_add(w[0]).wrapping_add(w[1]);
+        sum = sum.wrapping_add(w[2]).wrapping_add(w[3]);
     }
     tail.iter().fold(sum, |sum, byte| sum.wrapping_add(*byte))
 }
@@ -304,7 +317,7 @@ mod tests {
 
     #[test]
     fn every_byte_counts_in_a_sum_and_no_other() {
-        for len in 0..50 {
+        for len in 0..70 {
             for at in 0..len {
                 let mut bytes = std::vec![0; len];
                 bytes[at] = 0x93;
