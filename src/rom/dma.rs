@@ -61,25 +61,39 @@ fn read_bytes(dest: &mut [u8]) {
 
 /// Reads into `dest` by DMA, or byte by byte if the device has none.
 ///
-/// The first transfer may be lost: a guest's value in the upper half of the address
-/// survives a reset, and is zero after any transfer. So the doorbell rings once more
-/// before `byte_wise` is set. With DMA off nothing listens to the doorbell, and it
-/// still rings before each read: that costs less than a question before each transfer.
+/// With DMA off nothing listens to the doorbell, and it still rings before each read:
+/// that costs less than a question before each transfer.
 fn read(byte_wise: &mut bool, selector: u16, dest: &mut [u8]) -> Result<(), TransferError> {
     let control = DmaControl::READ.select(selector);
     // SAFETY: the bytes are the slice's, borrowed until the transfer is over.
-    let mut ring = || unsafe { transfer(control, dest.as_mut_ptr(), dest.len()) };
-    let ignored = control.bits().to_be();
-    let mut status = ring();
-    if status == ignored && !*byte_wise {
-        status = ring();
+    match unsafe { transfer(control, dest.as_mut_ptr(), dest.len()) } {
+        0 => Ok(()),
+        status => read_otherwise(byte_wise, selector, dest, status),
     }
-    if status == 0 {
-        return Ok(());
-    }
+}
+
+/// Reads after a transfer that left `status`.
+///
+/// The first transfer may be lost: a guest's value in the upper half of the address
+/// survives a reset, and is zero after any transfer. So the doorbell rings once more
+/// before `byte_wise` is set.
+fn read_otherwise(
+    byte_wise: &mut bool,
+    selector: u16,
+    dest: &mut [u8],
+    status: u32,
+) -> Result<(), TransferError> {
     if !*byte_wise {
+        let control = DmaControl::READ.select(selector);
+        let ignored = control.bits().to_be();
         if status != ignored {
             return Err(TransferError::Failed);
+        }
+        // SAFETY: as in `read`.
+        match unsafe { transfer(control, dest.as_mut_ptr(), dest.len()) } {
+            0 => return Ok(()),
+            status if status != ignored => return Err(TransferError::Failed),
+            _ => {}
         }
         // There is no DMA, or no device at all.
         let mut signature = [0; 4];
