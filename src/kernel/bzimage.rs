@@ -136,9 +136,10 @@ impl<'a> BzImage<'a> {
         page.acpi_rsdp_addr = u64::from(rsdp).into();
         page.alt_mem_k = (high_ram_end(e820).saturating_sub(HIGH_RAM) >> 10).into();
         page.e820_entries = u8::try_from(e820.len()).map_err(|_| Error::TooManyE820Entries)?;
-        for (slot, entry) in page.e820_table.iter_mut().zip(e820) {
-            *slot = *entry;
-        }
+        let table = page.e820_table.get_mut(..e820.len());
+        table
+            .ok_or(Error::TooManyE820Entries)?
+            .copy_from_slice(e820);
         let handoff = Handoff::Linux {
             entry: code.start(),
             boot_params: self.boot_params.start(),

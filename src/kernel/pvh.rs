@@ -10,7 +10,6 @@ use super::{Handoff, Loaded, Loader};
 use crate::error::{Error, Result};
 use crate::fw_cfg::item;
 use crate::layout;
-use crate::memory::map::Entry;
 use crate::phys::PhysRange;
 use crate::platform::Platform;
 use crate::settings::policy::Guest;
@@ -59,7 +58,10 @@ struct Module {
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct MemmapEntry {
-    addr_size_type: Entry,
+    addr: U64,
+    size: U64,
+    /// `type`.
+    kind: U32,
     reserved: U32,
 }
 
@@ -233,7 +235,9 @@ impl Pvh {
         let (slots, _) = <[MemmapEntry]>::mut_from_prefix_with_elems(rest, entries)
             .map_err(|_| Error::NotOurMemory)?;
         for (slot, entry) in slots.iter_mut().zip(loader.map.entries()) {
-            slot.addr_size_type = *entry;
+            slot.addr = entry.base().into();
+            slot.size = entry.len().into();
+            slot.kind = entry.kind().number().into();
         }
         let handoff = Handoff::Pvh {
             entry: self.entry,
