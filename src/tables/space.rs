@@ -91,6 +91,9 @@ impl<'m> TableSpace<'m> {
     /// # Errors
     /// [`Error::TooManyE820Entries`].
     pub fn finish(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         let pending = core::mem::replace(&mut self.pending, PhysRange::EMPTY);
         self.map.reserve(pending, Kind::RESERVED)
     }
