@@ -51,7 +51,8 @@ impl GuestMemory for Hardware {
     fn open(&mut self, ram: PhysRange) {
         // Below 1 MiB the layout is fixed, whatever the map says.
         if ram.start() == layout::HIGH_RAM {
-            self.window.parts = window::parts(ram);
+            let [high, ..] = &mut self.window.parts;
+            *high = ram;
         }
     }
 
