@@ -7,9 +7,10 @@
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::memory::map::{Entry, high_ram_end};
-use crate::phys::{PhysRange, Refused, copy_at};
+use crate::phys::{PhysRange, Refused, copy_at, copy_into};
 use crate::platform::Platform;
-use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Address of the BIOS data area.
 pub const BDA: u32 = 0x400;
@@ -51,20 +52,37 @@ const _: () = {
 /// The EBDA without the note for a wake-up.
 const SERVICES: PhysRange = PhysRange::fixed(layout::EBDA.start(), layout::WAKE_NOTE.start());
 
+/// The EBDA's start; [`ebda::E820_ENTRIES`] follow.
+#[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Ebda {
+    kib: u8,
+    _unused: [u8; 15],
+    e801_low: U16,
+    e801_high: U16,
+    extended_kib: U16,
+    e820_count: U16,
+    last_bus: u8,
+    _more: [u8; 7],
+}
+
 /// Offsets in the EBDA.
 pub mod ebda {
+    use super::Ebda;
+    use core::mem::offset_of;
+
     /// KiB from 1 to 16 MiB, for INT 15h AX=E801h; 16 bits, as all here.
-    pub const E801_LOW: usize = 0x10;
+    pub const E801_LOW: usize = offset_of!(Ebda, e801_low);
     /// Blocks of 64 KiB from 16 MiB.
-    pub const E801_HIGH: usize = 0x12;
+    pub const E801_HIGH: usize = offset_of!(Ebda, e801_high);
     /// KiB from 1 MiB, for INT 15h AH=88h.
-    pub const EXTENDED_KIB: usize = 0x14;
+    pub const EXTENDED_KIB: usize = offset_of!(Ebda, extended_kib);
     /// Number of [`E820_ENTRIES`].
-    pub const E820_COUNT: usize = 0x16;
+    pub const E820_COUNT: usize = offset_of!(Ebda, e820_count);
     /// Highest PCI bus, 8 bits.
-    pub const LAST_BUS: usize = 0x18;
+    pub const LAST_BUS: usize = offset_of!(Ebda, last_bus);
     /// The memory map, 20 bytes an entry.
-    pub const E820_ENTRIES: usize = 0x20;
+    pub const E820_ENTRIES: usize = size_of::<Ebda>();
 }
 
 /// The BIOS data area of a machine with a serial console and no other BIOS devices,
@@ -105,24 +123,17 @@ pub fn write_ebda<P: Platform>(platform: &mut P, e820: &[Entry]) -> Result<()> {
     const SIXTEEN_MIB: u32 = 16 << 20;
     let high_ram_end = high_ram_end(e820);
     let bytes = platform.bytes(SERVICES)?;
+    let (ebda, entries) = Ebda::mut_from_prefix(bytes).map_err(|_| Refused)?;
     let too_many = |_| Error::TooManyE820Entries;
-    let count = u16::try_from(e820.len()).map_err(|_| Error::TooManyE820Entries)?;
-    copy_at(bytes, ebda::E820_ENTRIES, e820.as_bytes()).map_err(too_many)?;
+    copy_into(entries, e820.as_bytes()).map_err(too_many)?;
     let kib = |from: u32, to: u32| to.saturating_sub(from) >> 10;
-    let low = kib(layout::HIGH_RAM, high_ram_end.min(SIXTEEN_MIB));
-    let high = kib(SIXTEEN_MIB, high_ram_end) >> 6;
+    let word = |value: u32| U16::new(u16::try_from(value).unwrap_or(u16::MAX));
+    ebda.kib = EBDA_KIB;
+    ebda.e801_low = word(kib(layout::HIGH_RAM, high_ram_end.min(SIXTEEN_MIB)));
+    ebda.e801_high = word(kib(SIXTEEN_MIB, high_ram_end) >> 6);
     // INT 15h AH=88h counts to 64 MiB; less the last KiB fits the register.
-    let extended = kib(layout::HIGH_RAM, high_ram_end).min(63 << 10);
-    for (offset, value) in [
-        (ebda::E801_LOW, low),
-        (ebda::E801_HIGH, high),
-        (ebda::EXTENDED_KIB, extended),
-        (ebda::E820_COUNT, u32::from(count)),
-    ] {
-        let value = u16::try_from(value).unwrap_or(u16::MAX);
-        copy_at(bytes, offset, &value.to_le_bytes())?;
-    }
-    copy_at(bytes, 0, &[EBDA_KIB])?;
+    ebda.extended_kib = word(kib(layout::HIGH_RAM, high_ram_end).min(63 << 10));
+    ebda.e820_count = u16::try_from(e820.len()).unwrap_or(u16::MAX).into();
     Ok(())
 }
 
@@ -131,7 +142,10 @@ pub fn write_ebda<P: Platform>(platform: &mut P, e820: &[Entry]) -> Result<()> {
 /// # Errors
 /// [`Error::NotOurMemory`], which the layout excludes.
 pub fn set_last_bus<P: Platform>(platform: &mut P, last_bus: u8) -> Result<(), Refused> {
-    copy_at(platform.bytes(layout::EBDA)?, ebda::LAST_BUS, &[last_bus])
+    let bytes = platform.bytes(SERVICES)?;
+    let (ebda, _) = Ebda::mut_from_prefix(bytes).map_err(|_| Refused)?;
+    ebda.last_bus = last_bus;
+    Ok(())
 }
 
 #[cfg(test)]
