@@ -29,7 +29,9 @@ const LONGEST: u32 = i32::MAX.unsigned_abs();
 /// Whether `range` may be touched: it lies in one of `parts`.
 #[must_use]
 pub fn contains(parts: &[PhysRange; 4], range: PhysRange) -> bool {
-    range.len() <= LONGEST && parts.iter().any(|part| part.contains(range))
+    let [high, low @ ..] = parts;
+    let is_open = high.contains(range) || low.iter().any(|part| part.contains(range));
+    is_open && range.len() <= LONGEST
 }
 
 #[cfg(test)]
