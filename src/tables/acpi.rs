@@ -414,7 +414,7 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let (offset, start, len) = (command.offset.get(), command.start.get(), command.len.get());
         let end = start.saturating_add(len);
         let file = find(&mut self.files, &command.file).ok_or(Error::LoaderFileMissing)?;
-        if file.filled < end.max(offset.saturating_add(1)) {
+        if file.filled < end || file.filled <= offset {
             file.fill(self.platform)?;
         }
         let content = self.platform.bytes(file.range)?;
