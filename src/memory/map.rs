@@ -244,14 +244,14 @@ impl MemoryMap {
             return Ok(());
         }
         let entry = Entry::new(base, end, kind);
-        if let Some(last) = self.entries.last_mut() {
-            let last_end = last.end();
-            if last_end == end && last.base() < base {
-                // The end of the last entry, as for tables at the top of RAM.
-                *last = Entry::new(last.base(), base, last.kind());
-            } else if last_end > base {
+        if let Some(last) = self.entries.last_mut()
+            && last.end() > base
+        {
+            if last.end() != end || last.base() >= base {
                 return self.replace(base, end, entry);
             }
+            // The end of the last entry, as for tables at the top of RAM.
+            *last = Entry::new(last.base(), base, last.kind());
         }
         // Behind the last entry, as QEMU's mostly come.
         self.entries
