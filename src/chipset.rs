@@ -287,6 +287,8 @@ const _: () = assert!(Q35.ecam.len() >> 20 == Q35.last_bus as u32 + 1);
 mod tests {
     use super::*;
     use crate::memory::map::tests::map_of;
+    use crate::pci::Bdf;
+    use crate::pci::sim::{Bus, Function, Sim};
     use crate::sim::Machine;
 
     #[test]
@@ -326,6 +328,23 @@ mod tests {
             chipset.set_up_legacy(&mut machine);
             assert_eq!(machine.io.writes, [&CONTROLLERS, more].concat());
         }
+    }
+
+    #[test]
+    fn pcs_smbus_has_ports_and_an_interrupt() {
+        let piix4 = Function::device(0x7113_8086, 0x0680);
+        let piix4 = piix4.scratch(0x90, 4).scratch(0xd0, 4);
+        let mut machine = Machine::default();
+        machine.io.pci = Sim::new(Bus::from([(0x0b, piix4)]));
+        I440FX.set_up_legacy(&mut machine);
+        let piix4 = machine.io.pci.function(Bdf::new(0, 1, 3)).unwrap();
+        assert_eq!((piix4.dword(0x90), piix4.dword(0xd0)), (0x701, 0x9_0000));
+    }
+
+    /// Bits 2:1 are the length, 0 for 256 MiB and 2 for 64.
+    #[test]
+    fn pciexbar_names_the_ecam() {
+        assert_eq!([PCIEXBAR_64, PCIEXBAR_256], [0xb000_0005, 0xb000_0001]);
     }
 
     #[test]

@@ -178,6 +178,8 @@ mod tests {
     fn the_data_area_tells_of_the_ebda() {
         let bda = bda(0x12_3456);
         assert_eq!(u16_at(&bda, 0x0e), Some(0x9fc0));
+        // Bits 1 and 9: a coprocessor, and one serial port.
+        assert_eq!(u16_at(&bda, 0x10), Some(0x202));
         assert_eq!(u16_at(&bda, 0x13), Some(639));
         assert_eq!(u32_at(&bda, 0x6c), Some(0x12_3456));
         assert_eq!(bda[0x84..0x87], [24, 16, 0]);

@@ -189,10 +189,11 @@ fn a_request_for_a_whole_aperture_is_met() {
             granted
         );
     }
-    // The largest range of ports.
-    let mut sim = Sim::new(Bus::from([(dev(1), device().bar(0, Bar::Io, 14))]));
-    run(&mut sim, 0, &apertures);
-    assert_eq!(mapping(&sim, Bdf::new(0, 1, 0), 0).span.start, 0xc000);
+    // Above 4 GiB there are another 4.
+    let device = device().bar(0, Bar::Pref64, 32);
+    let mut sim = Sim::new(Bus::from([(dev(1), device)]));
+    run(&mut sim, 0, &Apertures::q35(0x2000_0000, 0, 33));
+    assert_eq!(mapping(&sim, Bdf::new(0, 1, 0), 0).span.start, 1 << 32);
 }
 
 /// Neither a reservation below 4 GiB nor a window of 32 bits goes above.
@@ -239,4 +240,22 @@ fn what_does_not_fit_above_4_gib_stays_without_a_place() {
     let mut sim = Sim::new((1..=3).map(large).collect());
     assert_eq!(run(&mut sim, 0, &apertures).unplaced, 3);
     check(&sim, &apertures);
+}
+
+/// Neither a port's own reservation nor that of one behind it.
+#[test]
+fn no_ports_are_kept_where_they_cannot_go() {
+    let reserve = Reserve {
+        io: Some(4096),
+        ..Reserve::default()
+    };
+    let port = |behind| SimFunction::port(Port::Root, behind).reserve(reserve);
+    let narrow = port(Bus::from([(0, port(Bus::new()))])).without_io_window();
+    let mut sim = Sim::new(Bus::from([(dev(1), narrow), (dev(2), port(Bus::new()))]));
+    run(&mut sim, 0, &q35_apertures());
+    let places = [Bdf::new(0, 1, 0), Bdf::new(1, 0, 0), Bdf::new(0, 2, 0)];
+    let commands = places.map(|bdf| sim.function(bdf).unwrap().dword(4) & 1);
+    assert_eq!(commands, [0, 0, 1]);
+    let behind = io_window(sim.function(Bdf::new(1, 0, 0)).unwrap());
+    assert!(behind.start > behind.end, "{behind:x?}");
 }
