@@ -38,6 +38,16 @@ impl FakeFwCfg {
         self.items.get(&selector).map_or(&[], Vec::as_slice)
     }
 
+    /// The number in an item. What a short one lacks is read as zeroes.
+    #[must_use]
+    pub fn number(&self, selector: u16) -> u32 {
+        let mut bytes = [0; 4];
+        for (byte, given) in bytes.iter_mut().zip(self.data(selector)) {
+            *byte = *given;
+        }
+        u32::from_le_bytes(bytes)
+    }
+
     /// The selector of the file called `name`.
     #[must_use]
     pub fn selector(&self, name: &str) -> Option<u16> {

@@ -93,7 +93,7 @@ impl Guest {
         let fw_cfg = &self.machine.fw_cfg;
         let setup = fw_cfg.data(item::SETUP_DATA);
         let code = fw_cfg.data(item::KERNEL_DATA);
-        let code_len = u32_at(fw_cfg.data(item::KERNEL_SIZE), 0).unwrap_or(0);
+        let code_len = fw_cfg.number(item::KERNEL_SIZE);
         let line = fw_cfg.data(item::CMDLINE_DATA);
         let line = line.split(|byte| *byte == 0).next().unwrap_or(&[]).to_vec();
         if !setup.starts_with(b"MZ") || setup.get(0x202..0x206) == Some(b"HdrS") {

@@ -201,7 +201,7 @@ impl Guest {
     ) -> core::result::Result<View, String> {
         let memory = &self.machine.memory;
         let fw_cfg = &self.machine.fw_cfg;
-        let number = |item| u32_at(fw_cfg.data(item), 0).unwrap_or(0);
+        let number = |item| fw_cfg.number(item);
         let item = PhysRange::new(number(item::KERNEL_ADDR), number(item::KERNEL_SIZE));
         let item = item.ok_or("the kernel wraps")?;
         // Headers of an ELF file linked to 1 MiB are left out.

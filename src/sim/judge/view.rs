@@ -50,7 +50,7 @@ impl View {
         let announced = self.loaded || u32_at(&file.setup, 0x21c).is_some_and(|n| n != 0);
         let given = match &file.initrd {
             Some(initrd) => initrd.len() as u32,
-            None if announced => u32_at(fw_cfg.data(item::INITRD_SIZE), 0).unwrap_or(0),
+            None if announced => fw_cfg.number(item::INITRD_SIZE),
             None => 0,
         };
         let (start, len) = self.initrd;
@@ -168,7 +168,7 @@ impl Guest {
     fn loaded_segments(&self, entry: u32) -> core::result::Result<Vec<PhysRange>, String> {
         let fw_cfg = &self.machine.fw_cfg;
         let setup = fw_cfg.data(item::SETUP_DATA);
-        let number = |item| u32_at(fw_cfg.data(item), 0).unwrap_or(0);
+        let number = |item| fw_cfg.number(item);
         let span = PhysRange::new(number(item::KERNEL_ADDR), number(item::KERNEL_SIZE));
         let headers = segments(setup);
         let loads = headers.iter().filter(|s| s.kind == 1 && s.memsz != 0);
