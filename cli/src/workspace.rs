@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 
 /// The source tree, if this program is part of one.
 ///
@@ -187,7 +186,7 @@ pub fn open_named(path: &Path) -> Result<File> {
 
 /// SHA-256 of `bytes` in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
+    let digest = hmac_sha256::Hash::hash(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -93,7 +93,8 @@ pub(super) fn decompress(compression: Compression, payload: &[u8]) -> Result<Vec
                 .read_to_end(&mut out)?;
         }
         Compression::Xz => {
-            lzma_rust2::XzReader::new(stream, false)
+            // It wants to own what it reads.
+            xz4rust::XzReader::new(std::io::Cursor::new(stream.to_vec()))
                 .take(limit)
                 .read_to_end(&mut out)?;
         }
