@@ -53,7 +53,7 @@ fn cold_boots(machine: Machine, kind: Kind, count: usize) -> Result<()> {
 }
 
 /// Instructions that find no guest to wake, where the boot before left a note.
-const NOTHING_TO_WAKE: u64 = 24;
+const NOTHING_TO_WAKE: u64 = 34;
 
 /// One machine that resets itself when it has reported.
 ///
