@@ -1,6 +1,6 @@
 //! What can go wrong, each with a stable code, one message and what to do.
 
-use crate::phys::{Refused, halves, join};
+use crate::phys::Refused;
 use crate::platform::TransferError;
 use crate::text::{Terminal, print, print_foreign};
 
@@ -166,21 +166,27 @@ impl Error {
     }
 }
 
-/// How much room was needed and how much there was, in bytes: the upper and the
-/// lower half.
-///
-/// Each payload is one number, so that a `Result<()>` is returned in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room(u64);
-
-/// How long something is, and how long it may be, in characters: the upper and
+/// How much room was needed and how much there was, in units of 64 KiB: the upper and
 /// the lower half.
+///
+/// Each payload is one `u32`: then a `Result<()>` is returned in two registers, and
+/// otherwise in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Length(u64);
+pub struct Room(u32);
+
+/// How long something is, and how long it may be, in characters: the upper and the
+/// lower half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length(u32);
 
 /// The option in the first byte, then the start of the value that the user gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadValue(u64);
+pub struct BadValue(u32);
+
+/// The upper and the lower half of a payload.
+const fn halves(payload: u32) -> [u32; 2] {
+    [payload >> 16, payload & 0xffff]
+}
 
 /// The options that take one of a few values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,26 +214,28 @@ impl Room {
     /// Where no sizes are known.
     pub const UNKNOWN: Self = Self(0);
 
-    /// Both in bytes.
+    /// Both in bytes: `need` is rounded up, `have` down.
     #[must_use]
     pub const fn new(need: u32, have: u32) -> Self {
-        Self(join(need, have))
+        Self(need.saturating_add(0xffff) & 0xffff_0000 | have >> 16)
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
-        let [need, have] = halves(self.0);
         if self != Self::UNKNOWN {
-            let kib = [need.div_ceil(1024), have >> 10];
+            let kib = halves(self.0).map(|units| units * 64);
             print(terminal, " (needs # KiB, has # KiB)", &kib);
         }
     }
 }
 
 impl Length {
-    /// Both in characters.
+    /// Both in characters, at most 65535.
     #[must_use]
     pub const fn new(len: u32, limit: u32) -> Self {
-        Self(join(len, limit))
+        const fn limited(value: u32) -> u32 {
+            if value > 0xffff { 0xffff } else { value }
+        }
+        Self(limited(len) << 16 | limited(limit))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
@@ -243,11 +251,11 @@ impl BadValue {
     /// The first bytes of `value`.
     #[must_use]
     pub fn new(option: OptionName, value: &[u8]) -> Self {
-        let mut bytes = [option as u8, 0, 0, 0, 0, 0, 0, 0];
+        let mut bytes = [option as u8, 0, 0, 0];
         for (slot, byte) in bytes.iter_mut().skip(1).zip(value) {
             *slot = *byte;
         }
-        Self(u64::from_le_bytes(bytes))
+        Self(u32::from_le_bytes(bytes))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
@@ -364,25 +372,28 @@ mod tests {
         };
         assert_eq!(shown(Error::NoKernel), "\r\n");
         assert_eq!(shown(Error::KernelTooBig(ROOM)), "\r\n");
-        let room = Room::new(1025, 4096 + 1023);
-        assert_eq!(
-            shown(Error::InitrdTooBig(room)),
-            " (needs 2 KiB, has 4 KiB)\r\n"
-        );
-        let most = Room::new(u32::MAX, u32::MAX);
-        assert_eq!(
-            shown(Error::TablesTooBig(most)),
-            " (needs 4194304 KiB, has 4194303 KiB)\r\n"
-        );
+        for (need, have, text) in [
+            (1, 0, "(needs 64 KiB, has 0 KiB)"),
+            (30 << 20, 23_436 << 10, "(needs 30720 KiB, has 23424 KiB)"),
+            ((64 << 20) + 1, 64 << 20, "(needs 65600 KiB, has 65536 KiB)"),
+            (u32::MAX, u32::MAX, "(needs 4194240 KiB, has 4194240 KiB)"),
+        ] {
+            let too_big = Error::TablesTooBig(Room::new(need, have));
+            assert_eq!(shown(too_big), format!(" {text}\r\n"));
+        }
         assert_eq!(
             shown(Error::CommandLineTooLong(LENGTH)),
             " (2048 characters, the kernel takes 2047)\r\n"
         );
+        assert_eq!(
+            shown(Error::CommandLineTooLong(Length::new(u32::MAX, 65_534))),
+            " (65535 characters, the kernel takes 65534)\r\n"
+        );
         for (option, value, text) in [
-            (OptionName::Pci, &b"f\x1bll\0x"[..], "(pci=f.ll)"),
+            (OptionName::Pci, &b"f\x1bll\0x"[..], "(pci=f.l)"),
             (OptionName::Entry, b"64", "(entry=64)"),
             (OptionName::Log, b"", "(log=)"),
-            (OptionName::QbootPci, b"everything", "(qboot.pci=everyth)"),
+            (OptionName::QbootPci, b"everything", "(qboot.pci=eve)"),
         ] {
             let bad = Error::BadOption(BadValue::new(option, value));
             assert_eq!(shown(bad), format!(" {text}\r\n"));
