@@ -1,17 +1,17 @@
 //! Every fixed physical address and size of the firmware.
 //!
 //! ```text
-//! 0x00000  real-mode vectors, BIOS data area
-//! 0x02000  statics (.bss)
-//! 0x02100  stack, 16 KiB less those, growing down from 0x06000
-//! 0x06000  free for placement
-//! 0x30000  scratch: file directory, loader script, kernel header
-//! 0x80000  free for placement: zero page, start_info, command line
-//! 0x9fc00  EBDA, reserved in E820; at 0x9ff00 the note for a wake-up
-//! 0xa0000  (VGA, option ROMs)
-//! 0xf0000  F segment: stack of a wake-up, the copied services, from 0xfe800
-//!          tables found by signature
-//! 0x100000 RAM: kernel, initrd, ACPI tables at the top
+//! 0x00000   real-mode vectors, BIOS data area
+//! 0x02000   statics (.bss)
+//! 0x02100   stack, growing down from 0x06000
+//! 0x06000   free for placement, second choice
+//! 0x30000   scratch: file directory, loader script, kernel header
+//! 0x80000   free for placement, first choice: command line, zero page, start_info
+//! 0x9fc00   EBDA, reserved in E820; at 0x9ff00 the note for a wake-up
+//! 0xa0000   (VGA, option ROMs)
+//! 0xf0000   F segment, reserved in E820: stack of a wake-up to 0xf4000, copied
+//!           services; at 0xfe800 tables found by signature
+//! 0x100000  RAM: kernel, initrd, ACPI tables at the top
 //! ```
 
 use crate::phys::PhysRange;
@@ -100,42 +100,3 @@ const _: () = {
     // `fw_cfg` relies on 16-byte aligned scratch.
     assert!(SCRATCH.start().is_multiple_of(16));
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::format;
-
-    #[test]
-    fn the_documented_map_is_this_one() {
-        let documented = include_str!("../docs/architecture.md");
-        for (name, range) in [
-            ("IVT_BDA", IVT_BDA),
-            ("STATICS", STATICS),
-            ("STACK", STACK),
-            ("LOW_FREE", LOW_FREE),
-            ("SCRATCH", SCRATCH),
-            ("LOW_FREE_TOP", LOW_FREE_TOP),
-            ("EBDA", EBDA),
-            ("WAKE_NOTE", WAKE_NOTE),
-            ("LEGACY_HOLE", LEGACY_HOLE),
-            ("F_SEGMENT", F_SEGMENT),
-            ("WAKE_STACK", WAKE_STACK),
-            ("F_TABLES", F_TABLES),
-            ("OWN_SMBIOS", OWN_SMBIOS),
-            ("Q35_ECAM", Q35_ECAM),
-            ("Q35_ECAM_64", Q35_ECAM_64),
-            ("MICROVM_ECAM", MICROVM_ECAM),
-            ("IO_APICS", IO_APICS),
-            ("TPM", TPM),
-            ("LOCAL_APIC", LOCAL_APIC),
-        ] {
-            let row = format!(
-                "| `{:#x}`–`{:#x}` | `{name}` | ",
-                range.start(),
-                range.end()
-            );
-            assert!(documented.contains(&row), "no row {row}");
-        }
-    }
-}
