@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 use qboot::error::{Error, OptionName};
 use qboot::settings::options::{BusesOption, EntryOption, LogOption, PciOption, choose};
 use qboot_tests::{links, shape};
+use xtask::deadline::Deadline;
 use xtask::measure::{self, Kit};
-use xtask::patience::Patience;
 use xtask::workspace;
 
 /// Longest that a block of commands may take: it may compile the host program.
@@ -310,13 +310,13 @@ fn run(script: &str, wanted: &[&str]) -> Result<()> {
             .iter()
             .all(|wanted| wanted == "..." || lines.any(|line| line == *wanted))
     };
-    let mut patience = Patience::new(BLOCK_TIMEOUT).every(Duration::from_millis(50));
+    let mut deadline = Deadline::new(BLOCK_TIMEOUT).every(Duration::from_millis(50));
     let ended = loop {
         if let Some(status) = child.try_wait()? {
             break Some(status);
         }
         let shows = !wanted.is_empty();
-        if shows && all_said(&fs::read_to_string(log.path())?) || !patience.pause() {
+        if shows && all_said(&fs::read_to_string(log.path())?) || !deadline.pause() {
             break None;
         }
     };

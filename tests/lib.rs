@@ -14,7 +14,7 @@ use object::{Object, ObjectSymbol};
 use qboot::error::{BadValue, Length, Room};
 use regex::Regex;
 use tempfile::TempDir;
-use xtask::patience::Patience;
+use xtask::deadline::Deadline;
 use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record, hdr};
 use xtask::process::said;
 use xtask::qemu::{Qemu, Vm};
@@ -91,9 +91,9 @@ pub fn symbols() -> Result<Vec<(String, u64)>> {
 /// # Errors
 /// It is not within [`PROBE_TIMEOUT`], or cannot be told.
 pub fn wait_until(it_is_so: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let mut patience = Patience::new(PROBE_TIMEOUT);
+    let mut deadline = Deadline::new(PROBE_TIMEOUT);
     while !is_so()? {
-        ensure!(patience.pause(), "waited in vain until {it_is_so}");
+        ensure!(deadline.pause(), "waited in vain until {it_is_so}");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! The BIOS services that a kernel's 16-bit code asks for: a kernel that does
-//! nothing but ask, and every answer judged.
+//! nothing but ask, and every answer checked.
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::machines::*;

@@ -10,11 +10,12 @@
 //! - [`dist`] collects what is installed.
 //! - [`linux`] knows what Linux has to be told of a machine.
 //! - [`uki`] knows the sections of a unified kernel image.
-//! - [`patience`] waits for another process, and not for ever.
+//! - [`deadline`] waits for another process, and not for ever.
 #![forbid(unsafe_code)]
 
 pub mod build;
 pub mod commands;
+pub mod deadline;
 pub mod debian;
 pub mod dist;
 pub mod doctor;
@@ -29,7 +30,6 @@ pub mod kernel;
 pub mod linux;
 mod manual;
 pub mod output;
-pub mod patience;
 pub mod process;
 pub mod progress;
 pub mod run;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use qboot_cli::commands::{DEVELOPER, program};
-use qboot_cli::patience::Patience;
+use qboot_cli::deadline::Deadline;
 use qboot_cli::workspace;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
@@ -63,9 +63,9 @@ fn first(command: &mut Command, wanted: &'static str) -> Option<String> {
             let _ = sender.send(line);
         }
     });
-    let mut patience = Patience::new(LIMIT);
+    let mut deadline = Deadline::new(LIMIT);
     let mut found = None;
-    while found.is_none() && patience.pause() {
+    while found.is_none() && deadline.pause() {
         found = said.try_iter().find(|line| line.contains(wanted));
     }
     let group = Pid::from_raw(i32::try_from(child.id()).expect("a number"));

@@ -1,4 +1,4 @@
-//! A simulated machine, to run the boot sequence on the host, and the judge that checks
+//! A simulated machine, to run the boot sequence on the host, and the oracle that checks
 //! the result.
 //!
 //! [`Guest`] is a machine as QEMU makes it: fw_cfg items, PCI configuration space,
@@ -15,9 +15,9 @@
 mod board;
 mod elf;
 mod io;
-mod judge;
 mod machine;
 mod memory;
+mod oracle;
 pub mod target;
 #[cfg(test)]
 mod tests;

@@ -78,7 +78,7 @@ fn is_given(map: &MemoryMap, range: PhysRange) -> bool {
     range.is_empty() || layout::F_TABLES.contains(range) || map.claims().iter().any(inside)
 }
 
-fn judge(guest: &mut Guest) {
+fn run_and_check(guest: &mut Guest) {
     let result = guest.run();
     let verdict = guest.check(result);
     assert!(verdict.is_ok(), "{result:x?}: {verdict:?}");

@@ -272,9 +272,9 @@ fn a_kernel_that_reads_no_map_is_told_of_its_memory() {
     assert_eq!(found, Some(63 << 10));
 }
 
-/// The judge has to notice damage.
+/// The oracle has to notice damage.
 #[test]
-fn the_judge_sees_damage() {
+fn the_oracle_sees_damage() {
     let boot = || {
         let mut guest = Guest::new(Board::Pc, capture::device("pc"), 512 << 20);
         guest.genuine = true;
@@ -293,7 +293,7 @@ fn the_judge_sees_damage() {
         let range = PhysRange::fixed(boot_params + offset, boot_params + offset + 4);
         u32_at(guest.machine.memory.peek(range), 0).unwrap()
     };
-    // The damaged address, and a word of the judge's message.
+    // The damaged address, and a word of the oracle's message.
     let kernel = |_: &Guest| 0x10_0010;
     let line = |guest: &Guest| at(guest, 0x228);
     let initrd = |guest: &Guest| at(guest, 0x218) + 12344;

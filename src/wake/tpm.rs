@@ -27,7 +27,7 @@ impl Version {
 }
 
 /// Reads of a register before the TPM is given up: some seconds.
-const PATIENCE: u32 = 1_000_000;
+const MAX_READS: u32 = 1_000_000;
 
 /// Registers of the FIFO interface, locality 0, and their values.
 mod fifo {
@@ -71,7 +71,7 @@ pub fn start<P: Platform>(p: &mut P, version: Version) {
             p.write8(at(register), *byte);
         }
         p.write32(at(crb::START), 1);
-        let _ = (0..PATIENCE).any(|_| p.read32(at(crb::START)) & 1 == 0);
+        let _ = (0..MAX_READS).any(|_| p.read32(at(crb::START)) & 1 == 0);
         p.write32(at(crb::STATE), crb::IDLE);
         p.write32(at(crb::ACCESS), crb::RELINQUISH);
     } else {
@@ -81,7 +81,7 @@ pub fn start<P: Platform>(p: &mut P, version: Version) {
             p.write8(at(fifo::DATA), byte);
         }
         p.write8(at(fifo::STATUS), fifo::GO);
-        let _ = (0..PATIENCE).any(|_| p.read8(at(fifo::STATUS)) & fifo::ANSWERED != 0);
+        let _ = (0..MAX_READS).any(|_| p.read8(at(fifo::STATUS)) & fifo::ANSWERED != 0);
         p.write8(at(fifo::STATUS), fifo::READY);
         p.write8(at(fifo::ACCESS), fifo::RELINQUISH);
     }

@@ -10,8 +10,8 @@ use crate::machines::MICROVM;
 use anyhow::{Result, bail};
 use regex::Regex;
 use tempfile::TempDir;
+use xtask::deadline::Deadline;
 use xtask::linux::{self, Time};
-use xtask::patience::Patience;
 use xtask::qemu::{Accel, Qemu, Vm};
 
 use super::table::{self, Cell, End, Step, regex};
@@ -178,7 +178,7 @@ impl<'a> Boot<'a> {
 
     /// Waits for the end; what is wrong with the run.
     fn watch(&self, vm: &mut Vm) -> Result<Option<String>> {
-        let mut patience = Patience::new(Duration::from_secs(self.cell.row.timeout)).every(POLL);
+        let mut deadline = Deadline::new(Duration::from_secs(self.cell.row.timeout)).every(POLL);
         let mut activity = Activity::new(vm);
         let mut steps = self.cell.row.steps.iter().peekable();
         loop {
@@ -204,7 +204,7 @@ impl<'a> Boot<'a> {
                 return Ok(None);
             }
             let still = activity.has_stopped(vm, text.len());
-            if ended.is_none() && !still && patience.pause() {
+            if ended.is_none() && !still && deadline.pause() {
                 continue;
             }
             let code = ended.map(|status| status.code());
@@ -212,13 +212,13 @@ impl<'a> Boot<'a> {
                 // Not the firmware's doing, so not an outcome.
                 bail!("QEMU does not start this machine\n{}", vm.report());
             }
-            return Ok(self.judge(code, &text, missing, steps.peek().is_some()));
+            return Ok(self.failure(code, &text, missing, steps.peek().is_some()));
         }
     }
 
     /// What is wrong with the end of a run; `None` when it is as it should be.
     /// `code` is QEMU's status, if it ended by itself, and that of a signal is `None`.
-    fn judge(
+    fn failure(
         &self,
         code: Option<Option<i32>>,
         text: &str,
@@ -272,7 +272,7 @@ fn perform(vm: &mut Vm, step: &Step) -> Result<Option<String>> {
 
 /// Tells a guest that is halted for good from one that computes.
 struct Activity {
-    patience: Patience,
+    deadline: Deadline,
     printed: usize,
     ticks: u64,
 }
@@ -280,7 +280,7 @@ struct Activity {
 impl Activity {
     fn new(vm: &Vm) -> Self {
         Self {
-            patience: Patience::new(STILL),
+            deadline: Deadline::new(STILL),
             printed: 0,
             ticks: ticks(vm.id()),
         }
@@ -293,7 +293,7 @@ impl Activity {
                 ..Self::new(vm)
             };
         }
-        self.patience.is_over()
+        self.deadline.is_over()
     }
 }
 

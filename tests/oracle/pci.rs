@@ -1,4 +1,4 @@
-//! QEMU's `info pci`: read, judged, and compared with another firmware's.
+//! QEMU's `info pci`: read, checked, and compared with another firmware's.
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub use qboot_cli::{
-    build, debian, dist, elf, extract, hdr, initramfs, inspect, kernel, linux, output, patience,
+    build, deadline, debian, dist, elf, extract, hdr, initramfs, inspect, kernel, linux, output,
     process, progress, run, uki, workspace,
 };
 

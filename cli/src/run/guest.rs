@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::{Options, Outcome, Plan};
-use crate::patience::Patience;
+use crate::deadline::Deadline;
 use crate::{initramfs, workspace};
 
 /// Begins the line that the firmware prints when it gives up.
@@ -57,7 +57,7 @@ pub(super) fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
     let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
     let ended = wait(&mut child, timeout, &stop)?;
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-    Ok(judge(&ended, &output, options))
+    Ok(outcome(&ended, &output, options))
 }
 
 pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
@@ -70,7 +70,7 @@ pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
     let output = reader
         .join()
         .map_err(|_| anyhow::anyhow!("the console's reader died"))?;
-    Ok(judge(&ended, &output, options))
+    Ok(outcome(&ended, &output, options))
 }
 
 /// Looks for QEMU before anything is built.
@@ -152,7 +152,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
 }
 
 fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Result<Ended> {
-    let mut patience = Patience::new(timeout.unwrap_or(Duration::MAX)).every(POLL);
+    let mut deadline = Deadline::new(timeout.unwrap_or(Duration::MAX)).every(POLL);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Ended::Itself(status));
@@ -161,7 +161,7 @@ fn wait(child: &mut Child, timeout: Option<Duration>, stop: &AtomicBool) -> Resu
             terminate(child)?;
             return Ok(Ended::Stopped);
         }
-        if !patience.pause() {
+        if !deadline.pause() {
             terminate(child)?;
             return Ok(Ended::TimedOut);
         }
@@ -184,7 +184,7 @@ fn terminate(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-fn judge(ended: &Ended, output: &str, options: &Options) -> Outcome {
+fn outcome(ended: &Ended, output: &str, options: &Options) -> Outcome {
     let reached = shows_user_space(output);
     let how = match ended {
         Ended::Itself(status) if status.success() && reached => return Outcome::Reached,

@@ -8,7 +8,7 @@ use super::loader::script;
 use super::memory_map::e820_entries;
 use super::pci::bus;
 use super::smbios::{anchor, structures};
-use super::{Arbitrary, Board, FakeFwCfg, Guest, NAMES, Unstructured, judge};
+use super::{Arbitrary, Board, FakeFwCfg, Guest, NAMES, Unstructured, run_and_check};
 use crate::fw_cfg::item;
 use crate::layout;
 use crate::platform::Io as _;
@@ -212,6 +212,6 @@ pub fn boot(data: &[u8]) {
     if let Some(mut guest) = guest {
         // As the entry code leaves it.
         let _ = guest.machine.io.in32(0xcf8);
-        judge(&mut guest);
+        run_and_check(&mut guest);
     }
 }

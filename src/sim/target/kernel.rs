@@ -1,6 +1,6 @@
 //! Kernels: headers and placement.
 
-use super::{Arbitrary, Board, FakeFwCfg, Guest, Unstructured, judge};
+use super::{Arbitrary, Board, FakeFwCfg, Guest, Unstructured, run_and_check};
 use crate::fw_cfg::item;
 use crate::sim::{e820, uki};
 use std::vec;
@@ -131,7 +131,7 @@ fn uki_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
     }
     guest.kernel(&file);
     ask_for_entry(u, &mut guest)?;
-    judge(&mut guest);
+    run_and_check(&mut guest);
     Ok(())
 }
 
@@ -216,7 +216,7 @@ fn header_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
         let fw_cfg = &mut guest.machine.fw_cfg;
         fw_cfg.item(item::KERNEL_SIZE, &size.to_le_bytes());
     }
-    judge(&mut guest);
+    run_and_check(&mut guest);
     Ok(())
 }
 
@@ -375,6 +375,6 @@ fn elf_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
         // QEMU refuses a kernel that it cannot load, so there is no such guest.
         guest.machine.memory.unload();
     }
-    judge(&mut guest);
+    run_and_check(&mut guest);
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Kernels that are entered at their 16-bit code, and multiboot's: what they
-//! are handed is judged, and the judge sees what is wrong with it.
+//! are handed is checked, and the oracle sees what is wrong with it.
 
 use super::*;
 
@@ -99,7 +99,7 @@ fn setup_code_leaves_room_for_its_stack() {
     }
 }
 
-/// Flips bits at `addr`; gives what the judge says then.
+/// Flips bits at `addr`; gives what the oracle says then.
 fn damaged((mut guest, result): (Guest, Result<Handoff>), addr: u32) -> String {
     assert_eq!(guest.check(result), Ok(()));
     guest.machine.memory.bytes[addr as usize] ^= 0x5a;

@@ -13,9 +13,9 @@ use qapi::{Qmp, Stream, qmp};
 use tempfile::TempDir;
 
 use super::debugcon_path;
-use crate::patience::{self, Patience};
+use crate::deadline::{self, Deadline};
 
-type QmpStream = Stream<BufReader<Patient>, UnixStream>;
+type QmpStream = Stream<BufReader<TimedStream>, UnixStream>;
 
 /// A running QEMU and the files that it writes. Dropping it kills QEMU.
 pub struct Vm {
@@ -27,19 +27,19 @@ pub struct Vm {
 }
 
 /// The longest time for QEMU to answer or to end, on a busy host.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Longest that one read from QMP waits before it counts against [`PATIENCE`].
-const READ: Duration = patience::COUNTED;
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest that one read from QMP waits before it counts against [`TIMEOUT`].
+const READ: Duration = deadline::COUNTED;
 
-/// What QEMU sends, waited for with [`Patience`].
-pub(super) struct Patient(UnixStream);
+/// What QEMU sends, waited for with [`Deadline`].
+pub(super) struct TimedStream(UnixStream);
 
-impl Read for Patient {
+impl Read for TimedStream {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut patience = Patience::new(PATIENCE);
+        let mut deadline = Deadline::new(TIMEOUT);
         loop {
             match self.0.read(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience.pause() => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && deadline.pause() => {}
                 result => return result,
             }
         }
@@ -49,7 +49,7 @@ impl Read for Patient {
 impl Vm {
     pub(super) fn connect(&mut self) -> Result<()> {
         let socket = self.dir.path().join("qmp");
-        let mut patience = Patience::new(PATIENCE);
+        let mut deadline = Deadline::new(TIMEOUT);
         let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
@@ -57,14 +57,14 @@ impl Vm {
                     if let Some(status) = self.child.try_wait()? {
                         bail!("QEMU ended with {status} at start\n{}", self.report());
                     }
-                    if !patience.pause() {
+                    if !deadline.pause() {
                         bail!("no QMP socket: {error}\n{}", self.report());
                     }
                 }
             }
         };
         stream.set_read_timeout(Some(READ))?;
-        let reader = BufReader::new(Patient(stream.try_clone()?));
+        let reader = BufReader::new(TimedStream(stream.try_clone()?));
         let mut qmp = Qmp::new(Stream::new(reader, stream));
         qmp.handshake()
             .with_context(|| format!("QMP handshake\n{}", self.report()))?;
@@ -174,12 +174,12 @@ impl Vm {
     /// # Errors
     /// It does not within `timeout`; the error has [`Vm::report`].
     pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
-        let mut patience = Patience::new(timeout);
+        let mut deadline = Deadline::new(timeout);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            if !patience.pause() {
+            if !deadline.pause() {
                 bail!("QEMU still runs after {timeout:?}\n{}", self.report());
             }
         }
@@ -196,7 +196,7 @@ impl Vm {
         timeout: Duration,
         mut done: impl FnMut(&Self) -> bool,
     ) -> Result<()> {
-        let mut patience = Patience::new(timeout);
+        let mut deadline = Deadline::new(timeout);
         loop {
             // The state of the process is read first, so that what it wrote
             // before its end is still seen.
@@ -207,7 +207,7 @@ impl Vm {
             if let Some(status) = ended {
                 bail!("QEMU ended with {status} before {what}\n{}", self.report());
             }
-            if !patience.pause() {
+            if !deadline.pause() {
                 bail!("no {what} within {timeout:?}\n{}", self.report());
             }
         }
@@ -298,7 +298,7 @@ impl Vm {
         if self.qmp.is_some() {
             // QEMU may close the socket before its answer is read.
             let _ = self.execute(&qmp::quit {});
-            self.wait_exit(PATIENCE)?;
+            self.wait_exit(TIMEOUT)?;
         }
         Ok(())
     }

@@ -112,9 +112,9 @@ fn numbers(len: usize) -> impl Iterator<Item = u32> + Clone {
     (0..len as u32 + 2).chain(u32::MAX - 8..=u32::MAX)
 }
 
-/// Lets `judge` run one command after another, in a loader over these files of which it
-/// sets the content.
-fn with_loader(fw_cfg: FakeFwCfg, judge: impl FnOnce(&mut Loader<'_, '_, '_, Machine>)) {
+/// Calls `test` with a loader over these files. It sets their content, and runs one
+/// command after another.
+fn with_loader(fw_cfg: FakeFwCfg, test: impl FnOnce(&mut Loader<'_, '_, '_, Machine>)) {
     let mut machine = Machine {
         fw_cfg,
         memory: Memory::new(0x10_1000),
@@ -124,7 +124,7 @@ fn with_loader(fw_cfg: FakeFwCfg, judge: impl FnOnce(&mut Loader<'_, '_, '_, Mac
     let mut scratch = vec![0; 4096];
     let (dir, _) = Directory::read(&mut machine, &mut scratch).unwrap();
     let mut map = map_of(HIGH.end().into());
-    judge(&mut Loader {
+    test(&mut Loader {
         platform: &mut machine,
         dir: &dir,
         space: &mut TableSpace::new(&mut map),

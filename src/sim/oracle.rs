@@ -1,4 +1,4 @@
-//! The judge: checks the machine at the end of a run.
+//! The oracle: checks the machine at the end of a run.
 
 mod realmode;
 mod tables;

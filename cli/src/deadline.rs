@@ -12,13 +12,13 @@ pub const COUNTED: Duration = Duration::from_secs(1);
 /// whole machine stands still (a laptop that sleeps, a virtual machine that is saved
 /// and restored), clocks may go on.
 #[derive(Debug)]
-pub struct Patience {
+pub struct Deadline {
     left: Duration,
     last: Instant,
     poll: Duration,
 }
 
-impl Patience {
+impl Deadline {
     /// Waits for at most `limit`, from now on.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
@@ -68,16 +68,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_ends_with_the_time_but_not_with_a_jump_of_the_clock() {
-        let mut patience = Patience::new(Duration::from_secs(3));
-        let mut now = patience.last;
+    fn a_deadline_ends_with_the_time_but_not_with_a_jump_of_the_clock() {
+        let mut deadline = Deadline::new(Duration::from_secs(3));
+        let mut now = deadline.last;
         now += Duration::from_secs(3600);
-        assert!(!patience.is_over_at(now), "an hour at once");
+        assert!(!deadline.is_over_at(now), "an hour at once");
         for _ in 0..19 {
             now += Duration::from_millis(100);
-            assert!(!patience.is_over_at(now));
+            assert!(!deadline.is_over_at(now));
         }
         now += Duration::from_millis(100);
-        assert!(patience.is_over_at(now), "two seconds more");
+        assert!(deadline.is_over_at(now), "two seconds more");
     }
 }
