@@ -9,7 +9,7 @@ use crate::fw_cfg::{Directory, file};
 use crate::kernel::{Handoff, Kernel, Loaded, Loader};
 use crate::log::{self, Log};
 use crate::memory::map::MemoryMap;
-use crate::pci::{self, Summary};
+use crate::pci;
 use crate::platform::Platform;
 use crate::settings::command_line::CommandLine;
 use crate::settings::options::Options;
@@ -40,7 +40,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     log.map(p, &map);
 
     // The kernel claims its memory before the tables: its place is given, theirs is
-    // not. The command line is read before PCI is set up, since it may ask for that.
+    // not. Its command line is read with it, since that may ask for PCI.
     let (kernel, scratch) = Kernel::claim(&mut Loader::new(p, &mut map), options.entry, scratch)?;
     log.kernel(p, &kernel);
 
@@ -63,11 +63,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     if all_buses {
         chipset.open_all_buses(p, &mut map)?;
     }
-    let mut summary = Summary::default();
-    // Most boots save its way through three functions.
-    if setup != PciSetup::None {
-        summary = pci::set_up(p, chipset, setup, &dir, &mut map, scratch)?;
-    }
+    let summary = pci::set_up(p, chipset, setup, &dir, &mut map, scratch)?;
     log::warn(p, &summary);
     log.pci(p, chipset, &facts, setup, &summary);
 
@@ -86,7 +82,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     // its own.
     let entry_point = smbios::load(p, &dir, &mut space, chipset.pci.is_none())?;
     log.smbios(p, entry_point);
-    // Last in the F segment, since it may be the largest.
+    // Last, since it may fill the rest of the F segment.
     if facts.needs_mp_table() && mptable::offer(p, chipset, &summary.roots, &mut space)? {
         log.mp_table(p);
     }
@@ -133,8 +129,8 @@ fn serve_pci<P: Platform>(
     Ok(())
 }
 
-/// Leaves a note on machines that can sleep. On others [`wake`] must not run: tables
-/// lie over its code (`linker.ld`).
+/// Leaves a note on machines that can sleep. On others [`wake`] must not run, because
+/// tables overwrite its code (`linker.ld`).
 fn note_for_wake_up<P: Platform>(
     p: &mut P,
     chipset: &Chipset,
