@@ -94,7 +94,7 @@ impl From<TransferError> for Error {
 
 impl Error {
     /// The stable code and the message. The code is printed in hexadecimal and written
-    /// to the debug-exit port. Codes are never reused, and 0x40 and 0x42 are used up.
+    /// to the debug-exit port. Codes are never reused: 0x40 and 0x42 had a meaning once.
     ///
     /// The message says what is wrong and, after the semicolon, what to do. It
     /// has no full stop: details may follow in brackets.
@@ -211,7 +211,7 @@ impl OptionName {
 }
 
 impl Room {
-    /// Where no sizes are known.
+    /// If the sizes are unknown.
     pub const UNKNOWN: Self = Self(0);
 
     /// Both in bytes: `need` is rounded up, `have` down.
@@ -245,7 +245,7 @@ impl Length {
 }
 
 impl BadValue {
-    /// Where nothing is known of the value.
+    /// If the value is unknown.
     pub const UNKNOWN: Self = Self(0);
 
     /// The first bytes of `value`.
@@ -267,9 +267,9 @@ impl BadValue {
     }
 }
 
-/// What a boot goes on after, but somebody may miss something for.
+/// What does not stop a boot, but leaves a device or a bus out.
 ///
-/// Codes are one series with those of [`Error`].
+/// No [`Error`] has the same code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Warning {

@@ -45,7 +45,7 @@ pub enum Kernel<'a> {
     Multiboot(Multiboot),
 }
 
-/// How the kernel is entered: flat 32-bit segments, paging off.
+/// How the kernel is entered: in real mode, or with flat 32-bit segments and paging off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handoff {
     /// Linux's 32-bit boot protocol.

@@ -182,7 +182,7 @@ impl MemoryMap {
             let end = ram.base().checked_add(ram.len()).ok_or(Error::BadE820)?;
             self.set(ram.base().max(high), end, Kind::RAM)?;
         }
-        // Here rather than last: QEMU's entries mostly stay in order so.
+        // Between the two loops, because most of QEMU's entries then come in order.
         if !registers.is_empty() {
             self.reserve(registers, Kind::RESERVED)?;
         }

@@ -270,7 +270,7 @@ fn set_buses<C: Config>(config: &mut C, bridge: Bdf, secondary: u8, subordinate:
     config.write32(bridge, reg::BUSES, buses);
 }
 
-/// Sets interrupt line, bridge control and IDE ports; returns the function.
+/// Sets interrupt line, bridge control and IDE ports, and completes `found`.
 fn set_up_function<C: Config>(
     config: &mut C,
     found: &mut Function,

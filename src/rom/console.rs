@@ -26,8 +26,8 @@ const SETTINGS: [(u16, u8); 7] = [
     (COM1 + 2, 0x07),
     (COM1 + 4, 0x0b),
 ];
-/// Tries before a byte is given up: a stopped terminal on the host must not keep the
-/// signal to the host from following.
+/// Tries before COM1 is given up: a boot goes on, or ends with its signal to the host,
+/// even if nobody on the host reads the serial port.
 const SEND_TRIES: u32 = 100_000;
 
 /// The outputs that exist. All false at first, so that the static is .bss: initialised

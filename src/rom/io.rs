@@ -34,7 +34,7 @@ port!(in32, out32, u32, "eax");
 /// APIC, a TPM or the local APIC. The firmware's own memory is elsewhere; on pc the
 /// guest's RAM may reach into another machine's configuration space.
 ///
-/// The compiled code tries the last one first: on q35, registers of PCI are read most.
+/// In this order the compiled code tests Q35's ECAM first, which is used most.
 fn is_device(addr: u32, len: u32) -> bool {
     let inside = |window: PhysRange| window.start() <= addr && addr < window.end();
     addr.is_multiple_of(len)

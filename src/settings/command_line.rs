@@ -29,8 +29,7 @@ pub struct CommandLine {
     /// Linux numbers the buses itself: `pci=assign-busses`, or `pci=hpbussize=`, which
     /// counts only then.
     pub renumbers: bool,
-    /// The start of the last parameter under `qboot.` that nobody knows, padded
-    /// with NULs.
+    /// The start of the last unknown parameter under `qboot.`, padded with NULs.
     pub unknown: Option<[u8; 16]>,
 }
 

@@ -146,15 +146,15 @@ impl Options {
     }
 }
 
-/// Whether a file is named as options are, and is none.
+/// Whether a file lies under `opt/org.qboot/`, but is not an option.
 #[must_use]
 pub fn is_unknown(name: &FileName) -> bool {
     own(name).is_some_and(|name| named(name).is_none())
 }
 
-/// The end of a name under `opt/org.qboot/`.
+/// The rest of a name that starts with `opt/org.qboot/`.
 fn own(name: &FileName) -> Option<&[u8]> {
-    // Few names start with this.
+    // In two steps: nearly all names fail the short one.
     name.strip_prefix(b"opt/")?.strip_prefix(b"org.qboot/")
 }
 

@@ -226,7 +226,7 @@ impl Table<'_> {
         })
     }
 
-    // Once in the image, for all kinds of entries.
+    // Not generic, so that the image has it once.
     fn append(&mut self, bytes: &[u8]) -> Option<()> {
         let (slot, free) = core::mem::take(&mut self.free).split_at_mut_checked(bytes.len())?;
         copy_into(slot, bytes).ok()?;
