@@ -66,7 +66,7 @@ if ! [ -x "$qboot" ]; then
     case ${1:-} in run | build | dist)
         # Compiled meanwhile, when cargo knows its packages, and after the program,
         # which then fetches a kernel: it finds the ROM done, or says what is wrong.
-        (sleep 1 && exec nice "$root/scripts/rom.sh") >/dev/null 2>&1 &
+        (sleep 0.3 && exec "$root/scripts/rom.sh") >/dev/null 2>&1 &
         trap "kill $! 2>/dev/null; exit 130" INT TERM
         ;;
     esac

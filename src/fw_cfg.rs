@@ -5,8 +5,8 @@
 use crate::error::{Error, Result};
 use crate::platform::Platform;
 use bitflags::bitflags;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Selector register, 16 bits.
 pub const PORT_SELECTOR: u16 = 0x510;

@@ -42,6 +42,10 @@
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 
+// The macros that derive zerocopy's traits.
+#[macro_use]
+extern crate zerocopy_derive;
+
 // Where input is parsed and addresses are computed, arithmetic is checked
 // (`arithmetic_side_effects`): what overflows there is an error of its own.
 pub mod boot;

@@ -19,7 +19,7 @@ use crate::phys::{PhysRange, copy_into};
 use crate::platform::Platform;
 use crate::tables::acpi::{MAX_WRITTEN, Tables, WrittenPointer};
 use zerocopy::byteorder::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Ports of the CMOS: register number, value.
 const CMOS: (u16, u16) = (0x70, 0x71);

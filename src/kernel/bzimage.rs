@@ -12,8 +12,8 @@ use crate::memory::map::{Claim, Entry, MAX_ENTRIES, high_ram_end};
 use crate::phys::PhysRange;
 use crate::platform::Platform;
 use core::mem::offset_of;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `struct boot_params`, the zero page, up to the last field that is filled in.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -5,8 +5,8 @@
 
 use crate::phys::{PhysRange, align_up};
 use crate::settings::policy::Guest;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 const MAGIC: &[u8; 4] = b"\x7fELF";
 /// `e_ident[EI_CLASS]`: 32 or 64 bits.

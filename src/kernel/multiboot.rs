@@ -20,7 +20,7 @@ use crate::phys::PhysRange;
 use crate::platform::Platform;
 use crate::tables::low_memory;
 use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// `struct multiboot_info`, without the fields for framebuffers.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

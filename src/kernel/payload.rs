@@ -6,8 +6,8 @@ use super::{Image, Loader};
 use crate::error::{Error, Result};
 use crate::phys::PhysRange;
 use crate::platform::Platform;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// The most bytes by which a wrong `setup_sects` moves the code.
 const MAX_MOVE: u32 = 255 * SECTOR;

@@ -13,8 +13,8 @@ use crate::layout;
 use crate::phys::PhysRange;
 use crate::platform::Platform;
 use crate::settings::policy::Guest;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes that QEMU keeps of an ELF kernel.
 const ELF_READ: usize = 8192;

@@ -14,8 +14,8 @@ use crate::memory::map::Claim;
 use crate::phys::PhysRange;
 use crate::platform::Platform;
 use crate::tables::low_memory;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::U16;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Where a kernel's 16-bit code, its stack, heap and command line go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::settings::policy::Guest;
 use bitflags::bitflags;
 use core::mem::offset_of;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Where [`SetupHeader`] lies in an image, and in the zero page alike.
 pub const HEADER_OFFSET: usize = 0x1f1;

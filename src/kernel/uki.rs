@@ -10,8 +10,8 @@ use super::setup_header::SetupHeader;
 use crate::error::{Error, Result};
 use crate::phys::copy_into;
 use crate::platform::Platform;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// The MS-DOS header.
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]

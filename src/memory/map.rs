@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::phys::{PhysRange, align_down};
 use arrayvec::ArrayVec;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Entries that a zero page has room for (`E820_MAX_ENTRIES_ZEROPAGE`).
 pub const MAX_ENTRIES: usize = 128;

@@ -20,8 +20,8 @@ use super::Bdf;
 use crate::error::{Error, Result};
 use aperture::PAGE;
 use demand::{NEVER, NONE, TAG_HIGH, TAG_KIND, TAG_PUSH, TAG_WIDE};
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The windows that a bridge has, and their reservations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -31,7 +31,7 @@ use crate::phys::{PhysRange, byte_sum, u32_at};
 use crate::platform::Platform;
 use arrayvec::ArrayVec;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
+use zerocopy::{FromBytes, transmute_ref};
 
 /// QEMU pads scripts to multiples of this many bytes on machines where they
 /// may grow.

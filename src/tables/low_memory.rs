@@ -10,7 +10,7 @@ use crate::memory::map::{Entry, high_ram_end};
 use crate::phys::{PhysRange, Refused, copy_at, copy_into};
 use crate::platform::Platform;
 use zerocopy::byteorder::little_endian::U16;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Address of the BIOS data area.
 pub const BDA: u32 = 0x400;

@@ -20,7 +20,7 @@ use crate::platform::Platform;
 use arrayvec::ArrayVec;
 use topology::Topology;
 use zerocopy::byteorder::little_endian::{U16, U32};
-use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{Immutable, IntoBytes};
 
 /// The machine without its processors.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use crate::fw_cfg::{Directory, file};
 use crate::layout::OWN_SMBIOS;
 use crate::phys::{PhysRange, byte_sum};
 use crate::platform::Platform;
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The date of the ROM's commit, `mm/dd/yyyy` (7.1, BIOS Release Date); a fixed one on
 /// the host.

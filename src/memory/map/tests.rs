@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::vec::Vec;
+use zerocopy::IntoBytes;
 
 fn raw(entries: &[(u64, u64, u32)]) -> Vec<u8> {
     entries

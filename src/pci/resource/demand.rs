@@ -3,7 +3,6 @@
 use super::mask;
 use crate::pci::Bdf;
 use zerocopy::byteorder::little_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// What a demand is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

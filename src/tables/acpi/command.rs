@@ -2,7 +2,6 @@
 
 use crate::fw_cfg::FileName;
 use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Bytes of a command.
 pub(super) const COMMAND_LEN: usize = 128;
