@@ -26,11 +26,12 @@ case " $* " in
     ;;
 esac
 # Wrong usage is told before anything is installed or compiled; a program that is there
-# says more. A test compares the names with the program's.
+# says more. A test compares names and values with the program's.
 commands=(run build inspect extract kernel doctor completions dist)
 developer=(boots measure bench timeline figures matrix capture release)
 options=(--machine -M --kernel -k --initrd -i --append -a --memory -m --cpus -c --accel --firmware -f --bzimage --log
     --mode --timeout --fast --qemu --dry-run --features --symbols -n --json)
+declare -A values=([--log]="off steps all" [--mode]="auto shell report")
 wrong() {
     printf "error: %s\n\nFor more information, try '%s --help'.\n" "$1" "$QBOOT_SCRIPT" >&2
     exit 2
@@ -39,7 +40,7 @@ check() {
     # Developers' commands have options of their own.
     [[ " ${developer[*]} " != *" $1 "* ]] || return 0
     [[ " ${commands[*]} " == *" $1 "* ]] || wrong "unrecognized subcommand '$1'"
-    local word option last=
+    local word option value known last=
     for word in "${@:2}"; do
         option=
         case $word in
@@ -51,6 +52,13 @@ check() {
         # Kernel parameters may begin with a dash.
         [[ -z $option || " ${options[*]} " == *" $option "* || $last = --append || $last = -a ]] ||
             wrong "unexpected argument '$word' found"
+        case $word in
+        --*=*) value=${word#*=} ;;
+        *) option=$last value=$word ;;
+        esac
+        known=${values[${option:-none}]:-}
+        [[ -z $known || " $known " == *" $value "* ]] ||
+            wrong "invalid value '$value' for '$option' (known: ${known// /, })"
         last=$word
     done
 }

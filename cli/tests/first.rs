@@ -81,6 +81,8 @@ fn wrong_usage_is_told_before_anything_is_compiled() {
         ("scripts/run.sh --nonsense", "'--nonsense'"),
         ("scripts/run.sh --log steps --appendd x", "'--appendd'"),
         ("scripts/run.sh -mm -zz", "'-zz'"),
+        ("scripts/run.sh --log nonsense", "'nonsense'"),
+        ("scripts/run.sh --log=steps --mode=nonsense", "'nonsense'"),
         ("scripts/xtask.sh nonsense", "'nonsense'"),
         ("scripts/build.sh --feature=markers", "'--feature=markers'"),
     ] {
@@ -95,7 +97,7 @@ fn wrong_usage_is_told_before_anything_is_compiled() {
 }
 
 #[test]
-fn the_script_knows_the_commands_and_options_of_the_program() {
+fn the_script_knows_what_the_program_takes() {
     let text = fs::read_to_string(workspace::root().join("scripts/xtask.sh")).expect("a script");
     let list = |name: &str| -> BTreeSet<String> {
         let (_, rest) = text.split_once(&format!("\n{name}=(")).expect("a list");
@@ -118,6 +120,16 @@ fn the_script_knows_the_commands_and_options_of_the_program() {
         [long, short].into_iter().flatten()
     });
     assert_eq!(list("options"), options.collect());
+    let arguments = own.iter().flat_map(|command| command.get_arguments());
+    for (name, known) in arguments.filter_map(|argument| {
+        let known = argument.get_possible_values();
+        let takes_one = argument.get_action().takes_values() && !known.is_empty();
+        Some((argument.get_long().filter(|_| takes_one)?, known))
+    }) {
+        let known: Vec<_> = known.iter().map(|value| value.get_name()).collect();
+        let entry = format!("[--{name}]=\"{}\"", known.join(" "));
+        assert!(text.contains(&entry), "no {entry}");
+    }
 }
 
 #[test]
