@@ -4,7 +4,8 @@ use super::function::{
     Function, HEADER_BRIDGE, HEADER_DEVICE, SEVERAL_FUNCTIONS, present, read_caps, reserved_buses,
 };
 use super::resource::Tree;
-use super::{Bdf, Config, Roots, Routing, Summary, reg, size};
+use super::size::{self, COMMAND_SERR};
+use super::{Bdf, Config, Roots, Routing, Summary, reg};
 use crate::error::{Error, Result};
 use arrayvec::ArrayVec;
 
@@ -31,7 +32,7 @@ pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Res
 }
 
 /// Gives bridges their bus numbers as [`scan`] does, and no more: one read a function,
-/// and some four accesses a bridge.
+/// two a device behind bridges, and some five a bridge.
 ///
 /// # Errors
 /// As [`scan`].
@@ -187,6 +188,11 @@ fn walk_root<C: Config>(
             class: 0,
             ide: false,
         };
+        // QEMU before 8.0 reports a device's error (AER) to its root port only if both, and
+        // all bridges between them, have SERR# on. Linux leaves it as it is.
+        if found.header == HEADER_BRIDGE || !levels.is_empty() {
+            config.write16(bdf, reg::COMMAND, COMMAND_SERR);
+        }
         if !matches!(work, Work::Numbers) {
             let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
             set_up_function(config, &mut found, id, line);
