@@ -57,7 +57,8 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     };
     let setup = facts.pci_setup()?;
     let all_buses = facts.needs_all_buses(options.buses);
-    if facts.is_legacy(setup) {
+    let is_legacy = facts.needs_legacy_setup(setup);
+    if is_legacy {
         chipset.set_up_legacy(p);
     }
     if all_buses {
@@ -93,7 +94,7 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     let rsdp = tables.rsdp.unwrap_or(0);
     let loaded = kernel.load(&mut Loader::new(p, &mut map), rsdp)?;
     log.loaded(p, &loaded, &map);
-    note_for_wake_up(p, chipset, &tables, &map, loaded, facts.is_legacy(setup))?;
+    note_for_wake_up(p, chipset, &tables, &map, loaded, is_legacy)?;
     Ok(loaded.handoff)
 }
 

@@ -138,7 +138,7 @@ impl Headers<'_> {
     }
 }
 
-/// An ELF file's program headers, and their sum.
+/// An ELF file's program headers, and the memory that they name.
 #[derive(Clone, Copy, Debug)]
 pub struct Elf<'a> {
     headers: Headers<'a>,

@@ -75,7 +75,7 @@ const FLAGS: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
 /// NUL-terminated, for `boot_loader_name`.
 const BOOT_LOADER_NAME: &[u8; 6] = b"qboot\0";
 /// ELF headers below 1 MiB have at most a page.
-const MAX_HEAD: u32 = 4096;
+const MAX_SKIPPED: u32 = 4096;
 /// The most modules; QEMU takes them from its command line.
 const MAX_MODULES: u32 = 1024;
 /// The longest string.
@@ -85,7 +85,7 @@ const MAX_STRING: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Multiboot {
     /// Bytes at the start of the item that are not loaded: ELF headers below 1 MiB.
-    head: u32,
+    skipped: u32,
     /// Where the rest of the item is loaded.
     image: Claim,
     /// First instruction.
@@ -119,7 +119,7 @@ impl Multiboot {
         }
         let load = PhysRange::new(start, size);
         let load = load.ok_or_else(|| Error::KernelTooBig(loader.room(size)))?;
-        let (head, load) = without_head(load);
+        let (skipped, load) = without_headers(load);
         if entry < load.start() || entry >= load.end() {
             return Err(Error::BadMultiboot);
         }
@@ -128,7 +128,11 @@ impl Multiboot {
             None if load.start() < layout::HIGH_RAM => return Err(Error::KernelOverlapsFirmware),
             None => return Err(Error::KernelTooBig(loader.room(load.len()))),
         };
-        Ok(Some(Self { head, image, entry }))
+        Ok(Some(Self {
+            skipped,
+            image,
+            entry,
+        }))
     }
 
     /// Where the image goes.
@@ -143,9 +147,9 @@ impl Multiboot {
     /// [`Error::BadMultiboot`], [`Error::KernelOverlapsFirmware`].
     pub fn load<P: Platform>(&self, loader: &mut Loader<'_, P>) -> Result<Loaded> {
         let load = self.image.range();
-        let head = loader.place_low(self.head)?;
-        loader.platform.load(item::KERNEL_DATA, head)?;
-        if self.head != 0 && !Elf::is_elf(loader.platform.bytes(head)?) {
+        let headers = loader.place_low(self.skipped)?;
+        loader.platform.load(item::KERNEL_DATA, headers)?;
+        if self.skipped != 0 && !Elf::is_elf(loader.platform.bytes(headers)?) {
             return Err(Error::KernelOverlapsFirmware);
         }
         loader.load_next(load)?;
@@ -177,10 +181,10 @@ impl Multiboot {
 /// Leaves out the image's part below 1 MiB. If an ELF file is linked to 1 MiB, its
 /// headers would lie in the page before, which is not the kernel's; it does not need
 /// them.
-fn without_head(load: PhysRange) -> (u32, PhysRange) {
-    let head = layout::HIGH_RAM.saturating_sub(load.start());
-    match load.behind(head) {
-        Some(rest) if head <= MAX_HEAD => (head, rest),
+fn without_headers(load: PhysRange) -> (u32, PhysRange) {
+    let skipped = layout::HIGH_RAM.saturating_sub(load.start());
+    match load.behind(skipped) {
+        Some(rest) if skipped <= MAX_SKIPPED => (skipped, rest),
         _ => (0, load),
     }
 }
@@ -394,7 +398,7 @@ mod tests {
                 .item(item::KERNEL_ADDR, &addr.to_le_bytes());
             let mut map = map_of(64 << 20);
             let found = Multiboot::claim(&mut Loader::new(&mut machine, &mut map))?;
-            Ok(found.map(|found| (found.head, found.image(), found.entry)))
+            Ok(found.map(|found| (found.skipped, found.image(), found.entry)))
         };
         let image = (0, LOAD, 0x10_0010);
         let headed = (0x1000, LOAD, 0x10_0010);

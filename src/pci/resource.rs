@@ -14,12 +14,12 @@ mod demand;
 mod solve;
 
 pub use aperture::Apertures;
-pub use demand::{Demand, Kind, Sized, slot};
+pub use demand::{BarSize, Demand, Kind, slot};
 
 use super::Bdf;
 use crate::error::{Error, Result};
 use aperture::PAGE;
-use demand::{NEVER, NONE, TAG_HIGH, TAG_KIND, TAG_PUSH, TAG_WIDE};
+use demand::{NEVER, NONE, TAG_HIGH, TAG_KIND, TAG_WANTS_HIGH, TAG_WIDE};
 use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U16, U32};
 
@@ -199,20 +199,20 @@ impl<'a> Tree<'a> {
         let reserve = reserve.map(U32::new);
         let bus = self.add_bus(reserve, windows, parent, flags)?;
         if bridge.pref_high && flags & BUS_HIGH != 0 {
-            self.push(bus);
+            self.want_high(bus);
         }
         Ok(bus)
     }
 
     /// Marks the prefetchable window of a bus, and those around it, to go
     /// above 4 GiB.
-    fn push(&mut self, bus: u8) {
+    fn want_high(&mut self, bus: u8) {
         let mut index = bus;
         while let Some(record) = self.buses.get(usize::from(index)).filter(|_| index != 0) {
             index = record.parent;
             let window = usize::from(record.windows.get()).saturating_add(LIST_HIGH);
             if let Some(demand) = self.demands.get_mut(window) {
-                demand.tag |= TAG_PUSH;
+                demand.tag |= TAG_WANTS_HIGH;
             }
         }
     }
@@ -222,7 +222,14 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// [`Error::PciTooMany`].
-    pub fn add_bar(&mut self, bus: u8, bdf: Bdf, slot: u8, bar: Sized, command: u8) -> Result<()> {
+    pub fn add_bar(
+        &mut self,
+        bus: u8,
+        bdf: Bdf,
+        slot: u8,
+        bar: BarSize,
+        command: u8,
+    ) -> Result<()> {
         let flags = self.flags(bus);
         let (mut kind, mut order) = (bar.kind, bar.order);
         if kind == Kind::High && flags & BUS_HIGH == 0 {

@@ -1,7 +1,7 @@
 //! Sizes BARs and windows, and adds them to the tree as demands.
 
 use super::function::{BridgeCaps, Function, HEADER_BRIDGE, HEADER_DEVICE, reserve};
-use super::resource::{Bridge, Kind, Sized, Tree, slot};
+use super::resource::{BarSize, Bridge, Kind, Tree, slot};
 use super::{Bdf, Config, reg};
 use crate::error::Result;
 
@@ -68,7 +68,7 @@ pub(super) fn add_function<C: Config>(
     config.write32(bdf, rom, 0xffff_f800);
     let mask = config.read32(bdf, rom) & 0xffff_f800;
     if let Some(order) = lowest_bit(mask) {
-        let sized = Sized {
+        let sized = BarSize {
             kind: Kind::Mem,
             order,
             wide: false,
@@ -117,12 +117,12 @@ pub(super) fn add_bridge<C: Config>(
 
 /// Sizes a BAR (PCI Local Bus 3.0, section 6.2.5.1), and leaves all its bits set. Its
 /// address is written later.
-pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<Sized> {
+pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -> Option<BarSize> {
     let register = bar_register(bar);
     config.write32(bdf, register, u32::MAX);
     let value = config.read32(bdf, register);
     if value & 1 != 0 {
-        return Some(Sized {
+        return Some(BarSize {
             kind: Kind::Io,
             order: lowest_bit(value & !3)?,
             wide: false,
@@ -146,7 +146,7 @@ pub(super) fn size_bar<C: Config>(config: &mut C, bdf: Bdf, bar: u8, bars: u8) -
     } else {
         Kind::Mem
     };
-    Some(Sized { kind, order, wide })
+    Some(BarSize { kind, order, wide })
 }
 
 pub(super) fn bar_register(bar: u8) -> u16 {

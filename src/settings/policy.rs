@@ -78,7 +78,7 @@ impl Facts {
 
     /// Whether the chipset is set up for kernels without ACPI too.
     #[must_use]
-    pub fn is_legacy(&self, setup: PciSetup) -> bool {
+    pub fn needs_legacy_setup(&self, setup: PciSetup) -> bool {
         setup > PciSetup::Buses && self.needs_8259a()
     }
 
@@ -280,7 +280,7 @@ mod tests {
                     let some = has_expanders || renumbers;
                     assert_eq!(facts.needs_all_buses(BusesOption::Auto), some);
                     assert!(facts.needs_all_buses(BusesOption::All));
-                    let legacy = SETUPS.map(|setup| facts.is_legacy(setup));
+                    let legacy = SETUPS.map(|setup| facts.needs_legacy_setup(setup));
                     let both = is_other || !by_acpi;
                     assert_eq!(legacy, [false, false, both, both]);
                 }

@@ -39,7 +39,7 @@ const RESERVED_HANDLES: u16 = 0xff00;
 
 /// The formatted area of the firmware's type 0 (7.1, as of SMBIOS 2.4).
 const BIOS_FORMATTED: [u8; 24] = [
-    TYPE_BIOS, 24, 0, 0, // handle 0, until proved taken
+    TYPE_BIOS, 24, 0, 0, // handle 0, unless it is taken
     1, 2, // vendor and version: strings 1 and 2
     0x00, 0xf0, // starting segment
     3,    // release date: string 3

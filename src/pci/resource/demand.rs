@@ -17,7 +17,7 @@ pub enum Kind {
 
 /// A BAR as sizing finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sized {
+pub struct BarSize {
     /// What it decodes.
     pub kind: Kind,
     /// Its size as a power of two.
@@ -45,11 +45,13 @@ pub(super) const NONE: u16 = u16::MAX;
 pub(super) const UNPLACED: u32 = u32::MAX;
 /// The alignment of a BAR that can never be placed.
 pub(super) const NEVER: u8 = u8::MAX;
-/// A tag's bits above the slot: the kind; for a BAR a second register, for a window a
-/// place above 4 GiB; present.
+/// Where a tag has the kind, above the slot.
 pub(super) const TAG_KIND: u8 = 4;
+/// A tag's bit for a BAR of two registers.
 pub(super) const TAG_WIDE: u8 = 1 << 6;
-pub(super) const TAG_PUSH: u8 = 1 << 6;
+/// The same bit for a window that goes above 4 GiB if there is room.
+pub(super) const TAG_WANTS_HIGH: u8 = 1 << 6;
+/// A tag's bit for a place above 4 GiB.
 pub(super) const TAG_HIGH: u8 = 1 << 7;
 
 /// One BAR or window. It has no alignment, so it can lie anywhere in scratch.

@@ -1,7 +1,7 @@
 //! Sizing windows, placing roots, handing addresses down.
 
 use super::aperture::Range;
-use super::demand::{Demand, Kind, NEVER, NONE, TAG_HIGH, TAG_PUSH, UNPLACED, slot};
+use super::demand::{Demand, Kind, NEVER, NONE, TAG_HIGH, TAG_WANTS_HIGH, UNPLACED, slot};
 use super::{
     IO_WINDOW_ORDER, LIST_HIGH, LIST_IO, LIST_MEM, MEM_WINDOW_ORDER, Side, Space, Tree, lists, mask,
 };
@@ -185,9 +185,9 @@ impl Tree<'_> {
     /// Whether a root bus's demand goes above 4 GiB.
     pub(super) fn goes_high(&self, demand: &Demand, side: Side) -> bool {
         let size = demand.size.get();
-        let pushed = !demand.is_bar() && demand.tag & TAG_PUSH != 0;
+        let wants_high = !demand.is_bar() && demand.tag & TAG_WANTS_HIGH != 0;
         let large = size.checked_shr(side.threshold.into()).unwrap_or(0) != 0;
-        side.threshold != NEVER && (pushed || large || size > self.apertures.mem32.len())
+        side.threshold != NEVER && (wants_high || large || size > self.apertures.mem32.len())
     }
 
     /// Places the root buses' ports, each where there is room first.
