@@ -9,7 +9,7 @@ use crate::fw_cfg::{Directory, file};
 use crate::kernel::{Handoff, Kernel, Loaded, Loader};
 use crate::log::{self, Log};
 use crate::memory::map::MemoryMap;
-use crate::pci;
+use crate::pci::{self, Summary};
 use crate::platform::Platform;
 use crate::settings::command_line::CommandLine;
 use crate::settings::options::Options;
@@ -64,7 +64,8 @@ pub fn boot<P: Platform>(p: &mut P, host_bridge: u32, scratch: &mut [u8]) -> Res
     if all_buses {
         chipset.open_all_buses(p, &mut map)?;
     }
-    let summary = pci::set_up(p, chipset, setup, &dir, &mut map, scratch)?;
+    let mut summary = Summary::default();
+    pci::set_up(p, chipset, setup, &dir, &mut map, scratch, &mut summary)?;
     log::warn(p, &summary);
     log.pci(p, chipset, &facts, setup, &summary);
 

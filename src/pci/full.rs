@@ -2,11 +2,13 @@
 
 use super::resource::{Apertures, Demand, Kind, Tree, low, slot};
 use super::scan::{self, Work};
-use super::size::{CLOSED_MEM, COMMAND_IO, COMMAND_MEM, COMMAND_SERR, bar_register, size_bar};
+use super::size::{CLOSED_MEM, COMMAND_IO, COMMAND_MEM, bar_register, size_bar};
 use super::{Config, Routing, Summary, Unplaced, reg};
 use crate::error::Result;
 
 const COMMAND_MASTER: u8 = 4;
+/// Upper byte: report errors with SERR#.
+const COMMAND_SERR: u8 = 1;
 
 /// Does what [`super::scan()`] does, and gives addresses to all BARs, windows and
 /// expansion ROMs. ROMs stay off.
@@ -26,15 +28,17 @@ pub fn full<C: Config>(
     routing: Routing,
     apertures: &Apertures,
     scratch: &mut [u8],
-) -> Result<Summary> {
+    summary: &mut Summary,
+) -> Result<()> {
     let mut tree = Tree::new(scratch, apertures)?;
-    let mut summary = scan::walk(config, extra_roots, routing, Work::Addresses(&mut tree))?;
+    let work = Work::Addresses(&mut tree);
+    scan::walk(config, extra_roots, routing, work, summary)?;
     summary.unplaced = tree.solve();
     program(config, &tree);
     if summary.unplaced != 0 {
         summary.first_unplaced = tree.missing().next().map(|demand| measure(config, demand));
     }
-    Ok(summary)
+    Ok(())
 }
 
 /// Sizes a BAR without an address again: the tree does not keep sizes that can never be
@@ -86,7 +90,11 @@ fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
         }
         let command = on & !off;
         if command != 0 {
-            config.write16(bdf, reg::COMMAND, u16::from(command) | COMMAND_SERR);
+            config.write16(
+                bdf,
+                reg::COMMAND,
+                u16::from_le_bytes([command, COMMAND_SERR]),
+            );
         }
     }
 }

@@ -4,8 +4,7 @@ use super::function::{
     Function, HEADER_BRIDGE, HEADER_DEVICE, SEVERAL_FUNCTIONS, present, read_caps, reserved_buses,
 };
 use super::resource::Tree;
-use super::size::{self, COMMAND_SERR};
-use super::{Bdf, Config, Roots, Routing, Summary, reg};
+use super::{Bdf, Config, Roots, Routing, Summary, reg, size};
 use crate::error::{Error, Result};
 use arrayvec::ArrayVec;
 
@@ -24,20 +23,26 @@ const BRIDGE_SERR: u32 = 2 << 16;
 /// `extra_roots` is the number of further root buses, from `etc/extra-pci-roots`.
 /// Bridges must be as reset leaves them, without bus numbers. IDE controllers get the
 /// legacy ports. Buses are numbered depth first, in the order of device numbers.
+/// `summary`, empty at first, gets what is found.
 ///
 /// # Errors
 /// [`Error::PciTooMany`], which no tree can cause.
-pub fn scan<C: Config>(config: &mut C, extra_roots: u8, routing: Routing) -> Result<Summary> {
-    walk(config, extra_roots, routing, Work::Interrupts)
+pub fn scan<C: Config>(
+    config: &mut C,
+    extra_roots: u8,
+    routing: Routing,
+    summary: &mut Summary,
+) -> Result<()> {
+    walk(config, extra_roots, routing, Work::Interrupts, summary)
 }
 
 /// Gives bridges their bus numbers as [`scan`] does, and no more: one read a function,
-/// two a device behind bridges, and some five a bridge.
+/// and some four accesses a bridge.
 ///
 /// # Errors
 /// As [`scan`].
-pub fn number<C: Config>(config: &mut C, routing: Routing) -> Result<Summary> {
-    walk(config, 0, routing, Work::Numbers)
+pub fn number<C: Config>(config: &mut C, routing: Routing, summary: &mut Summary) -> Result<()> {
+    walk(config, 0, routing, Work::Numbers, summary)
 }
 
 /// What the walk does besides numbering buses.
@@ -79,21 +84,19 @@ pub(super) fn walk<C: Config>(
     extra_roots: u8,
     routing: Routing,
     mut work: Work<'_, '_>,
-) -> Result<Summary> {
-    let mut summary = Summary {
-        roots: find_roots(config, extra_roots),
-        ..Summary::default()
-    };
+    summary: &mut Summary,
+) -> Result<()> {
+    summary.roots = find_roots(config, extra_roots);
     let mut root = 0;
     loop {
         let next = summary.roots.after(root);
         // Buses behind this root have numbers below the next root.
         let limit = next.map_or(u8::MAX, |next| next - 1);
         summary.last_bus = root;
-        walk_root(config, root, limit, routing, &mut work, &mut summary)?;
+        walk_root(config, root, limit, routing, &mut work, summary)?;
         match next {
             Some(next) => root = next,
-            None => return Ok(summary),
+            None => return Ok(()),
         }
     }
 }
@@ -188,11 +191,6 @@ fn walk_root<C: Config>(
             class: 0,
             ide: false,
         };
-        // QEMU before 8.0 reports a device's error (AER) to its root port only if both, and
-        // all bridges between them, have SERR# on. Linux leaves it as it is.
-        if found.header == HEADER_BRIDGE || !levels.is_empty() {
-            config.write16(bdf, reg::COMMAND, COMMAND_SERR);
-        }
         if !matches!(work, Work::Numbers) {
             let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
             set_up_function(config, &mut found, id, line);

@@ -15,8 +15,8 @@ const MICROVM_PCIE_IRQ: [u8; 2] = [12, 16];
 /// Vendor and device of QEMU's generic PCIe host bridge.
 const GPEX_HOST: u32 = 0x0008_1b36;
 
-/// Sets up PCI; returns what it found. Call it before QEMU's ACPI tables are read: they
-/// announce what is programmed. `scratch` is free again afterwards.
+/// Sets up PCI; `summary`, empty at first, gets what is found. Call it before QEMU's ACPI tables are
+/// read: they announce what is programmed. `scratch` is free again afterwards.
 ///
 /// # Errors
 /// [`Error::PciTooMany`](crate::error::Error::PciTooMany), and the transfers'.
@@ -27,16 +27,17 @@ pub fn set_up<P: Platform>(
     dir: &Directory<'_>,
     map: &mut MemoryMap,
     scratch: &mut [u8],
-) -> Result<Summary> {
+    summary: &mut Summary,
+) -> Result<()> {
     if setup == PciSetup::None {
-        return Ok(Summary::default());
+        return Ok(());
     }
-    let summary = walk(platform, chipset, setup, dir, map, scratch)?;
+    walk(platform, chipset, setup, dir, map, scratch, summary)?;
     if summary.last_bus > chipset.last_bus {
         // The walk has opened all buses on its way.
         chipset.open_all_buses(platform, map)?;
     }
-    Ok(summary)
+    Ok(())
 }
 
 fn walk<P: Platform>(
@@ -46,27 +47,33 @@ fn walk<P: Platform>(
     dir: &Directory<'_>,
     map: &MemoryMap,
     scratch: &mut [u8],
-) -> Result<Summary> {
-    if setup == PciSetup::Buses {
-        return match access(platform, chipset) {
-            Some((mut config, routing)) => number(&mut config, routing),
-            None => Ok(Summary::default()),
-        };
-    }
-    // The lines below name these.
-    chipset.route_interrupts(platform);
-    let extra_roots = dir.read_number(platform, file::EXTRA_PCI_ROOTS)?;
-    let extra_roots = u8::try_from(extra_roots).unwrap_or(u8::MAX);
+    summary: &mut Summary,
+) -> Result<()> {
+    let mut extra_roots = 0;
     let mut apertures = None;
+    if setup > PciSetup::Buses {
+        // The interrupt lines below name these.
+        chipset.route_interrupts(platform);
+        let count = dir.read_number(platform, file::EXTRA_PCI_ROOTS)?;
+        extra_roots = u8::try_from(count).unwrap_or(u8::MAX);
+    }
     if setup == PciSetup::Full {
         apertures = Some(find_apertures(platform, chipset, dir, map)?);
     }
     let Some((mut config, routing)) = access(platform, chipset) else {
-        return Ok(Summary::default());
+        return Ok(());
     };
     match apertures {
-        Some(apertures) => full(&mut config, extra_roots, routing, &apertures, scratch),
-        None => scan(&mut config, extra_roots, routing),
+        Some(apertures) => full(
+            &mut config,
+            extra_roots,
+            routing,
+            &apertures,
+            scratch,
+            summary,
+        ),
+        None if setup == PciSetup::Buses => number(&mut config, routing, summary),
+        None => scan(&mut config, extra_roots, routing, summary),
     }
 }
 
@@ -154,7 +161,9 @@ mod tests {
     ) -> Summary {
         let mut scratch = std::vec![0; 0x1_0000];
         let (dir, scratch) = Directory::read(machine, &mut scratch).unwrap();
-        set_up(machine, chipset, setup, &dir, map, scratch).unwrap()
+        let mut summary = Summary::default();
+        set_up(machine, chipset, setup, &dir, map, scratch, &mut summary).unwrap();
+        summary
     }
 
     #[test]

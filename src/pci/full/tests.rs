@@ -15,6 +15,25 @@ use std::vec::Vec;
 
 const VIRTIO: u32 = 0x1041_1af4;
 
+fn full<C: Config>(
+    config: &mut C,
+    extra_roots: u8,
+    routing: Routing,
+    apertures: &Apertures,
+    scratch: &mut [u8],
+) -> Result<Summary> {
+    let mut summary = Summary::default();
+    super::full(
+        config,
+        extra_roots,
+        routing,
+        apertures,
+        scratch,
+        &mut summary,
+    )?;
+    Ok(summary)
+}
+
 fn dev(device: u8) -> u8 {
     device << 3
 }
