@@ -70,13 +70,14 @@ if ! [ -x "$qboot" ]; then
         echo "Rust is missing: $root/scripts/setup.sh installs it or says how" >&2
         exit 1
     }
-    echo "compiling the program qboot, once ..." >&2
     case ${1:-} in run | build | dist)
-        # Compiled meanwhile, when cargo knows its packages, and after the program,
-        # which then fetches a kernel: it finds the ROM done, or says what is wrong.
+        echo "compiling the program qboot and the ROM, once ..." >&2
+        # Side by side: the program then fetches a kernel, and finds the ROM done or says
+        # what is wrong with it. Begun later, for the cargo that is seen to fetch crates.
         (sleep 0.3 && exec "$root/scripts/rom.sh") >/dev/null 2>&1 &
         trap "kill $! 2>/dev/null; exit 130" INT TERM
         ;;
+    *) echo "compiling the program qboot, once ..." >&2 ;;
     esac
 fi
 # rustup takes the toolchain from the directory that cargo starts in. Where there is
