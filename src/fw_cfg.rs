@@ -29,8 +29,6 @@ pub mod item {
     pub const KERNEL_SIZE: u16 = 0x08;
     /// Bytes of [`INITRD_DATA`], `u32`; 0 without one.
     pub const INITRD_SIZE: u16 = 0x0b;
-    /// Load address of the initrd, `u32`.
-    pub const INITRD_ADDR: u16 = 0x0a;
     /// On x86, one more than the highest possible APIC id, `u16`.
     pub const MAX_CPUS: u16 = 0x0f;
     /// Entry point of an ELF kernel, `u32`.

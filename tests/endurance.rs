@@ -12,7 +12,7 @@ use qboot_tests::machines::*;
 use qboot_tests::{Kind, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, EXIT_STATUS, Mode, RECORD_LEN, Record, SUM_LEN};
+use xtask::probe::{self, Mode, RECORD_LEN, Record, SUM_LEN};
 use xtask::qemu::{Accel, Qemu};
 
 /// Instructions of the probe from its RDTSC to the reset: five for each word that
@@ -42,8 +42,7 @@ fn cold_boots(machine: Machine, kind: Kind, count: usize) -> Result<()> {
     let mut first = None;
     for n in 0..count {
         let mut vm = qemu.spawn()?;
-        let status = vm.wait_exit(TIMEOUT)?;
-        ensure!(status.code() == Some(EXIT_STATUS), "{}", vm.report());
+        probe::wait_end(&mut vm, TIMEOUT)?;
         // Its counter is the number of instructions since reset.
         let found = parse(&vm.debugcon(probe::REPORT_PORT))?;
         let first = first.get_or_insert_with(|| found.clone());

@@ -27,7 +27,6 @@ pub fn image(flavour: Flavour, kind: Kind) -> Result<PathBuf> {
     match kind {
         Kind::BzImage => Ok(bzimage),
         Kind::Pvh => extract::cached(&bzimage)?
-            .path
             .with_context(|| format!("{flavour:?} has no PVH entry point")),
         Kind::Multiboot => bail!("Linux is no multiboot kernel"),
     }

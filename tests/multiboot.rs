@@ -6,7 +6,7 @@ use qboot_tests::machines::*;
 use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, EXIT_STATUS, Mode};
+use xtask::probe::{self, Mode};
 use xtask::qemu::Vm;
 
 fn text(vm: &mut Vm, addr: u32) -> Result<String> {
@@ -115,7 +115,5 @@ fn a_jump_to_the_reset_vector_is_a_reset(machine: Machine) -> Result<()> {
     let probe = Probe::from_bytes(Kind::Multiboot, &image)?;
     let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
     let mut vm = probe::ports(qemu.reboot()).spawn()?;
-    let status = vm.wait_exit(PROBE_TIMEOUT)?;
-    ensure!(status.code() == Some(EXIT_STATUS), "{status}");
-    Ok(())
+    probe::wait_end(&mut vm, PROBE_TIMEOUT)
 }

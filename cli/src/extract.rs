@@ -171,21 +171,13 @@ pub fn vmlinux(bytes: &[u8]) -> Result<Vmlinux> {
     })
 }
 
-/// An extracted kernel on disk.
-#[derive(Clone, Debug)]
-pub struct Cached {
-    /// The vmlinux; `None` if the kernel has no PVH entry point.
-    pub path: Option<PathBuf>,
-}
-
-/// Extracts the bzImage at `path` once and keeps the result under
-/// `target/kernels/`, named by the bzImage's SHA-256.
-///
-/// That a kernel has no PVH entry point is remembered too.
+/// Extracts the bzImage at `path` once and keeps the vmlinux under `target/kernels/`,
+/// named by the bzImage's SHA-256; `None` if the kernel has no PVH entry point, which is
+/// remembered too.
 ///
 /// # Errors
 /// As [`vmlinux`], or a file cannot be read or written.
-pub fn cached(path: &Path) -> Result<Cached> {
+pub fn cached(path: &Path) -> Result<Option<PathBuf>> {
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let sha256 = workspace::sha256(&bytes);
     let _lock = workspace::lock(&format!("vmlinux-{sha256}"))?;
@@ -193,12 +185,10 @@ pub fn cached(path: &Path) -> Result<Cached> {
     let vmlinux_path = dir.join(format!("{sha256}.vmlinux"));
     let without_pvh = dir.join(format!("{sha256}.no-pvh"));
     if vmlinux_path.is_file() {
-        return Ok(Cached {
-            path: Some(vmlinux_path),
-        });
+        return Ok(Some(vmlinux_path));
     }
     if without_pvh.is_file() {
-        return Ok(Cached { path: None });
+        return Ok(None);
     }
     let step = progress::step(format!(
         "extracting vmlinux from {}",
@@ -213,13 +203,11 @@ pub fn cached(path: &Path) -> Result<Cached> {
     if let Some(entry) = vmlinux.pvh_entry {
         workspace::write_atomically(&vmlinux_path, &vmlinux.elf)?;
         step.done(&format!("{summary}, PVH entry {entry:#x}"));
-        Ok(Cached {
-            path: Some(vmlinux_path),
-        })
+        Ok(Some(vmlinux_path))
     } else {
         workspace::write_atomically(&without_pvh, b"")?;
         step.done(&format!("{summary}, no PVH entry point"));
-        Ok(Cached { path: None })
+        Ok(None)
     }
 }
 

@@ -554,7 +554,7 @@ fn readable(path: &Path) -> Result<()> {
 /// The vmlinux inside the bzImage `kernel`, or `kernel` itself if it has no PVH entry
 /// point.
 fn vmlinux_inside(kernel: PathBuf) -> Result<PathBuf> {
-    if let Some(vmlinux) = extract::cached(&kernel)?.path {
+    if let Some(vmlinux) = extract::cached(&kernel)? {
         return Ok(vmlinux);
     }
     eprintln!(

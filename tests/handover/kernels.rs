@@ -10,7 +10,7 @@ use qboot_tests::{Field, Kind, PROBE_TIMEOUT, Probe, noise};
 use rstest::rstest;
 use rstest_reuse::apply;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
-use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, Segment, hdr};
+use xtask::probe::{self, BzImage, Elf, Mode, Segment, hdr};
 
 use super::{boot_with_initrd, check};
 
@@ -260,9 +260,7 @@ fn ends_well(
     let probe = Probe::from_bytes(kind, &image)?;
     let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
     let mut vm = probe::ports(qemu).devices(devices).spawn()?;
-    let status = vm.wait_exit(PROBE_TIMEOUT)?;
-    ensure!(status.code() == Some(EXIT_STATUS), "{status}");
-    Ok(())
+    probe::wait_end(&mut vm, PROBE_TIMEOUT)
 }
 
 /// The 8259A and the local APIC's LINT0 are set up together: an 8259A that is left as

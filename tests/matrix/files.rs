@@ -29,7 +29,6 @@ pub fn file(name: &str) -> Result<PathBuf> {
         ["ukify", flavour] => by_ukify(flavour)?,
         [flavour] => debian_kernel(flavour)?.bzimage,
         [flavour, "vmlinux"] => extract::cached(&debian_kernel(flavour)?.bzimage)?
-            .path
             .with_context(|| format!("{flavour} has no PVH entry point"))?,
         _ => bail!("nothing is called {name:?}"),
     };

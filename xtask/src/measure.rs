@@ -175,16 +175,7 @@ fn end(vm: &mut Vm, rom: &Path, cell: &Cell, timeout: Duration) -> Result<()> {
         cell.name,
         rom.display()
     );
-    let status = vm.wait_exit(timeout)?;
-    if status.code() != Some(probe::EXIT_STATUS) {
-        bail!(
-            "{} with {}: QEMU ended with {status}\n{}",
-            cell.name,
-            rom.display(),
-            vm.report()
-        );
-    }
-    Ok(())
+    probe::wait_end(vm, timeout).with_context(|| format!("{} with {}", cell.name, rom.display()))
 }
 
 /// The accesses up to the kernel's report, in order.

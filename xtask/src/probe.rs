@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -216,9 +217,20 @@ pub fn ports(qemu: Qemu) -> Qemu {
 ///
 /// # Errors
 /// No record comes in time.
-pub fn wait(vm: &mut Vm, n: usize, timeout: std::time::Duration) -> Result<Record> {
+pub fn wait(vm: &mut Vm, n: usize, timeout: Duration) -> Result<Record> {
     let bytes = vm.wait_debugcon(REPORT_PORT, n * RECORD_LEN, timeout)?;
     Record::parse(&bytes[(n - 1) * RECORD_LEN..])
+}
+
+/// Waits until a probe has ended QEMU.
+///
+/// # Errors
+/// QEMU ends in another way, or not in time.
+pub fn wait_end(vm: &mut Vm, timeout: Duration) -> Result<()> {
+    let status = vm.wait_exit(timeout)?;
+    let is_ours = status.code() == Some(EXIT_STATUS);
+    ensure!(is_ours, "QEMU ended with {status}\n{}", vm.report());
+    Ok(())
 }
 
 #[cfg(test)]

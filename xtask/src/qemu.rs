@@ -22,8 +22,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::process::said;
-
 /// How the guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accel {
@@ -77,7 +75,7 @@ pub fn kvm_missing() -> Option<String> {
 /// # Errors
 /// It does not start, or names no version.
 pub fn numbers(program: &OsStr) -> Result<String> {
-    let text = said(Command::new(program).arg("--version"))?;
+    let text = version(program)?;
     let mut words = text.split_whitespace();
     let number = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
     let number = number.with_context(|| format!("no version in {text:?}"))?;
@@ -208,8 +206,7 @@ impl Qemu {
         self
     }
 
-    /// Opens a QMP socket, which [`Vm::memory`], [`Vm::reset`] and
-    /// [`Vm::power_button`] need.
+    /// Opens a QMP socket, which [`Vm::memory`], [`Vm::reset`] and others need.
     #[must_use]
     pub fn qmp(mut self) -> Self {
         self.qmp = true;

@@ -22,29 +22,17 @@ impl Counts {
             "{:>7} accesses {:>10} instructions   {}",
             self.accesses,
             self.instructions,
-            self.by_region(usize::MAX)
+            by_region(&self.regions)
         )
-    }
-
-    /// The accesses by region, the most first; of more regions than `most` only their number.
-    #[must_use]
-    pub fn by_region(&self, most: usize) -> String {
-        by_region(&self.regions, most)
     }
 }
 
-pub(super) fn by_region(regions: &BTreeMap<String, u64>, most: usize) -> String {
+/// The accesses by region, the most first.
+pub(super) fn by_region(regions: &BTreeMap<String, u64>) -> String {
     let mut regions: Vec<_> = regions.iter().collect();
     regions.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
-    let mut texts: Vec<_> = regions
-        .iter()
-        .take(most)
-        .map(|(name, n)| format!("{name} {n}"))
-        .collect();
-    if regions.len() > most {
-        texts.push(format!("{} more regions", regions.len() - most));
-    }
-    texts.join(", ")
+    let texts = regions.iter().map(|(name, n)| format!("{name} {n}"));
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 /// How many of the accesses go to each region.

@@ -62,7 +62,7 @@ impl Linux {
             Some(path) => path.to_owned(),
             None => super::kernel()?,
         };
-        let vmlinux = extract::cached(&bzimage)?.path;
+        let vmlinux = extract::cached(&bzimage)?;
         let dir = tempfile::tempdir()?;
         let archive = Initramfs::empty()
             .directory("dev")
@@ -201,7 +201,7 @@ impl UserSpace {
             "{:>7} accesses {:>7} exits under KVM   {}",
             self.accesses,
             self.exits,
-            super::counts::by_region(&self.regions, usize::MAX)
+            super::counts::by_region(&self.regions)
         )
     }
 }

@@ -261,15 +261,6 @@ impl Vm {
         Ok(())
     }
 
-    /// Presses the power button.
-    ///
-    /// # Errors
-    /// QEMU was started without QMP, or it refuses.
-    pub fn power_button(&mut self) -> Result<()> {
-        self.execute(&qmp::system_powerdown {})?;
-        Ok(())
-    }
-
     /// Whether the machine runs, has shut down or panicked, in QEMU's words
     /// (`running`, `shutdown`, `guest-panicked`, …).
     ///
