@@ -36,16 +36,17 @@ impl Log {
     }
 
     /// Starts a step's line with the time that the step took, printing not counted.
-    fn begin<P: Platform>(&self, platform: &mut P) {
-        let ticks = platform.ticks().wrapping_sub(self.last);
+    fn begin(&self, terminal: &mut dyn Terminal, format: &str, values: &[u32]) {
+        let ticks = terminal.ticks().wrapping_sub(self.last);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-        print(platform, "qboot: # ticks, ", &[ticks]);
+        print(terminal, "qboot: # ticks, ", &[ticks]);
+        print(terminal, format, values);
     }
 
     /// Ends the line; `false` if no details are asked for.
-    fn end<P: Platform>(&mut self, platform: &mut P) -> bool {
-        platform.print(b"\r\n");
-        self.last = platform.ticks();
+    fn end(&mut self, terminal: &mut dyn Terminal) -> bool {
+        terminal.print(b"\r\n");
+        self.last = terminal.ticks();
         self.option == LogOption::All
     }
 
@@ -54,8 +55,7 @@ impl Log {
         if self.is_off() {
             return;
         }
-        self.begin(p);
-        p.print(b"machine: ");
+        self.begin(p, "machine: ", &[]);
         p.print(chipset.name.as_bytes());
         print(p, ", # files", &[count(dir.entries().len())]);
         let all = self.end(p);
@@ -80,13 +80,12 @@ impl Log {
         if self.is_off() {
             return;
         }
-        self.begin(p);
         let ram = map.entries().iter().filter(|e| e.kind() == Kind::RAM);
         let bytes: u64 = ram.fold(0, |sum, entry| sum.saturating_add(entry.len()));
         // Rounds up: part of the first MiB is not RAM.
         let mib = u32::try_from(bytes.saturating_add(0xf_ffff) >> 20).unwrap_or(u32::MAX);
         let entries = count(map.entries().len());
-        print(p, "e820: # entries, # MiB", &[entries, mib]);
+        self.begin(p, "e820: # entries, # MiB", &[entries, mib]);
         if self.end(p) {
             ranges(p, map);
         }
@@ -97,7 +96,6 @@ impl Log {
         if self.is_off() {
             return;
         }
-        self.begin(p);
         let (format, number, at) = match kernel {
             Kernel::BzImage(kernel) => {
                 let protocol = kernel.header.protocol().into();
@@ -115,7 +113,7 @@ impl Log {
             Kernel::Pvh(kernel) => ("kernel: PVH, entry 0x$", kernel.entry, kernel.span),
             Kernel::Multiboot(kernel) => ("kernel: multiboot, protocol 0x$", 1, kernel.image()),
         };
-        print(p, format, &[number]);
+        self.begin(p, format, &[number]);
         print(p, ", at 0x$-0x$", &[at.start(), at.end()]);
         if self.end(p) {
             p.print(b"qboot:   command line ");
@@ -144,13 +142,13 @@ impl Log {
         if self.is_off() {
             return;
         }
-        self.begin(p);
-        p.print(match setup {
-            PciSetup::None => b"pci: none",
-            PciSetup::Buses => b"pci: buses",
-            PciSetup::Scan => b"pci: scan",
-            PciSetup::Full => b"pci: full",
-        });
+        let setup_name = match setup {
+            PciSetup::None => "pci: none",
+            PciSetup::Buses => "pci: buses",
+            PciSetup::Scan => "pci: scan",
+            PciSetup::Full => "pci: full",
+        };
+        self.begin(p, setup_name, &[]);
         p.print(match facts.guest {
             Guest::Linux => b" for Linux",
             Guest::Linux32 => b" for 32-bit Linux",
@@ -183,9 +181,8 @@ impl Log {
         if self.is_off() {
             return;
         }
-        self.begin(p);
         let found = [count(tables.all.len()), tables.rsdp.unwrap_or(0)];
-        print(p, "acpi: # tables, RSDP 0x$", &found);
+        self.begin(p, "acpi: # tables, RSDP 0x$", &found);
         if self.end(p) {
             for table in &tables.all {
                 p.print(b"qboot:   table ");
@@ -199,8 +196,7 @@ impl Log {
     /// An MP table was built.
     pub fn mp_table<P: Platform>(&mut self, p: &mut P) {
         if !self.is_off() {
-            self.begin(p);
-            p.print(b"mptable: built");
+            self.begin(p, "mptable: built", &[]);
             self.end(p);
         }
     }
@@ -208,8 +204,7 @@ impl Log {
     /// SMBIOS is there: its entry point's address.
     pub fn smbios<P: Platform>(&mut self, p: &mut P, entry_point: u32) {
         if !self.is_off() {
-            self.begin(p);
-            print(p, "smbios: entry point 0x$", &[entry_point]);
+            self.begin(p, "smbios: entry point 0x$", &[entry_point]);
             self.end(p);
         }
     }
@@ -219,7 +214,6 @@ impl Log {
         if self.is_off() {
             return;
         }
-        self.begin(p);
         let (format, entry, block) = match loaded.handoff {
             Handoff::Linux { entry, boot_params } => (", zero page 0x$", entry, boot_params),
             Handoff::Pvh { entry, start_info } => (", start_info 0x$", entry, start_info),
@@ -229,7 +223,7 @@ impl Log {
                 (", setup code 0x$", base.saturating_add(0x200), base)
             }
         };
-        print(p, "loaded: entry 0x$", &[entry]);
+        self.begin(p, "loaded: entry 0x$", &[entry]);
         print(p, format, &[block]);
         let initrd = loaded.initrd;
         if !initrd.is_empty() {
