@@ -31,12 +31,7 @@ impl<'a, P: Platform> Loader<'a, P> {
 
     /// `need` bytes, and the room in the RAM above 1 MiB.
     pub(super) fn room(&self, need: u32) -> Room {
-        self.room_in(need, self.map.high())
-    }
-
-    /// `need` bytes, and the room in `within`.
-    pub(super) fn room_in(&self, need: u32, within: PhysRange) -> Room {
-        Room::new(need, self.map.largest_free(within))
+        self.map.room(need, self.map.high())
     }
 
     /// A place in low memory, for what a kernel reads early.
@@ -97,8 +92,7 @@ impl<'a, P: Platform> Loader<'a, P> {
         if claim.is_none() && anywhere {
             claim = self.map.place(size, 4096, high);
         }
-        let no_room = Error::InitrdTooBig(self.room_in(size, below));
-        claim.ok_or(no_room)
+        claim.ok_or_else(|| Error::InitrdTooBig(self.map.room(size, below)))
     }
 
     /// Loads an item to the memory that was claimed for it.

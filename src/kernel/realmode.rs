@@ -209,7 +209,7 @@ fn claim_low_code<P: Platform>(
     }
     let high = loader.map.high();
     let claim = loader.map.place(size, 16, high);
-    let no_room = Error::KernelTooBig(loader.room_in(size, LOW_KERNEL));
+    let no_room = Error::KernelTooBig(loader.map.room(size, LOW_KERNEL));
     claim.filter(|_| size <= LOW_KERNEL.len()).ok_or(no_room)
 }
 

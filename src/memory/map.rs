@@ -3,7 +3,7 @@
 //! One map owns every byte. It places whatever is loaded or built. The resulting
 //! [`Claim`] proves that the range is RAM and nobody else's.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Room};
 use crate::layout;
 use crate::phys::{PhysRange, align_down};
 use arrayvec::ArrayVec;
@@ -416,9 +416,13 @@ impl MemoryMap {
         }
     }
 
-    /// The largest free piece inside `within`, for messages.
+    /// `need` bytes, and the largest free piece inside `within`, for messages.
     #[must_use]
-    pub fn largest_free(&self, within: PhysRange) -> u32 {
+    pub fn room(&self, need: u32, within: PhysRange) -> Room {
+        Room::new(need, self.largest_free(within))
+    }
+
+    fn largest_free(&self, within: PhysRange) -> u32 {
         let mut largest = 0;
         let mut from = within.start();
         loop {

@@ -66,10 +66,7 @@ impl<'m> TableSpace<'m> {
         let whole = align_up(len.max(1), PAGE);
         let claim = whole.and_then(|whole| self.map.place(whole, align.max(PAGE), high));
         let Some(claim) = claim else {
-            return Err(Error::TablesTooBig(Room::new(
-                len,
-                self.map.largest_free(high),
-            )));
+            return Err(Error::TablesTooBig(self.map.room(len, high)));
         };
         let new = claim.range();
         if new.end() == self.pending.start() {

@@ -80,7 +80,7 @@ fn e820_run(u: &mut Unstructured<'_>) -> Arbitrary<()> {
                 None
             }
         };
-        let _ = map.largest_free(high);
+        let _ = map.room(1, high);
         if let Some(range) = claim.map(|claim| claim.range()) {
             assert!(!held.iter().any(|other| other.overlaps(range)));
             let placeable = high.contains(range)
