@@ -49,6 +49,10 @@ fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
+fn is_comma(byte: &u8) -> bool {
+    *byte == b','
+}
+
 impl CommandLine {
     /// Reads a NUL-terminated command line.
     #[must_use]
@@ -62,11 +66,20 @@ impl CommandLine {
                 } else if !FOR_INIT.iter().any(|name| rest.starts_with(name)) {
                     found.unknown = Some(start(rest));
                 }
+            } else if let Some(values) = word.strip_prefix(b"pci=") {
+                for value in values.split(is_comma) {
+                    found.renumbers |= renumbers(value);
+                    if PCI.contains(&value) {
+                        found.acpi = found.acpi.max(AcpiUse::NotForPci);
+                    }
+                }
+            } else if let Some(values) = word.strip_prefix(b"acpi=") {
+                for value in values.split(is_comma) {
+                    found.acpi = found.acpi.max(with_acpi(value));
+                }
+            } else if word == b"nolapic" || word == b"disableapic" {
+                found.acpi = found.acpi.max(AcpiUse::NotForPci);
             }
-            if let Some(values) = word.strip_prefix(b"pci=") {
-                found.renumbers |= values.split(|byte| *byte == b',').any(renumbers);
-            }
-            found.acpi = found.acpi.max(acpi_use(word));
         }
         found
     }
@@ -89,46 +102,17 @@ fn renumbers(value: &[u8]) -> bool {
     value == b"assign-busses" || value.starts_with(b"hpbussize=")
 }
 
-/// How far Linux uses ACPI with this word.
-fn acpi_use(word: &[u8]) -> AcpiUse {
-    let (values, restrictions) = if let Some(values) = word.strip_prefix(b"acpi=") {
-        (values, ACPI)
-    } else if let Some(values) = word.strip_prefix(b"pci=") {
-        (values, PCI)
-    } else if word == b"nolapic" || word == b"disableapic" {
-        return AcpiUse::NotForPci;
-    } else {
-        return AcpiUse::Full;
-    };
-    let mut left = AcpiUse::Full;
-    for value in values.split(|byte| *byte == b',') {
-        let mut all = restrictions.iter();
-        if let Some((_, acpi)) = all.find(|(known, _)| *known == value) {
-            left = left.max(*acpi);
-        }
+/// The values of `pci=` with which Linux does not use ACPI for PCI.
+const PCI: [&[u8]; 6] = [b"noacpi", b"bios", b"nobios", b"off", b"conf1", b"conf2"];
+
+/// How far Linux uses ACPI with this value of `acpi=`.
+fn with_acpi(value: &[u8]) -> AcpiUse {
+    match value {
+        b"off" | b"ht" => AcpiUse::Off,
+        b"noirq" => AcpiUse::NotForPci,
+        _ => AcpiUse::Full,
     }
-    left
 }
-
-/// A value that restricts ACPI, and how far it is still used.
-type Restriction = (&'static [u8], AcpiUse);
-
-/// The values of `acpi=` that restrict it.
-const ACPI: &[Restriction] = &[
-    (b"off", AcpiUse::Off),
-    (b"ht", AcpiUse::Off),
-    (b"noirq", AcpiUse::NotForPci),
-];
-
-/// Those of `pci=`.
-const PCI: &[Restriction] = &[
-    (b"noacpi", AcpiUse::NotForPci),
-    (b"bios", AcpiUse::NotForPci),
-    (b"nobios", AcpiUse::NotForPci),
-    (b"off", AcpiUse::NotForPci),
-    (b"conf1", AcpiUse::NotForPci),
-    (b"conf2", AcpiUse::NotForPci),
-];
 
 #[cfg(test)]
 mod tests {
