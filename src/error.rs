@@ -7,10 +7,14 @@ use crate::text::{Terminal, print, print_foreign};
 /// Everything that stops a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
+    // The first three are those of `TransferError` in its order, so that converting one
+    // takes no code: it would be 460 bytes in the ROM.
     /// No fw_cfg device answers.
     NoFwCfg,
     /// fw_cfg reports a failed transfer.
     FwCfgTransfer,
+    /// The firmware asked for memory that is not its own: a defect of the firmware.
+    NotOurMemory,
     /// The fw_cfg file directory is larger than the firmware can hold.
     TooManyFiles,
     /// `etc/e820` is missing, malformed or describes no usable low memory.
@@ -68,8 +72,6 @@ pub enum Error {
     PciTooMany,
     /// QEMU has overwritten the guest that was to wake up.
     CannotResume,
-    /// The firmware asked for memory that is not its own: a defect of the firmware.
-    NotOurMemory,
     /// A processor exception inside the firmware.
     Exception,
     /// The firmware's stack ran over.
