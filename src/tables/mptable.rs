@@ -94,16 +94,12 @@ mod kind {
     pub const PROCESSOR: u8 = 0;
     pub const BUS: u8 = 1;
     pub const IO_APIC: u8 = 2;
-    pub const IO_INTERRUPT: u8 = 3;
-    pub const LOCAL_INTERRUPT: u8 = 4;
 }
 
-/// Types of interrupts (4.3.4).
-mod interrupt {
-    pub const INT: u8 = 0;
-    pub const NMI: u8 = 1;
-    pub const EXT_INT: u8 = 3;
-}
+/// Types of interrupts (4.3.4, 4.3.5), with the entry's in front.
+const IO_INTERRUPT: [u8; 2] = [3, 0];
+const LOCAL_EXT_INT: [u8; 2] = [4, 3];
+const LOCAL_NMI: [u8; 2] = [4, 1];
 
 /// Polarity and trigger mode as the bus has them (4.3.4).
 const CONFORMING: u16 = 0;
@@ -211,13 +207,13 @@ impl Table<'_> {
         self.append(entry.as_bytes())
     }
 
-    /// Appends an interrupt of an I/O APIC: source bus, source interrupt,
-    /// APIC, input.
-    fn push_io(&mut self, flags: u16, wire: [u8; 4]) -> Option<()> {
+    /// Appends an interrupt. `wire` is source bus, source interrupt, APIC, input.
+    fn push_interrupt(&mut self, types: [u8; 2], flags: u16, wire: [u8; 4]) -> Option<()> {
+        let [kind, interrupt] = types;
         let [source_bus, source_irq, apic, input] = wire;
         self.push(&Interrupt {
-            kind: kind::IO_INTERRUPT,
-            interrupt: interrupt::INT,
+            kind,
+            interrupt,
             flags: flags.into(),
             source_bus,
             source_irq,
@@ -463,7 +459,7 @@ fn push_entries(
     for pin in wiring.pci.iter().filter(|pci| pci.is_connected()) {
         // Appendix D.3: device in bits 2 to 6, pin in bits 0 and 1.
         let irq = (pin.device << 2) | (pin.pin - 1);
-        table.push_io(HIGH_LEVEL, [pin.bus, irq, io_apic, pin.line])?;
+        table.push_interrupt(IO_INTERRUPT, HIGH_LEVEL, [pin.bus, irq, io_apic, pin.line])?;
     }
     for irq in 0..IO_APIC_INPUTS * wiring.io_apics {
         let (flags, apic, input) = match irq {
@@ -478,22 +474,12 @@ fn push_entries(
             _ if shared.contains(irq) => continue,
             _ => (CONFORMING, io_apic, irq),
         };
-        table.push_io(flags, [isa, irq, apic, input])?;
+        table.push_interrupt(IO_INTERRUPT, flags, [isa, irq, apic, input])?;
     }
     // The interrupt controller's output reaches the boot processor (3.6.2.2),
     // the NMI every one.
-    for &(kind, apic, input) in &[(interrupt::EXT_INT, boot, 0), (interrupt::NMI, ALL, 1)] {
-        table.push(&Interrupt {
-            kind: kind::LOCAL_INTERRUPT,
-            interrupt: kind,
-            flags: CONFORMING.into(),
-            source_bus: isa,
-            source_irq: 0,
-            apic,
-            input,
-        })?;
-    }
-    Some(())
+    table.push_interrupt(LOCAL_EXT_INT, CONFORMING, [isa, 0, boot, 0])?;
+    table.push_interrupt(LOCAL_NMI, CONFORMING, [isa, 0, ALL, 1])
 }
 
 /// The most bytes that [`build`] needs for this many processors and entries of
