@@ -18,7 +18,7 @@
 //! | [`fw_cfg`] | the file directory and the items |
 //! | [`chipset`] | i440FX, Q35 and none, as data |
 //! | [`platform`] | the seam to the machine |
-//! | [`phys`], [`layout`], [`error`], [`text`] | ranges, fixed addresses, errors, printing |
+//! | [`phys`], [`layout`], [`error`], [`text`], [`byte_set`] | ranges, fixed addresses, errors, printing, small numbers |
 //!
 //! # Specifications
 //!
@@ -49,6 +49,7 @@ extern crate zerocopy_derive;
 // Where input is parsed and addresses are computed, arithmetic is checked
 // (`arithmetic_side_effects`): what overflows there is an error of its own.
 pub mod boot;
+pub mod byte_set;
 #[cfg(test)]
 mod capture;
 pub mod chipset;

@@ -19,7 +19,7 @@ const ROWS: [&[&str]; 11] = [
     &["memory", "fw_cfg"],
     &["error"],
     &["platform", "layout"],
-    &["phys", "text"],
+    &["phys", "text", "byte_set"],
 ];
 
 /// Not held to the rows: the ROM above the library, and what only tests use.

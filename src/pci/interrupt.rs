@@ -1,7 +1,8 @@
 //! The I/O APIC inputs of the devices, for the MP table.
 
 use super::function::{HEADER_BRIDGE, present};
-use super::{Bdf, Config, Roots, Routing, reg};
+use super::{Bdf, Config, Routing, reg};
+use crate::byte_set::ByteSet;
 
 /// An interrupt pin of a device on a root bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Interrupt {
 /// device, pin; a bus has at most 128.
 pub fn interrupts<C: Config>(
     config: &mut C,
-    roots: &Roots,
+    roots: &ByteSet,
     routing: Routing,
     mut visit: impl FnMut(Interrupt),
 ) {
@@ -93,7 +94,7 @@ mod tests {
                 Function::port(Port::Root, Bus::from([(0, nic().pin(1))])),
             )]),
         );
-        let mut roots = Roots::default();
+        let mut roots = ByteSet::default();
         roots.insert(0);
         roots.insert(0x20);
         let mut seen = Vec::new();

@@ -22,6 +22,7 @@ pub mod sim;
 #[deny(clippy::arithmetic_side_effects)]
 mod size;
 
+use crate::byte_set::ByteSet;
 use crate::chipset::PIRQ_IRQS;
 pub use access::Access;
 pub use full::full;
@@ -210,7 +211,7 @@ pub struct Summary {
     /// The first of them.
     pub first_unplaced: Option<Unplaced>,
     /// The root buses.
-    pub roots: Roots,
+    pub roots: ByteSet,
 }
 
 /// A BAR without an address.
@@ -222,47 +223,4 @@ pub struct Unplaced {
     pub bar: u8,
     /// Its size in bytes or ports, as a power of two.
     pub order: u8,
-}
-
-/// A set of root buses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roots {
-    words: [u32; 8],
-    highest: u8,
-}
-
-impl Roots {
-    /// Adds a bus.
-    pub fn insert(&mut self, bus: u8) {
-        if let Some(word) = self.words.get_mut(usize::from(bus >> 5)) {
-            *word |= 1 << (bus & 31);
-        }
-        self.highest = self.highest.max(bus);
-    }
-
-    /// Whether it is in the set.
-    #[must_use]
-    pub fn contains(&self, bus: u8) -> bool {
-        self.words
-            .get(usize::from(bus >> 5))
-            .is_some_and(|word| word & 1 << (bus & 31) != 0)
-    }
-
-    /// The next higher bus in the set.
-    #[must_use]
-    pub fn after(&self, bus: u8) -> Option<u8> {
-        let mut next = bus;
-        while next < self.highest {
-            next += 1;
-            if self.contains(next) {
-                return Some(next);
-            }
-        }
-        None
-    }
-
-    /// The buses in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = u8> + '_ {
-        (0..=self.highest).filter(|bus| self.contains(*bus))
-    }
 }

@@ -4,7 +4,8 @@ use super::function::{
     Function, HEADER_BRIDGE, HEADER_DEVICE, SEVERAL_FUNCTIONS, present, read_caps, reserved_buses,
 };
 use super::resource::Tree;
-use super::{Bdf, Config, Roots, Routing, Summary, reg, size};
+use super::{Bdf, Config, Routing, Summary, reg, size};
+use crate::byte_set::ByteSet;
 use crate::error::{Error, Result};
 use arrayvec::ArrayVec;
 
@@ -106,8 +107,8 @@ pub(super) fn walk<C: Config>(
 ///
 /// Asks device 0 on every bus first: an expander usually has its internal bridge or
 /// first root port there. That takes at most 255 accesses.
-fn find_roots<C: Config>(config: &mut C, extra: u8) -> Roots {
-    let mut roots = Roots::default();
+fn find_roots<C: Config>(config: &mut C, extra: u8) -> ByteSet {
+    let mut roots = ByteSet::default();
     roots.insert(0);
     let mut found: u8 = 0;
     for device in 0..32 {

@@ -10,11 +10,12 @@
 mod topology;
 
 use super::space::{TableSpace, Zone};
+use crate::byte_set::ByteSet;
 use crate::chipset::{Chipset, has_io_apic};
 use crate::error::{Error, Result, Room};
 use crate::fw_cfg::item;
 use crate::layout;
-use crate::pci::{self, Roots};
+use crate::pci;
 use crate::phys::{byte_sum, copy_into};
 use crate::platform::Platform;
 use arrayvec::ArrayVec;
@@ -232,32 +233,6 @@ impl Table<'_> {
     }
 }
 
-/// A set of the numbers 0 to 255.
-#[derive(Default)]
-struct Numbers([u32; 8]);
-
-impl Numbers {
-    fn slot(&mut self, number: u8) -> (Option<&mut u32>, u32) {
-        let bit = 1_u32.wrapping_shl(u32::from(number));
-        (self.0.get_mut(usize::from(number >> 5)), bit)
-    }
-
-    /// Adds `number`; `true` if it is new.
-    fn insert(&mut self, number: u8) -> bool {
-        let (word, bit) = self.slot(number);
-        word.is_some_and(|word| {
-            let out = *word & bit == 0;
-            *word |= bit;
-            out
-        })
-    }
-
-    fn contains(&mut self, number: u8) -> bool {
-        let (word, bit) = self.slot(number);
-        word.is_some_and(|word| *word & bit != 0)
-    }
-}
-
 /// The most interrupt pins that the table lists.
 const MAX_PINS: usize = 128;
 
@@ -271,7 +246,7 @@ const MAX_PINS: usize = 128;
 pub fn offer<P: Platform>(
     platform: &mut P,
     chipset: &Chipset,
-    roots: &Roots,
+    roots: &ByteSet,
     space: &mut TableSpace<'_>,
 ) -> Result<bool> {
     if !has_io_apic(platform, 0) {
@@ -394,7 +369,7 @@ fn push_entries(
     apic_ids: impl IntoIterator<Item = u32>,
     wiring: &Wiring<'_>,
 ) -> Option<()> {
-    let mut apics = Numbers::default();
+    let mut apics = ByteSet::default();
     let mut boot = None;
     let ids = apic_ids.into_iter().filter_map(|id| u8::try_from(id).ok());
     for id in ids.filter(|id| *id != ALL) {
@@ -420,8 +395,8 @@ fn push_entries(
     let boot = boot?;
 
     // A PCI bus has its own number as id; ISA takes the first free one.
-    let mut buses = Numbers::default();
-    let mut shared = Numbers::default();
+    let mut buses = ByteSet::default();
+    let mut shared = ByteSet::default();
     for pci in wiring.pci.iter().filter(|pci| pci.is_connected()) {
         shared.insert(pci.line);
         if buses.insert(pci.bus) {

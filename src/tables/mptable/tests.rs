@@ -211,7 +211,7 @@ fn too_little_room_gives_none() {
 fn offered(machine: &mut Machine, chipset: &Chipset) -> Option<Vec<Vec<u8>>> {
     let mut map = map_of(64 << 20);
     let mut space = TableSpace::new(&mut map);
-    let mut roots = Roots::default();
+    let mut roots = ByteSet::default();
     roots.insert(0);
     if !offer(machine, chipset, &roots, &mut space).unwrap() {
         assert!(machine.memory.touched.is_empty());
