@@ -13,7 +13,11 @@ case ${1:-} in --help | -h)
     ;;
 esac
 here=$(cd "$(dirname "$0")" && pwd)
-kernel=${1:?a kernel is needed: scripts/gdb.sh KERNEL [QEMU OPTIONS]}
+[ $# -gt 0 ] || {
+    echo "a kernel is needed: scripts/gdb.sh KERNEL [QEMU OPTIONS]" >&2
+    exit 2
+}
+kernel=$1
 shift
 for program in gdb qemu-system-i386; do
     command -v "$program" >/dev/null || {

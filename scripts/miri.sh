@@ -21,7 +21,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/miri}
 # proptest asks for the time and the current directory.
 export MIRIFLAGS=${MIRIFLAGS:--Zmiri-disable-isolation} PROPTEST_CASES=${PROPTEST_CASES:-2}
 
-cargo +nightly miri --version >/dev/null || {
+cargo +nightly miri --version >/dev/null 2>&1 || {
     echo "no Miri: rustup toolchain install nightly --profile minimal --component miri,rust-src" >&2
     exit 1
 }
