@@ -1,6 +1,6 @@
 //! What can go wrong, each with a stable code, one message and what to do.
 
-use crate::phys::Refused;
+use crate::phys::{Refused, halves, join};
 use crate::platform::TransferError;
 use crate::text::{Terminal, print, print_foreign};
 
@@ -168,27 +168,21 @@ impl Error {
     }
 }
 
-/// How much room was needed and how much there was, in units of 64 KiB: the upper and
-/// the lower half.
-///
-/// Each payload is one `u32`: then a `Result<()>` is returned in two registers, and
-/// otherwise in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room(u32);
-
-/// How long something is, and how long it may be, in characters: the upper and the
+/// How much room was needed and how much there was, in bytes: the upper and the
 /// lower half.
+///
+/// Each payload is one number, so that a `Result<()>` is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Length(u32);
+pub struct Room(u64);
+
+/// How long something is, and how long it may be, in characters: the upper and
+/// the lower half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length(u64);
 
 /// The option in the first byte, then the start of the value that the user gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadValue(u32);
-
-/// The upper and the lower half of a payload.
-const fn halves(payload: u32) -> [u32; 2] {
-    [payload >> 16, payload & 0xffff]
-}
+pub struct BadValue(u64);
 
 /// The options that take one of a few values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,28 +210,27 @@ impl Room {
     /// If the sizes are unknown.
     pub const UNKNOWN: Self = Self(0);
 
-    /// Both in bytes: `need` is rounded up, `have` down.
+    /// Both in bytes.
     #[must_use]
     pub const fn new(need: u32, have: u32) -> Self {
-        Self(need.saturating_add(0xffff) & 0xffff_0000 | have >> 16)
+        Self(join(need, have))
     }
 
+    /// Prints nothing if there is room: then the place is taken that is asked for.
     fn print(self, terminal: &mut dyn Terminal) {
-        if self != Self::UNKNOWN {
-            let kib = halves(self.0).map(|units| units * 64);
+        let [need, have] = halves(self.0);
+        if need > have {
+            let kib = [need.div_ceil(1024), have >> 10];
             print(terminal, " (needs # KiB, has # KiB)", &kib);
         }
     }
 }
 
 impl Length {
-    /// Both in characters, at most 65535.
+    /// Both in characters.
     #[must_use]
     pub const fn new(len: u32, limit: u32) -> Self {
-        const fn limited(value: u32) -> u32 {
-            if value > 0xffff { 0xffff } else { value }
-        }
-        Self(limited(len) << 16 | limited(limit))
+        Self(join(len, limit))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
@@ -253,11 +246,11 @@ impl BadValue {
     /// The first bytes of `value`.
     #[must_use]
     pub fn new(option: OptionName, value: &[u8]) -> Self {
-        let mut bytes = [option as u8, 0, 0, 0];
+        let mut bytes = [option as u8, 0, 0, 0, 0, 0, 0, 0];
         for (slot, byte) in bytes.iter_mut().skip(1).zip(value) {
             *slot = *byte;
         }
-        Self(u32::from_le_bytes(bytes))
+        Self(u64::from_le_bytes(bytes))
     }
 
     fn print(self, terminal: &mut dyn Terminal) {
@@ -374,28 +367,26 @@ mod tests {
         };
         assert_eq!(shown(Error::NoKernel), "\r\n");
         assert_eq!(shown(Error::KernelTooBig(ROOM)), "\r\n");
-        for (need, have, text) in [
-            (1, 0, "(needs 64 KiB, has 0 KiB)"),
-            (30 << 20, 23_436 << 10, "(needs 30720 KiB, has 23424 KiB)"),
-            ((64 << 20) + 1, 64 << 20, "(needs 65600 KiB, has 65536 KiB)"),
-            (u32::MAX, u32::MAX, "(needs 4194240 KiB, has 4194240 KiB)"),
-        ] {
-            let too_big = Error::TablesTooBig(Room::new(need, have));
-            assert_eq!(shown(too_big), format!(" {text}\r\n"));
-        }
+        assert_eq!(shown(Error::TablesTooBig(Room::new(4096, 4096))), "\r\n");
+        let room = Room::new(4097, 1024 + 1023);
+        assert_eq!(
+            shown(Error::InitrdTooBig(room)),
+            " (needs 5 KiB, has 1 KiB)\r\n"
+        );
+        let most = Room::new(u32::MAX, u32::MAX - 1);
+        assert_eq!(
+            shown(Error::TablesTooBig(most)),
+            " (needs 4194304 KiB, has 4194303 KiB)\r\n"
+        );
         assert_eq!(
             shown(Error::CommandLineTooLong(LENGTH)),
             " (2048 characters, the kernel takes 2047)\r\n"
         );
-        assert_eq!(
-            shown(Error::CommandLineTooLong(Length::new(u32::MAX, 65_534))),
-            " (65535 characters, the kernel takes 65534)\r\n"
-        );
         for (option, value, text) in [
-            (OptionName::Pci, &b"f\x1bll\0x"[..], "(pci=f.l)"),
+            (OptionName::Pci, &b"f\x1bll\0x"[..], "(pci=f.ll)"),
             (OptionName::Entry, b"64", "(entry=64)"),
             (OptionName::Log, b"", "(log=)"),
-            (OptionName::QbootPci, b"everything", "(qboot.pci=eve)"),
+            (OptionName::QbootPci, b"everything", "(qboot.pci=everyth)"),
         ] {
             let bad = Error::BadOption(BadValue::new(option, value));
             assert_eq!(shown(bad), format!(" {text}\r\n"));

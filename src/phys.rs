@@ -119,6 +119,12 @@ pub const fn align_down(value: u32, align: u32) -> u32 {
     value & !align.wrapping_sub(1)
 }
 
+/// A number from its upper and its lower half.
+#[must_use]
+pub const fn join(upper: u32, lower: u32) -> u64 {
+    (upper as u64) << 32 | lower as u64
+}
+
 /// The upper and the lower half of a number.
 #[must_use]
 pub const fn halves(value: u64) -> [u32; 2] {
@@ -127,6 +133,12 @@ pub const fn halves(value: u64) -> [u32; 2] {
         u32::from_be_bytes([a, b, c, d]),
         u32::from_be_bytes([e, f, g, h]),
     ]
+}
+
+/// Bytes as KiB, rounded up, for messages.
+#[must_use]
+pub const fn kib(bytes: u32) -> u32 {
+    bytes.div_ceil(1024)
 }
 
 /// The sum of all bytes, modulo 256: the checksum of ACPI, SMBIOS and MP
@@ -287,9 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_split_and_read() {
+    fn numbers_are_split_and_joined_and_read() {
         let wide = 0x0123_4567_89ab_cdef;
         assert_eq!(halves(wide), [0x0123_4567, 0x89ab_cdef]);
+        assert_eq!(join(0x0123_4567, 0x89ab_cdef), wide);
+        assert_eq!((kib(0), kib(1), kib(1024), kib(1025)), (0, 1, 1, 2));
         let bytes = wide.to_le_bytes();
         assert_eq!(u16_at(&bytes, 6), Some(0x0123));
         assert_eq!(u32_at(&bytes, 4), Some(0x0123_4567));

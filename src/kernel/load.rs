@@ -128,12 +128,17 @@ impl<'a, P: Platform> Loader<'a, P> {
 
     /// Holds a segment that QEMU has loaded.
     pub(super) fn hold_segment(&mut self, range: PhysRange) -> Result<()> {
-        if self.map.hold(range).is_some() {
-            Ok(())
-        } else if range.start() < layout::HIGH_RAM {
-            Err(Error::KernelOverlapsFirmware)
+        let held = self.map.hold(range);
+        held.ok_or_else(|| self.no_place(range)).map(|_| ())
+    }
+
+    /// Why a kernel cannot have `range`, which it is linked to.
+    pub(super) fn no_place(&self, range: PhysRange) -> Error {
+        if range.start() < layout::HIGH_RAM {
+            Error::KernelOverlapsFirmware
         } else {
-            Err(Error::KernelTooBig(self.room(range.len())))
+            // As much as a guest would need with -m.
+            Error::KernelTooBig(Room::new(range.end(), self.map.high().end()))
         }
     }
 }

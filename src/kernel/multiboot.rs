@@ -123,11 +123,8 @@ impl Multiboot {
         if entry < load.start() || entry >= load.end() {
             return Err(Error::BadMultiboot);
         }
-        let image = match loader.map.claim(load) {
-            Some(image) => image,
-            None if load.start() < layout::HIGH_RAM => return Err(Error::KernelOverlapsFirmware),
-            None => return Err(Error::KernelTooBig(loader.room(load.len()))),
-        };
+        let image = loader.map.claim(load);
+        let image = image.ok_or_else(|| loader.no_place(load))?;
         Ok(Some(Self {
             skipped,
             image,
