@@ -76,10 +76,6 @@ const FLAGS: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
 const BOOT_LOADER_NAME: &[u8; 6] = b"qboot\0";
 /// ELF headers below 1 MiB have at most a page.
 const MAX_SKIPPED: u32 = 4096;
-/// The most modules; QEMU takes them from its command line.
-const MAX_MODULES: u32 = 1024;
-/// The longest string.
-const MAX_STRING: usize = 64 << 10;
 
 /// A kernel with its modules, as QEMU has laid it out.
 #[derive(Debug)]
@@ -190,21 +186,19 @@ impl Draft {
     /// The draft's numbers, if command line, module list, every module and its string
     /// lie in the `image`, whose bytes are `bytes`.
     fn check(draft: &Info, image: PhysRange, bytes: &[u8]) -> Option<Self> {
-        let at = |addr: U32| bytes.get(addr.get().checked_sub(image.start())? as usize..);
-        let is_string = |addr: U32| at(addr)?.iter().take(MAX_STRING).position(|b| *b == 0);
-        is_string(draft.cmdline)?;
-        let count = draft.mods_count.get();
-        if count > MAX_MODULES {
+        let offset = |addr: U32| addr.get().checked_sub(image.start()).map(|at| at as usize);
+        // A string that starts before the last NUL ends inside the image.
+        let last_nul = bytes.iter().rposition(|byte| *byte == 0)?;
+        let is_string = |addr: U32| offset(addr).is_some_and(|at| at <= last_nul);
+        let list = bytes.get(offset(draft.mods_addr)?..)?;
+        let count = draft.mods_count.get() as usize;
+        let (list, _) = <[Module]>::ref_from_prefix_with_elems(list, count).ok()?;
+        let is_inside = |module: &Module| {
+            let range = PhysRange::between(module.mod_start.get(), module.mod_end.get());
+            is_string(module.string) && range.is_some_and(|range| image.contains(range))
+        };
+        if !is_string(draft.cmdline) || !list.iter().all(is_inside) {
             return None;
-        }
-        let list = at(draft.mods_addr)?;
-        let (list, _) = <[Module]>::ref_from_prefix_with_elems(list, count as usize).ok()?;
-        for module in list {
-            let range = PhysRange::between(module.mod_start.get(), module.mod_end.get())?;
-            if !image.contains(range) {
-                return None;
-            }
-            is_string(module.string)?;
         }
         Some(Self {
             cmdline: draft.cmdline,
@@ -304,19 +298,23 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_at_most_1024_modules() {
-        const LOAD: PhysRange = PhysRange::fixed(0x10_0000, 0x10_8000);
-        let mut bytes = vec![0; LOAD.len() as usize];
-        // Empty modules with empty strings.
-        for word in bytes[0x1000..].as_chunks_mut::<4>().0 {
+    fn long_lists_and_strings_count_as_long_as_the_image_holds_them() {
+        const LOAD: PhysRange = PhysRange::fixed(0x10_0000, 0x18_0000);
+        let (list, len) = (LOAD.start() + 0x6_0000, 0x2000);
+        let mut bytes = vec![b'x'; LOAD.len() as usize];
+        // Empty modules, whose strings are the whole command line.
+        for word in bytes[0x6_0000..].as_chunks_mut::<4>().0 {
             *word = LOAD.start().to_le_bytes();
         }
-        for (count, fits) in [(0, true), (1023, true), (1024, true), (1025, false)] {
-            let draft = draft(LOAD.start(), count, 0x10_1000);
+        for (count, fits) in [(0, true), (len, true), (len + 1, false)] {
+            let draft = draft(LOAD.start(), count, list);
             let draft = Info::read_from_bytes(&draft).unwrap();
             let checked = Draft::check(&draft, LOAD, &bytes);
             assert_eq!(checked.is_some(), fits, "{count}");
         }
+        bytes.retain(|byte| *byte != 0);
+        let draft = Info::read_from_bytes(&draft(LOAD.start(), 0, LOAD.start())).unwrap();
+        assert_eq!(Draft::check(&draft, LOAD, &bytes), None, "no NUL");
     }
 
     #[test]
