@@ -12,6 +12,7 @@ use clap::builder::EnumValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::examples::*;
+use crate::json::Json;
 use crate::kernel::{self, Flavour};
 use crate::output::{is_broken_pipe, put};
 use crate::process::run_telling;
@@ -326,12 +327,14 @@ pub fn manual(dir: &Path) -> Result<()> {
     manual::write(pages, dir)
 }
 
+/// Prints `json` or `text`.
+fn show(is_json: bool, json: &Json, text: String) -> Result<()> {
+    put(if is_json { format!("{json}\n") } else { text })
+}
+
 fn doctor(json: bool) -> Result<ExitCode> {
     let findings = doctor::findings();
-    put(match json {
-        true => format!("{}\n", doctor::json(&findings)),
-        false => doctor::shown(&findings),
-    })?;
+    show(json, &doctor::json(&findings), doctor::shown(&findings))?;
     let lacks = |finding: &doctor::Finding| finding.state.is_err() && !finding.optional;
     Ok(match findings.iter().any(lacks) {
         true => ExitCode::FAILURE,
@@ -345,18 +348,12 @@ fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode>
         None => run::default_rom()?,
     };
     if let Some(found) = inspect::unified(&rom)? {
-        put(match json {
-            true => format!("{}\n", found.json()),
-            false => found.text(),
-        })?;
+        show(json, &found.json(), found.text())?;
         return Ok(ExitCode::SUCCESS);
     }
     let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
     let found = inspect::describe(&rom, elf.as_deref(), symbols)?;
-    put(match json {
-        true => format!("{}\n", found.json()),
-        false => found.text(),
-    })?;
+    show(json, &found.json(), found.text())?;
     Ok(match found.identity {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
