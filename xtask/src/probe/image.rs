@@ -4,6 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use object::Endianness;
+use object::elf::{
+    ELFOSABI_NONE, EM_386, EM_X86_64, ET_EXEC, FileFlags, PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE,
+};
+use object::write::elf::{FileHeader, ProgramHeader, Writer};
 
 use super::{Mode, PAYLOAD_LEN, assemble, code};
 use crate::hdr;
@@ -198,13 +203,14 @@ impl Elf {
         let mut load = |addr: u32, data: &[u8], memory_len: u32| {
             file.resize(file.len().next_multiple_of(0x1000), 0);
             headers.push(ProgramHeader {
-                kind: PT_LOAD,
-                offset: file.len(),
-                addr: addr as usize,
-                file_len: data.len(),
-                memory_len: memory_len as usize,
-                flags: 7,
-                align: 0x1000,
+                p_type: PT_LOAD,
+                p_flags: PF_R | PF_W | PF_X,
+                p_offset: file.len() as u64,
+                p_vaddr: addr.into(),
+                p_paddr: addr.into(),
+                p_filesz: data.len() as u64,
+                p_memsz: memory_len.into(),
+                p_align: 0x1000,
             });
             file.extend(data);
         };
@@ -212,14 +218,16 @@ impl Elf {
         for segment in &self.segments {
             load(segment.addr, &segment.data, segment.memory_len);
         }
+        let addr = u64::from(self.addr) + NOTES_OFFSET as u64;
         headers.push(ProgramHeader {
-            kind: PT_NOTE,
-            offset: FIRST + NOTES_OFFSET,
-            addr: self.addr as usize + NOTES_OFFSET,
-            file_len: notes.len(),
-            memory_len: notes.len(),
-            flags: 4,
-            align: 4,
+            p_type: PT_NOTE,
+            p_flags: PF_R,
+            p_offset: (FIRST + NOTES_OFFSET) as u64,
+            p_vaddr: addr,
+            p_paddr: addr,
+            p_filesz: notes.len() as u64,
+            p_memsz: notes.len() as u64,
+            p_align: 4,
         });
         let head = self.headers(&headers)?;
         ensure!(head.len() <= FIRST, "too many segments");
@@ -229,54 +237,24 @@ impl Elf {
 
     /// The ELF header and these program headers.
     fn headers(&self, headers: &[ProgramHeader]) -> Result<Vec<u8>> {
-        let (ehsize, phentsize) = if self.elf64 { (64, 56) } else { (52, 32) };
-        let mut head = Vec::<u8>::new();
-        let long = |out: &mut Vec<u8>, value: usize| {
-            let bytes = (value as u64).to_le_bytes();
-            out.extend(&bytes[..if self.elf64 { 8 } else { 4 }]);
-        };
-        head.extend(b"\x7fELF");
-        head.extend([if self.elf64 { 2 } else { 1 }, 1, 1]);
-        head.resize(16, 0);
-        head.extend(2u16.to_le_bytes()); // ET_EXEC
-        head.extend(if self.elf64 { 62u16 } else { 3 }.to_le_bytes());
-        head.extend(1u32.to_le_bytes());
-        long(&mut head, self.addr as usize);
-        long(&mut head, ehsize);
-        long(&mut head, 0);
-        head.extend(0u32.to_le_bytes());
-        for field in [ehsize, phentsize, headers.len(), 0, 0, 0] {
-            head.extend(u16::try_from(field)?.to_le_bytes());
-        }
-        for one in headers {
-            head.extend(one.kind.to_le_bytes());
-            if self.elf64 {
-                head.extend(one.flags.to_le_bytes());
-            }
-            for value in [one.offset, one.addr, one.addr, one.file_len, one.memory_len] {
-                long(&mut head, value);
-            }
-            if !self.elf64 {
-                head.extend(one.flags.to_le_bytes());
-            }
-            long(&mut head, one.align);
+        let mut head = Vec::new();
+        let mut writer = Writer::new(Endianness::Little, self.elf64, &mut head);
+        writer.reserve_file_header();
+        writer.reserve_program_headers(u32::try_from(headers.len())?);
+        writer.write_file_header(&FileHeader {
+            os_abi: ELFOSABI_NONE,
+            abi_version: 0,
+            e_type: ET_EXEC,
+            e_machine: if self.elf64 { EM_X86_64 } else { EM_386 },
+            e_entry: self.addr.into(),
+            e_flags: FileFlags::default(),
+        })?;
+        writer.write_align_program_headers();
+        for header in headers {
+            writer.write_program_header(header);
         }
         Ok(head)
     }
-}
-
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
-
-/// A program header; `addr` is virtual and physical.
-struct ProgramHeader {
-    kind: u32,
-    offset: usize,
-    addr: usize,
-    file_len: usize,
-    memory_len: usize,
-    flags: u32,
-    align: usize,
 }
 
 /// A multiboot kernel (Multiboot specification 0.6.96): the probe behind a header
