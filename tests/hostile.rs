@@ -3,10 +3,13 @@
 //!
 //! The cases are data: what is started, and how it has to end.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
 use qboot::error::Error;
 use qboot_tests::machines::*;
-use qboot_tests::{Dice, Kind, LENGTH, PROBE_TIMEOUT, Probe, ROOM, error_line, noise};
+use qboot_tests::{Kind, LENGTH, PROBE_TIMEOUT, Probe, ROOM, error_line, noise};
 use xtask::probe::{self, BzImage, EXIT_STATUS, Elf, Mode, RECORD_LEN, REPORT_PORT, Record, hdr};
 use xtask::qemu::{Qemu, Vm};
 
@@ -39,6 +42,21 @@ struct Case {
     end: End,
     /// Keeps the files.
     files: Probe,
+}
+
+/// `image` with these four bytes at `at`.
+fn with_word(image: &[u8], at: usize, word: u32) -> Vec<u8> {
+    let mut image = image.to_vec();
+    image[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    image
+}
+
+/// Flips a bit of `image` in `range`; which byte and bit, and the image.
+fn with_flipped_bit(image: &[u8], range: Range<usize>, rng: &mut Rng) -> (usize, u8, Vec<u8>) {
+    let (at, bit) = (rng.usize(range), rng.u8(..8));
+    let mut image = image.to_vec();
+    image[at] ^= 1 << bit;
+    (at, bit, image)
 }
 
 /// How a boot has ended.

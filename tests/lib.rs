@@ -10,6 +10,7 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
+use fastrand::Rng;
 use object::{Object, ObjectSymbol};
 use qboot::error::{BadValue, Length, Room};
 use regex::Regex;
@@ -84,6 +85,17 @@ pub fn symbols() -> Result<Vec<(String, u64)>> {
     let file = object::File::parse(elf.as_slice())?;
     let named = |symbol: object::Symbol| Some((symbol.name().ok()?.to_owned(), symbol.address()));
     Ok(file.symbols().filter_map(named).collect())
+}
+
+/// The address of the ROM's symbol `name`, which is not mangled.
+///
+/// # Errors
+/// The ROM does not build, or has no such symbol.
+pub fn symbol(name: &str) -> Result<u32> {
+    let symbols = symbols()?;
+    let found = symbols.iter().find(|(symbol, _)| symbol == name);
+    let (_, address) = found.with_context(|| format!("the ROM has no {name}"))?;
+    Ok(u32::try_from(*address)?)
 }
 
 /// Looks again and again whether it is so.
@@ -370,40 +382,13 @@ pub fn error_line(serial: &str, status: Option<i32>) -> Result<(u8, String)> {
     Ok((code, line.to_owned()))
 }
 
-/// The same numbers in every run (Marsaglia's xorshift64).
-pub struct Dice(u64);
-
-impl Dice {
-    /// Other numbers for another seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
-
 /// Bytes that differ from page to page, the same for the same seed.
 #[must_use]
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     // A block of a length that shares no factor with a page's, over and over.
     const BLOCK: usize = 65_521;
-    let mut dice = Dice::new(seed);
-    let mut block = Vec::with_capacity(BLOCK + 8);
-    while block.len() < BLOCK {
-        block.extend(dice.next().to_le_bytes());
-    }
-    block.truncate(BLOCK);
+    let mut block = vec![0; BLOCK];
+    Rng::with_seed(seed).fill(&mut block);
     let mut bytes = block.repeat(len.div_ceil(BLOCK));
     bytes.truncate(len);
     bytes

@@ -11,7 +11,7 @@ use qboot::phys::PhysRange;
 use qboot::sim::Guest;
 use qboot::tables::smbios::RELEASE_DATE;
 use qboot_tests::machines::*;
-use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, symbols};
+use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, symbol};
 use rstest::rstest;
 use rstest_reuse::apply;
 use xtask::probe::{self, Mode, Multiboot, PAYLOAD_LEN, RECORD_LEN, RECORD_OFFSET, Record};
@@ -93,12 +93,7 @@ fn the_stack_stays_shallow() -> Result<()> {
 
 /// The ROM's PCI BIOS.
 fn pci_bios() -> Result<&'static [u8]> {
-    let symbols = symbols()?;
-    let offset = |name: &str| -> Result<usize> {
-        let symbol = symbols.iter().find(|(symbol, _)| symbol == name);
-        let (_, address) = symbol.with_context(|| format!("no {name}"))?;
-        Ok((address & 0xffff) as usize)
-    };
+    let offset = |name| -> Result<usize> { Ok((symbol(name)? & 0xffff) as usize) };
     let code = offset("bios32_start")?..offset("bios32_end")?;
     let code = std::fs::read(build::rom(&[])?.image)?[code].to_vec();
     Ok(code.leak())
@@ -262,10 +257,7 @@ fn memmove_moves_ranges_that_overlap() -> Result<()> {
     const LEN: usize = 32;
     let mut code = probe::assemble("move.S", include_str!("move.S"))?;
     ensure!(code.len() == LIST, "{:#x}", code.len());
-    let symbols = symbols()?;
-    let memmove = symbols.iter().find(|(name, _)| name == "memmove");
-    let (_, addr) = memmove.context("the ROM has no memmove")?;
-    code[16..20].copy_from_slice(&u32::try_from(*addr)?.to_le_bytes());
+    code[16..20].copy_from_slice(&symbol("memmove")?.to_le_bytes());
     let places = || (0..12_u8).flat_map(|dest| (0..12_u8).map(move |src| (dest, src)));
     let calls: Vec<_> = places()
         .flat_map(|(dest, src)| (0..=16).map(move |len| [dest, src, len, 0]))

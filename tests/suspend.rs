@@ -12,7 +12,7 @@ use qboot::layout;
 use qboot::phys::PhysRange;
 use qboot_tests::machines::*;
 use qboot_tests::{
-    Field, GENERATIONS, Kind, PROBE_TIMEOUT, Probe, generation_address, restored, save, symbols,
+    Field, GENERATIONS, Kind, PROBE_TIMEOUT, Probe, generation_address, restored, save, symbol,
     wait_until,
 };
 use rstest::rstest;
@@ -283,11 +283,8 @@ fn garbage_boots_anew(machine: Machine) -> Result<()> {
 /// makes its own.
 #[apply(each_chipset)]
 fn a_wake_up_copies_its_code_again(machine: Machine) -> Result<()> {
-    let symbols = symbols()?;
-    let entry = symbols.iter().find(|(name, _)| name == "enter16");
-    let (_, entry) = entry.context("the ROM has no enter16")?;
     // The first 17 bytes run in the ROM.
-    let copied = u32::try_from(*entry)? + 17;
+    let copied = symbol("enter16")? + 17;
     let (qemu, _probe) = Wishes {
         damage: layout::F_SEGMENT.start() | copied & 0xffff,
         ..ORDINARY

@@ -73,7 +73,7 @@ fn for_booting() -> Vec<Finding> {
         ),
         optional(
             "apt, for kernels",
-            first_line("apt-get", &["--version"]),
+            version("apt-get"),
             "use --kernel with a kernel of your own",
         ),
         optional(
@@ -96,17 +96,13 @@ fn for_booting() -> Vec<Finding> {
 
 fn for_building() -> Vec<Finding> {
     vec![
-        needed("Rust", first_line("rustc", &["--version"]), SETUP),
+        needed("Rust", version("rustc"), SETUP),
         needed("Rust for the ROM", rom_target(), SETUP),
-        needed("C compiler", first_line("cc", &["--version"]), SETUP),
-        needed("linker", first_line("ld.bfd", &["--version"]), SETUP),
-        needed("objcopy", first_line("objcopy", &["--version"]), SETUP),
+        needed("C compiler", version("cc"), SETUP),
+        needed("linker", version("ld.bfd"), SETUP),
+        needed("objcopy", version("objcopy"), SETUP),
         optional("32-bit libraries, for tests", library_32_bit(), SETUP_TESTS),
-        optional(
-            "swtpm, for tests",
-            first_line("swtpm", &["--version"]),
-            SETUP_TESTS,
-        ),
+        optional("swtpm, for tests", version("swtpm"), SETUP_TESTS),
         optional(
             "C qboot and SeaBIOS, to compare with",
             peers(),
@@ -114,27 +110,19 @@ fn for_building() -> Vec<Finding> {
         ),
         optional(
             "git, for the ROM's build id",
-            first_line("git", &["--version"]),
+            version("git"),
             "sudo apt-get install git (without it the ROM says \"unknown\")",
         ),
         optional(
             "gdb, for tests and scripts/gdb.sh",
-            first_line("gdb", &["--version"]),
+            version("gdb"),
             SETUP_TESTS,
         ),
-        optional(
-            "zsh, for tests",
-            first_line("zsh", &["--version"]),
-            SETUP_TESTS,
-        ),
-        optional(
-            "fish, for tests",
-            first_line("fish", &["--version"]),
-            SETUP_TESTS,
-        ),
+        optional("zsh, for tests", version("zsh"), SETUP_TESTS),
+        optional("fish, for tests", version("fish"), SETUP_TESTS),
         optional(
             "mdBook, for the book",
-            first_line("mdbook", &["--version"]),
+            version("mdbook"),
             "cargo install --locked mdbook",
         ),
     ]
@@ -177,6 +165,10 @@ pub fn json(findings: &[Finding]) -> Json {
     findings.iter().map(finding).collect()
 }
 
+fn version(program: &str) -> Result<String, String> {
+    first_line(program, &["--version"])
+}
+
 fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .current_dir(workspace::root())
@@ -197,7 +189,7 @@ fn first_line(program: &str, arguments: &[&str]) -> Result<String, String> {
 const OLDEST_QEMU: (u32, u32) = (7, 2);
 
 fn qemu() -> Result<String, String> {
-    let line = first_line("qemu-system-x86_64", &["--version"])?;
+    let line = version("qemu-system-x86_64")?;
     Ok(match qemu_version(&line) {
         Some(version) if version < OLDEST_QEMU => {
             format!(

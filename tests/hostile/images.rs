@@ -140,16 +140,15 @@ fn header_fields() -> Result<()> {
 
 #[test]
 fn flipped_bits_of_a_bzimage() -> Result<()> {
-    let mut dice = Dice::new(0x5eed);
+    let mut rng = Rng::with_seed(0x5eed);
     let mut cases = Cases::default();
+    let good = linux_like()?.bytes();
     while cases.0.len() < 36 {
-        let at = 0x1f1 + dice.below(0x77) as usize;
-        let bit = dice.below(8);
+        let (at, bit, image) = with_flipped_bit(&good, 0x1f1..0x268, &mut rng);
         // QEMU takes the length of the file for itself, and the mark.
         if at == hdr::SETUP_SECTS || (hdr::HEADER..hdr::HEADER + 4).contains(&at) {
             continue;
         }
-        let image = changed(|image| image.setup[at] ^= 1 << bit)?;
         cases.add(format!("bit {bit} at {at:#x}"), &image, End::Either)?;
     }
     cases.run()
@@ -294,13 +293,11 @@ fn unified_kernel_images() -> Result<()> {
         ),
         ("line's place", linux - 20, end - 4, Fails(KernelTruncated)),
     ] {
-        let mut image = good.clone();
-        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        let image = with_word(&good, at, value);
         cases.add(format!("{what} {value:#x}"), &image, end)?;
     }
-    let mut image = good.clone();
-    image.truncate(good.len() - 512);
-    cases.add("cut short", &image, Fails(KernelTruncated))?;
+    let cut = &good[..good.len() - 512];
+    cases.add("cut short", cut, Fails(KernelTruncated))?;
     cases.run()
 }
 
@@ -326,14 +323,11 @@ fn unified_images_of_no_bzimage() -> Result<()> {
 
 #[test]
 fn flipped_bits_of_a_unified_kernel_image() -> Result<()> {
-    let mut dice = Dice::new(0x0c0f);
+    let mut rng = Rng::with_seed(0x0c0f);
     let mut cases = Cases::default();
     let good = unified(0x8664)?;
     while cases.0.len() < 24 {
-        let at = 0x80 + dice.below(0xb8) as usize;
-        let bit = dice.below(8);
-        let mut image = good.clone();
-        image[at] ^= 1 << bit;
+        let (at, bit, image) = with_flipped_bit(&good, 0x80..0x138, &mut rng);
         cases.add(format!("bit {bit} at {at:#x}"), &image, End::Either)?;
     }
     cases.run()
@@ -347,14 +341,12 @@ fn elf(change: impl FnOnce(&mut Elf)) -> Result<Vec<u8>> {
 
 /// A kernel whose note names this entry point.
 fn entered_at(entry: u32) -> Result<Vec<u8>> {
-    let mut image = Elf::new(Mode::Exit)?.bytes()?;
+    let image = Elf::new(Mode::Exit)?.bytes()?;
     // The descriptor of the second note, behind the guest's name.
     let at = image
         .windows(16)
         .position(|window| window == [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
-    let at = at.context("no note")? + 16;
-    image[at..at + 4].copy_from_slice(&entry.to_le_bytes());
-    Ok(image)
+    Ok(with_word(&image, at.context("no note")? + 16, entry))
 }
 
 #[test]
@@ -434,8 +426,7 @@ fn elf_notes_and_flipped_bits() -> Result<()> {
         ("alignment of the segment", 52 + 28, 3),
         ("virtual address", 52 + 8, 0xffff_ffff),
     ] {
-        let mut image = plain.clone();
-        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        let image = with_word(&plain, at, value);
         cases.add(format!("{what} {value:#x}"), &image, End::Either)?;
     }
     cases.run()
@@ -460,7 +451,7 @@ fn multiboot() -> Result<()> {
         cases.add(format!("at {addr:#x}"), &image.bytes(), end)?;
     }
     // Words of the header: end of the data, end of what it zeroes, entry.
-    let plain = Multiboot::new(Mode::Exit)?;
+    let plain = Multiboot::new(Mode::Exit)?.bytes();
     for (word, value, end) in [
         (7, 0xf_ffff, Fails(Error::BadMultiboot)),
         (7, 0x4000_0000, Fails(Error::BadMultiboot)),
@@ -468,9 +459,7 @@ fn multiboot() -> Result<()> {
         (6, 0x3f0_0000, Either),
         (6, 0x500_0000, Fails(Error::KernelTooBig(ROOM))),
     ] {
-        let mut image = plain.bytes();
-        let at = 0x400 + word * 4;
-        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        let image = with_word(&plain, 0x400 + word * 4, value);
         cases.add(format!("word {word} {value:#x}"), &image, end)?;
     }
     cases.run()

@@ -214,21 +214,21 @@ fn full_directories() -> Result<()> {
 #[test]
 fn table_loader_scripts() -> Result<()> {
     const NAMES: [&str; 4] = ["etc/acpi/tables", "etc/acpi/rsdp", "etc/e820", "opt/none"];
-    let mut dice = Dice::new(0xac91);
+    let mut rng = Rng::with_seed(0xac91);
     let mut cases = Cases::default();
     for n in 0..30 {
         let mut script = [allocate(NAMES[0], 16, 1), allocate(NAMES[1], 16, 2)].concat();
-        for _ in 0..dice.below(12) {
-            let [one, two] = [0, 1].map(|_| NAMES[dice.below(6).min(4) as usize % 4]);
-            let mut number = || match dice.below(4) {
-                0 => 4096 - dice.below(9) as u32,
-                1 => u32::MAX - dice.below(3) as u32,
-                _ => dice.below(4096) as u32,
+        for _ in 0..rng.u32(..12) {
+            let [one, two] = [0, 1].map(|_| NAMES[rng.usize(..6).min(4) % 4]);
+            let mut number = || match rng.u32(..4) {
+                0 => 4096 - rng.u32(..9),
+                1 => u32::MAX - rng.u32(..3),
+                _ => rng.u32(..4096),
             };
             let [a, b, c] = [0; 3].map(|_| number());
-            let width = [1, 2, 4, 8, 3][dice.below(5) as usize];
-            script.extend(match dice.below(4) {
-                0 => allocate(one, 1 << dice.below(8), 1),
+            let width = [1, 2, 4, 8, 3][rng.usize(..5)];
+            script.extend(match rng.u32(..4) {
+                0 => allocate(one, 1 << rng.u32(..8), 1),
                 1 => add_pointer(one, two, a, width),
                 2 => add_checksum(one, a, b, c),
                 _ => write_pointer(one, two, a, b, width),

@@ -18,8 +18,8 @@ fn busy(machine: Machine, kind: Kind) -> Result<(Qemu, Probe)> {
     Ok((qemu.reboot(), probe))
 }
 
-fn pause(dice: &mut Dice) {
-    sleep(Duration::from_micros(dice.below(12_000)));
+fn pause(rng: &mut Rng) {
+    sleep(Duration::from_micros(rng.u64(..12_000)));
 }
 
 /// Waits for a whole record behind the first `seen` bytes of report.
@@ -42,7 +42,7 @@ fn entered(vm: &mut Vm, seen: usize) -> Result<Record> {
 
 #[test]
 fn resets_while_booting() -> Result<()> {
-    let mut dice = Dice::new(0x4e5e7);
+    let mut rng = Rng::with_seed(0x4e5e7);
     for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, _probe) = busy(machine, kind)?;
@@ -51,7 +51,7 @@ fn resets_while_booting() -> Result<()> {
             let mut seen = 0;
             for _ in 0..40 {
                 vm.reset()?;
-                pause(&mut dice);
+                pause(&mut rng);
                 seen = vm.debugcon(REPORT_PORT).len();
             }
             // What ran when the last was asked for may still have reported.
@@ -68,13 +68,13 @@ fn resets_while_booting() -> Result<()> {
 
 #[test]
 fn stops_while_booting() -> Result<()> {
-    let mut dice = Dice::new(0x5709);
+    let mut rng = Rng::with_seed(0x5709);
     for machine in ALL {
         let (qemu, _probe) = busy(machine, Kind::BzImage)?;
         let mut vm = qemu.arg("-S").spawn()?;
         for _ in 0..30 {
             vm.monitor("cont")?;
-            sleep(Duration::from_micros(dice.below(1_000)));
+            sleep(Duration::from_micros(rng.u64(..1_000)));
             vm.monitor("stop")?;
         }
         vm.monitor("cont")?;
@@ -86,7 +86,7 @@ fn stops_while_booting() -> Result<()> {
 /// The machine goes on in another QEMU from wherever it was.
 #[test]
 fn migrations_while_booting() -> Result<()> {
-    let mut dice = Dice::new(0x316);
+    let mut rng = Rng::with_seed(0x316);
     let mut inside = 0;
     for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
@@ -95,7 +95,7 @@ fn migrations_while_booting() -> Result<()> {
                 let state = probe.file("state", b"")?;
                 let mut vm = qemu.clone().arg("-S").spawn()?;
                 vm.monitor("cont")?;
-                sleep(Duration::from_micros(dice.below(8_000)));
+                sleep(Duration::from_micros(rng.u64(..8_000)));
                 vm.monitor("stop")?;
                 let seen = vm.debugcon(REPORT_PORT).len();
                 save(&mut vm, &state)?;
@@ -199,14 +199,14 @@ fn snapshot(qemu: &Qemu, disk: &Path, wait: Duration) -> Result<Option<()>> {
 /// A snapshot of the firmware at work goes on as if nothing had happened.
 #[test]
 fn snapshots_while_booting() -> Result<()> {
-    let mut dice = Dice::new(0x5a9e);
+    let mut rng = Rng::with_seed(0x5a9e);
     for machine in ALL {
         for kind in [Kind::BzImage, Kind::Pvh] {
             let (qemu, probe) = busy(machine, kind)?;
             let disk = probe.file("snapshots", b"")?;
             let (mut inside, mut most) = (0, 8_000);
             for _ in 0..12 {
-                let wait = Duration::from_micros(dice.below(most));
+                let wait = Duration::from_micros(rng.u64(..most));
                 let context = || format!("{machine} {kind:?} after {wait:?}");
                 match snapshot(&qemu, &disk, wait).with_context(context)? {
                     Some(()) => inside += 1,
