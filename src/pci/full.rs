@@ -2,13 +2,11 @@
 
 use super::resource::{Apertures, Demand, Kind, Tree, low, slot};
 use super::scan::{self, Work};
-use super::size::{CLOSED_MEM, COMMAND_IO, COMMAND_MEM, bar_register, size_bar};
+use super::size::{CLOSED_MEM, COMMAND_IO, COMMAND_MEM, COMMAND_SERR, bar_register, size_bar};
 use super::{Config, Routing, Summary, Unplaced, reg};
 use crate::error::Result;
 
 const COMMAND_MASTER: u8 = 4;
-/// Upper byte: report errors with SERR#.
-const COMMAND_SERR: u8 = 1;
 
 /// Does what [`super::scan()`] does, and gives addresses to all BARs, windows and
 /// expansion ROMs. ROMs stay off.
@@ -90,11 +88,7 @@ fn program<C: Config>(config: &mut C, tree: &Tree<'_>) {
         }
         let command = on & !off;
         if command != 0 {
-            config.write16(
-                bdf,
-                reg::COMMAND,
-                u16::from_le_bytes([command, COMMAND_SERR]),
-            );
+            config.write16(bdf, reg::COMMAND, u16::from(command) | COMMAND_SERR);
         }
     }
 }

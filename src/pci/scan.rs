@@ -4,7 +4,8 @@ use super::function::{
     Function, HEADER_BRIDGE, HEADER_DEVICE, SEVERAL_FUNCTIONS, present, read_caps, reserved_buses,
 };
 use super::resource::Tree;
-use super::{Bdf, Config, Routing, Summary, reg, size};
+use super::size::{self, COMMAND_SERR};
+use super::{Bdf, Config, Routing, Summary, reg};
 use crate::byte_set::ByteSet;
 use crate::error::{Error, Result};
 use arrayvec::ArrayVec;
@@ -38,7 +39,7 @@ pub fn scan<C: Config>(
 }
 
 /// Gives bridges their bus numbers as [`scan`] does, and no more: one read a function,
-/// and some four accesses a bridge.
+/// two a device behind bridges, and some five a bridge.
 ///
 /// # Errors
 /// As [`scan`].
@@ -192,6 +193,11 @@ fn walk_root<C: Config>(
             class: 0,
             ide: false,
         };
+        // QEMU before 8.0 reports a device's error (AER) to its root port only if both, and
+        // all bridges between them, have SERR# on. Linux leaves it as it is.
+        if found.header == HEADER_BRIDGE || !levels.is_empty() {
+            config.write16(bdf, reg::COMMAND, COMMAND_SERR);
+        }
         if !matches!(work, Work::Numbers) {
             let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
             set_up_function(config, &mut found, id, line);

@@ -153,8 +153,30 @@ fn global_interrupts() {
 fn a_port_is_asked_for_one_device_only() {
     let mut sim = Sim::new(Bus::from([(8, root_port(Bus::new()))]));
     scan(&mut sim, 0, Routing::Ich9).unwrap();
-    // 32 ids; header, pin and line, capabilities, numbers, and the one behind.
-    assert_eq!(sim.accesses, 32 + 1 + 2 + 2 + 1 + 1);
+    // 32 ids; header, pin and line, capabilities, COMMAND, numbers, and the one behind.
+    assert_eq!(sim.accesses, 32 + 1 + 2 + 2 + 1 + 1 + 1);
+}
+
+/// Linux does not switch SERR# on. Devices on bus 0 have no root port to report to.
+#[test]
+fn bridges_and_what_is_behind_them_report_errors() {
+    for walk in [
+        |sim: &mut Sim| number(sim, Routing::Ich9),
+        |sim: &mut Sim| scan(sim, 0, Routing::Ich9),
+    ] {
+        let bridge = Sim1::bridge(0x0001_1b36, Bus::new());
+        let switch = Sim1::port(Port::Upstream, Bus::from([(0, nic()), (8, bridge)]));
+        let port = root_port(Bus::from([(0, switch)]));
+        let mut sim = Sim::new(Bus::from([(8, port), (16, nic())]));
+        walk(&mut sim).unwrap();
+        let command = |sim: &mut Sim, bus, device| {
+            let bdf = Bdf::new(bus, device, 0);
+            sim.function(bdf).unwrap().dword(0x04) & 0xffff
+        };
+        let at = [(0, 1), (1, 0), (2, 0), (2, 1), (0, 2)];
+        let found = at.map(|(bus, device)| command(&mut sim, bus, device));
+        assert_eq!(found, [0x100, 0x100, 0x100, 0x100, 0]);
+    }
 }
 
 #[test]
