@@ -22,31 +22,25 @@ use qboot::kernel::Handoff;
 use qboot::layout;
 use qboot::wake;
 use rom::hardware::{self, Hardware};
+use x86_64::registers::control::Cr0Flags;
+use x86_64::structures::gdt::DescriptorFlags;
 
 /// Where `.boot` lies in the 64 KiB image.
 const BOOT_OFFSET: u32 = 0xfd00;
 
-/// CR0's bits (Intel SDM 3A, 2.5).
-const PROTECTED: u32 = 1 << 0;
-const EXTENSION_TYPE: u32 = 1 << 4;
-const NOT_WRITE_THROUGH: u32 = 1 << 29;
-const CACHE_DISABLE: u32 = 1 << 30;
 /// CR0 as a reset leaves it (Intel SDM 3A, table 10-1).
-const CR0_AT_RESET: u32 = CACHE_DISABLE | NOT_WRITE_THROUGH | EXTENSION_TYPE;
+const CR0_AT_RESET: Cr0Flags = Cr0Flags::CACHE_DISABLE
+    .union(Cr0Flags::NOT_WRITE_THROUGH)
+    .union(Cr0Flags::EXTENSION_TYPE);
 /// CR0 in the firmware.
-const CR0: u32 = PROTECTED | EXTENSION_TYPE;
-
-/// Segments of 4 GiB from address 0, for ring 0 and marked as accessed: the processor
-/// would set that bit in the ROM (Intel SDM 3A, 3.4.5).
-const CODE_SEGMENT: u64 = 0x00cf_9b00_0000_ffff;
-const DATA_SEGMENT: u64 = 0x00cf_9300_0000_ffff;
+const CR0: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_TYPE);
 
 global_asm!(
     include_str!("../boot16.S"),
     include_str!("rom/asm/wake.S"),
     boot_offset = const BOOT_OFFSET,
-    cr0 = const CR0,
-    cr0_at_reset = const CR0_AT_RESET,
+    cr0 = const CR0.bits(),
+    cr0_at_reset = const CR0_AT_RESET.bits(),
     i440fx_id = const chipset::I440FX.host_bridge,
     q35_id = const chipset::Q35.host_bridge,
     pciexbar = const chipset::PCIEXBAR_64,
@@ -54,8 +48,8 @@ global_asm!(
     stack_guard = const rom::stack::GUARD,
     stack_bottom = const layout::STACK.start(),
     stack_top = const layout::STACK.end(),
-    code_segment = const CODE_SEGMENT,
-    data_segment = const DATA_SEGMENT,
+    code_segment = const (DescriptorFlags::KERNEL_CODE32.bits() | DescriptorFlags::ACCESSED.bits()),
+    data_segment = const (DescriptorFlags::KERNEL_DATA.bits() | DescriptorFlags::ACCESSED.bits()),
     wake_mark = const wake::MARK,
     wake_note = const layout::WAKE_NOTE.start(),
     wake_stack_top = const layout::WAKE_STACK.end(),
