@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qboot::error::{Error, OptionName};
-use qboot::settings::options::{BusesOption, EntryOption, LogOption, PciOption, choose};
+use qboot::error::Error;
+use qboot::settings::options::{Choice, Options, choose, named};
 use qboot_tests::{links, shape};
 use xtask::deadline::Deadline;
 use xtask::measure::{self, Kit};
@@ -151,39 +151,31 @@ fn the_boot_that_is_walked_along_is_todays() -> Result<()> {
     Ok(())
 }
 
-/// A row of the table of options: which, its value, and what that means.
-fn options(page: &str) -> Result<Vec<(String, String, String)>> {
+/// The rows of the table of options: which option, and a value.
+fn options(page: &str) -> Result<Vec<(String, String)>> {
     let (_, table) = page
         .split_once("| option | value | meaning |")
         .context("no table of options")?;
     let mut name = String::new();
     let mut rows = Vec::new();
     for line in table.lines().skip(2) {
-        let [_, option, value, meaning, _] = line.split('|').collect::<Vec<_>>()[..] else {
+        let [_, option, value, ..] = line.split('|').collect::<Vec<_>>()[..] else {
             break;
         };
         if let Some((_, rest)) = option.split_once("opt/org.qboot/") {
-            rest.split_once(',')
-                .context("no value")?
-                .0
-                .clone_into(&mut name);
+            let (option, _) = rest.split_once(',').context("no value")?;
+            name = option.to_owned();
         }
-        let value = value.trim().trim_matches('`').to_owned();
-        rows.push((name.clone(), value, meaning.trim().to_owned()));
+        rows.push((name.clone(), value.trim().trim_matches('`').to_owned()));
     }
     Ok(rows)
 }
 
-/// Whether the firmware knows the option with this value.
-fn is_known(option: &str, value: &str) -> bool {
-    let value = value.as_bytes();
-    match option {
-        "pci" => choose(OptionName::Pci, value).is_ok(),
-        "buses" => choose(OptionName::Buses, value).is_ok(),
-        "entry" => choose(OptionName::Entry, value).is_ok(),
-        "log" => choose(OptionName::Log, value).is_ok(),
-        _ => false,
-    }
+/// What the firmware takes this value of an option for.
+fn choice(option: &str, value: &str) -> Result<Choice> {
+    let name = named(option.as_bytes()).with_context(|| format!("no option {option}"))?;
+    let choice = choose(name, value.as_bytes()).ok();
+    choice.with_context(|| format!("{option} has no value {value}"))
 }
 
 /// docs/options.md and the firmware know the same options and values, and README.md
@@ -191,47 +183,40 @@ fn is_known(option: &str, value: &str) -> bool {
 #[test]
 fn options_are_those_of_the_source() -> Result<()> {
     let read = |name: &str| fs::read_to_string(workspace::root().join(name));
-    let rows = options(&read("docs/options.md")?)?;
     let readme = read("README.md")?;
-    let named = readme.split("name=opt/org.qboot/").skip(1);
-    let named = named.filter_map(|rest| rest.split('`').next());
+    let shown = readme.split("name=opt/org.qboot/").skip(1);
+    let shown = shown.filter_map(|rest| rest.split('`').next());
     let mut count = 0;
-    for option in named {
+    for option in shown {
         let (name, value) = option.split_once(",string=").context("no value")?;
-        ensure!(is_known(name, value), "README.md: {option}");
+        choice(name, value).context("README.md")?;
         count += 1;
     }
     ensure!(count > 2, "README.md has only {count} options");
-    let mut says = String::new();
-    for option in ["pci", "buses", "entry", "log"] {
-        let values: Vec<&str> = rows
-            .iter()
-            .filter(|(name, ..)| name == option)
-            .map(|(_, value, _)| value.as_str())
-            .collect();
+    let mut says = Vec::new();
+    for rows in options(&read("docs/options.md")?)?.chunk_by(|a, b| a.0 == b.0) {
+        let values: Vec<&str> = rows.iter().map(|(_, value)| value.as_str()).collect();
+        let option = &rows[0].0;
         for value in &values {
-            ensure!(
-                is_known(option, value),
-                "{option}={value} is no value to the firmware"
-            );
+            choice(option, value).context("docs/options.md")?;
         }
+        let default = Options::default();
+        let is_default = match choice(option, values[0])? {
+            Choice::Pci(pci) => pci == default.pci,
+            Choice::Buses(buses) => buses == default.buses,
+            Choice::Entry(entry) => entry == default.entry,
+            Choice::Log(log) => log == default.log,
+        };
+        ensure!(is_default, "{option} is not {} by default", values[0]);
         let (last, first) = values.split_last().context("no values")?;
-        let _ = write!(says, ", {option} takes {} or {last}", first.join(", "));
+        says.push(format!("{option} takes {} or {last}", first.join(", ")));
     }
-    ensure!(
-        rows.iter()
-            .all(|(name, ..)| says.contains(&format!(" {name} takes")))
+    // The error lists all there are.
+    let (said, says) = (
+        Error::BadOption(qboot_tests::VALUE).message(),
+        says.join(", "),
     );
-    // The first of each is the default, and the error lists all there are.
-    let defaults = (
-        PciOption::default() == PciOption::Auto,
-        BusesOption::default() == BusesOption::Auto,
-        EntryOption::default() == EntryOption::Auto,
-        LogOption::default() == LogOption::Off,
-    );
-    ensure!(defaults == (true, true, true, true));
-    let said = Error::BadOption(qboot_tests::VALUE).message();
-    ensure!(said.ends_with(&says[2..]), "{said:?} and {says:?}");
+    ensure!(said.ends_with(&says), "{said:?} and {says:?}");
     Ok(())
 }
 

@@ -158,7 +158,9 @@ fn own(name: &FileName) -> Option<&[u8]> {
     name.strip_prefix(b"opt/")?.strip_prefix(b"org.qboot/")
 }
 
-fn named(name: &[u8]) -> Option<OptionName> {
+/// The option with this name, which a NUL or a line feed may end.
+#[must_use]
+pub fn named(name: &[u8]) -> Option<OptionName> {
     match line(name) {
         b"pci" => Some(OptionName::Pci),
         b"buses" => Some(OptionName::Buses),
