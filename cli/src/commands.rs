@@ -1,24 +1,18 @@
-//! The command line: the commands, and what each calls.
+//! The command line: its commands, their options, and help.
 
 use std::env;
 use std::ffi::OsString;
-use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Program, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::builder::EnumValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::examples::*;
-use crate::json::Json;
-use crate::kernel::{self, Flavour};
-use crate::output::{is_broken_pipe, put};
-use crate::process::run_telling;
-use crate::run::{self, Outcome};
-use crate::uki::Pe;
-use crate::{build, dist, doctor, extract, inspect, manual, workspace};
+use crate::kernel::Flavour;
+use crate::output::is_broken_pipe;
+use crate::{manual, run, workspace};
 
 /// The commands of `xtask`, which is compiled when one is called.
 pub const DEVELOPER: [(&str, &str); 8] = [
@@ -173,47 +167,6 @@ fn commands() -> Vec<Command> {
     ]
 }
 
-/// Runs the command `name`.
-///
-/// # Errors
-/// The command fails.
-pub fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
-    let path = |name| found.get_one::<PathBuf>(name).cloned();
-    let needed = |name| path(name).context("a file has to be named");
-    match name {
-        "run" => {
-            if run::run(&run::Options::of(found))? != Outcome::Reached {
-                return Ok(ExitCode::FAILURE);
-            }
-        }
-        "build" => {
-            let features = found.get_many::<String>("features").into_iter().flatten();
-            build(&features.map(String::as_str).collect::<Vec<_>>())?;
-        }
-        "inspect" => {
-            let symbols = found.get_one("symbols").copied().unwrap_or_default();
-            return inspect(path("rom"), symbols, found.get_flag("json"));
-        }
-        "extract" => {
-            let initrd = path("initrd");
-            return extract(&needed("bzimage")?, &needed("vmlinux")?, initrd.as_deref());
-        }
-        "kernel" => {
-            let flavour = found.get_one("flavour").copied();
-            let kernel = kernel::debian(flavour.unwrap_or(Flavour::CloudAmd64))?;
-            put(format!("{}\n", kernel.bzimage.display()))?;
-        }
-        "doctor" => return doctor(found.get_flag("json")),
-        "completions" => {
-            let shell = found.get_one::<clap_complete::Shell>("shell").copied();
-            completions(shell.context("a shell has to be named")?)?;
-        }
-        "dist" => dist::collect(&env::current_exe()?, &needed("dir")?)?,
-        _ => return developer(name, found),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Parses this process's arguments, runs the command, and reports failure.
 pub fn main(program: Command, perform: fn(&str, &ArgMatches) -> Result<ExitCode>) -> ExitCode {
     let (task, found) = parse(program);
@@ -267,38 +220,14 @@ fn parse(program: Command) -> (String, ArgMatches) {
     found.remove_subcommand().unwrap_or_default()
 }
 
-/// Compiles and starts the developer's program.
-fn developer(name: &str, found: &ArgMatches) -> Result<ExitCode> {
-    let source = workspace::require_source(name)?;
-    let target = workspace::target();
-    let mut cargo = Program::new(workspace::cargo());
-    let cargo = cargo
-        .current_dir(source)
-        .args(["build", "--package", "xtask"]);
-    run_telling(cargo.arg("--target-dir").arg(&target), |line| {
-        !line.trim_start().starts_with("Finished")
-    })?;
-    let rest = found.get_many::<OsString>("rest").into_iter().flatten();
-    let mut program = Program::new(target.join("debug/xtask"));
-    Err(program.arg(name).args(rest).exec()).context("starting target/debug/xtask")
-}
-
-fn build(features: &[&str]) -> Result<()> {
-    let rom = build::rom(features)?;
-    let root = workspace::root();
-    let image = rom.image.strip_prefix(&root).unwrap_or(&rom.image);
-    let (image, size) = (image.display(), build::ROM_SIZE);
-    let used = format!("{image}: {} of {size} bytes used", rom.used);
-    put(format!("{used}\nsha256 {}\n", rom.sha256))
-}
-
-fn completions(shell: clap_complete::Shell) -> Result<()> {
+/// The completions of an installed program for `shell`.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut public(), "qboot", &mut text);
     if shell == clap_complete::Shell::Fish {
         text.extend(fish_values().into_bytes());
     }
-    put(text)
+    text
 }
 
 /// Completions of positional values, such as a kernel's flavour: for fish,
@@ -325,95 +254,4 @@ fn fish_values() -> String {
 pub fn manual(dir: &Path) -> Result<()> {
     let pages = public().bin_name("qboot").disable_help_subcommand(true);
     manual::write(pages, dir)
-}
-
-/// Prints `json` or `text`.
-fn show(is_json: bool, json: &Json, text: String) -> Result<()> {
-    put(if is_json { format!("{json}\n") } else { text })
-}
-
-fn doctor(json: bool) -> Result<ExitCode> {
-    let findings = doctor::findings();
-    show(json, &doctor::json(&findings), doctor::shown(&findings))?;
-    let lacks = |finding: &doctor::Finding| finding.state.is_err() && !finding.optional;
-    Ok(match findings.iter().any(lacks) {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
-}
-
-fn inspect(rom: Option<PathBuf>, symbols: usize, json: bool) -> Result<ExitCode> {
-    let rom = match rom {
-        Some(rom) => rom,
-        None => run::default_rom()?,
-    };
-    if let Some(found) = inspect::unified(&rom)? {
-        show(json, &found.json(), found.text())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let elf = Some(rom.with_extension("elf")).filter(|elf| elf.is_file());
-    let found = inspect::describe(&rom, elf.as_deref(), symbols)?;
-    show(json, &found.json(), found.text())?;
-    Ok(match found.identity {
-        Some(_) => ExitCode::SUCCESS,
-        None => ExitCode::FAILURE,
-    })
-}
-
-/// The kernel was extracted but cannot be booted by PVH.
-const NO_PVH: u8 = 3;
-
-fn extract(bzimage: &Path, vmlinux: &Path, initrd: Option<&Path>) -> Result<ExitCode> {
-    let mut bytes = Vec::new();
-    workspace::open_named(bzimage)
-        .and_then(|mut file| Ok(file.read_to_end(&mut bytes)?))
-        .with_context(|| format!("reading {}", bzimage.display()))?;
-    let file = |path: &Path| path.canonicalize().ok();
-    let outputs = [Some(vmlinux), initrd].into_iter().flatten();
-    if outputs
-        .filter_map(file)
-        .any(|there| file(bzimage) == Some(there))
-    {
-        bail!(
-            "{} would be overwritten: name another file to write",
-            bzimage.display()
-        );
-    }
-    if extract::format(&bytes) == extract::Format::Elf {
-        bail!("{} is an ELF file already", bzimage.display());
-    }
-    let kernel =
-        extract::vmlinux(&bytes).with_context(|| format!("extracting {}", bzimage.display()))?;
-    let unified = match extract::format(&bytes) {
-        extract::Format::Unified => Pe::read(&bytes)?,
-        _ => None,
-    };
-    let found = unified.as_ref().and_then(Pe::initrd);
-    if let Some(path) = initrd {
-        let found = found.as_ref();
-        let found = found.with_context(|| format!("{} holds no initrd", bzimage.display()))?;
-        workspace::write_named(path, found)?;
-        put(format!("{}: {} bytes\n", path.display(), found.len()))?;
-    }
-    if let Some(pe) = &unified {
-        put(format!("command line: {}\n", pe.command_line()))?;
-        if found.is_some() && initrd.is_none() {
-            put("it holds an initrd, too: --initrd FILE writes it\n")?;
-        }
-    }
-    workspace::write_named(vmlinux, &kernel.elf)?;
-    put(format!(
-        "{}: {} bytes, was compressed with {}\n",
-        vmlinux.display(),
-        kernel.elf.len(),
-        kernel.compression
-    ))?;
-    if let Some(entry) = kernel.pvh_entry {
-        let entry = format!("PVH entry point at {entry:#x}");
-        put(format!("{entry}: boots with QEMU's -kernel\n"))?;
-        Ok(ExitCode::SUCCESS)
-    } else {
-        put("no PVH entry point (built without CONFIG_PVH): QEMU cannot boot this vmlinux\n")?;
-        Ok(ExitCode::from(NO_PVH))
-    }
 }

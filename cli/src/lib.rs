@@ -1,7 +1,8 @@
 //! The user's side of qboot-rs: the program `qboot`, and what it shares with the
 //! developer's (`xtask`) and with the boot tests:
 //!
-//! - [`commands`] is the command line, [`run`] its main part: a boot under QEMU.
+//! - [`commands`] is the command line, [`perform`] what each command calls.
+//! - [`run`] is the main one: a boot under QEMU.
 //! - [`build::rom`] compiles the firmware and lays it out as a 64 KiB image.
 //! - [`kernel::debian`] fetches a Debian kernel without installing it.
 //! - [`extract::vmlinux`] takes the ELF kernel out of a bzImage.
@@ -30,6 +31,7 @@ pub mod kernel;
 pub mod linux;
 mod manual;
 pub mod output;
+pub mod perform;
 pub mod process;
 pub mod progress;
 pub mod run;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use qboot_cli::commands;
+use qboot_cli::{commands, perform};
 
 fn main() -> ExitCode {
-    commands::main(commands::program(), commands::perform)
+    commands::main(commands::program(), perform::perform)
 }
