@@ -13,6 +13,7 @@
 //! | [`tables`] | ACPI, SMBIOS, MP table, PCI BIOS, and their one allocator |
 //! | [`pci`] | configuration access, bus numbers, resources, interrupts |
 //! | [`settings`] | options, command line, and the policy that decides from both |
+//! | [`wake`] | the return from suspend to RAM |
 //! | [`log`] | what is told about the steps |
 //! | [`memory`] | what may be touched; the memory map with its claims |
 //! | [`fw_cfg`] | the file directory and the items |
