@@ -1,4 +1,5 @@
-//! The charts of `bench` and `timeline` as SVG files: bars, text, and axes with ticks.
+//! The charts of `bench` and `timeline`, as SVG files for light and for dark pages:
+//! bars, text, and axes with ticks.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,59 +16,80 @@ const WIDTH: i32 = 1120;
 /// font is the viewer's.
 const LETTER: f64 = 0.6;
 
-/// The colours, for light pages and for dark ones.
-const STYLE: &str = "\
-<style>
-text { fill: #282828; stroke: #ffffff; stroke-width: 3px; paint-order: stroke }
-.page { fill: #ffffff } .grid { fill: #d9d9d9 }
-.s0 { fill: #b7410e } .s1 { fill: #466ea0 } .s2 { fill: #8c8c8c } .s3 { fill: #5a965a } .s4 { fill: #966eaa }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3; stroke: #0d1117 }
-.page { fill: #0d1117 } .grid { fill: #30363d }
-.s0 { fill: #ef7f4d } .s1 { fill: #79a6dc } .s2 { fill: #9a9a9a } .s3 { fill: #7fbf7f } .s4 { fill: #c39bd9 }
-}
-</style>
-";
-
-/// The class of a series' bars.
-fn series(n: usize) -> String {
-    format!("s{}", n % 5)
+/// What a colour is for. The page decides which one it is.
+#[derive(Clone, Copy)]
+enum Colour {
+    Page,
+    Ink,
+    Grid,
+    Series(usize),
 }
 
-/// An SVG file without its end.
+/// The end of the files' names, the page, ink and grid, and a colour for each series.
+struct Theme(&'static str, [&'static str; 3], [&'static str; 5]);
+
+const THEMES: [Theme; 2] = [
+    Theme(
+        "",
+        ["#ffffff", "#282828", "#d9d9d9"],
+        ["#b7410e", "#466ea0", "#8c8c8c", "#5a965a", "#966eaa"],
+    ),
+    Theme(
+        "-dark",
+        ["#0d1117", "#e6edf3", "#30363d"],
+        ["#ef7f4d", "#79a6dc", "#9a9a9a", "#7fbf7f", "#c39bd9"],
+    ),
+];
+
+impl Colour {
+    /// Stands for the colour until a theme is chosen.
+    fn mark(self) -> String {
+        match self {
+            Self::Page => "$page".to_owned(),
+            Self::Ink => "$ink".to_owned(),
+            Self::Grid => "$grid".to_owned(),
+            Self::Series(n) => format!("$series{}", n % 5),
+        }
+    }
+}
+
+/// A page, whose colours are still marks.
 pub struct Svg(String);
 
 impl Svg {
     fn new(height: i32) -> Self {
-        let mut this = Self(format!(
+        let (ink, page) = (Colour::Ink.mark(), Colour::Page.mark());
+        Self(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\">\n{STYLE}"
-        ));
-        this.bar((0, 0), (WIDTH, height), "page");
-        this
+             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" fill=\"{ink}\">\n\
+             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"{page}\"/>\n"
+        ))
     }
 
     /// Text at `(x, y)`: `y` is its middle, `anchor` the end at `x`. Lines of the grid
     /// keep a distance from it.
     fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, anchor: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
+        let page = Colour::Page.mark();
         let _ = writeln!(
             self.0,
             "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" dy=\"0.35em\" \
-             text-anchor=\"{anchor}\">{text}</text>"
+             text-anchor=\"{anchor}\" stroke=\"{page}\" stroke-width=\"3\" \
+             paint-order=\"stroke\">{text}</text>"
         );
     }
 
-    fn bar(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), class: &str) {
+    fn bar(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), colour: Colour) {
+        let fill = colour.mark();
         let _ = writeln!(
             self.0,
-            "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\"/>"
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>"
         );
     }
 
     /// A vertical line through the chart, and its value below.
     fn tick(&mut self, x: i32, (top, bottom): (i32, i32), label: &str) {
-        self.bar((x, top), (1, bottom - top), "grid");
+        self.bar((x, top), (1, bottom - top), Colour::Grid);
         self.text(label, (x, bottom + 10), 11, "middle");
     }
 
@@ -75,22 +97,31 @@ impl Svg {
     fn legend<'n>(&mut self, y: i32, names: impl Iterator<Item = &'n str>) {
         let mut x = 16;
         for (n, name) in names.enumerate() {
-            self.bar((x, y - 6), (12, 12), &series(n));
+            self.bar((x, y - 6), (12, 12), Colour::Series(n));
             self.text(name, (x + 18, y), 13, "start");
             let width = name.chars().count() as f64 * 13.0 * LETTER;
             x += 18 + width as i32 + 16;
         }
     }
 
-    /// Writes the chart to `path`.
+    /// Writes `path`, and a second file for dark pages beside it.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// A file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = format!("{}</svg>\n", self.0);
-        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-        let shown = path.strip_prefix(workspace::root()).unwrap_or(path);
-        say!("wrote {}", shown.display())
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        for Theme(end, [page, ink, grid], series) in THEMES {
+            let mut text = self.0.replace("$page", page).replace("$ink", ink);
+            text = text.replace("$grid", grid) + "</svg>\n";
+            for (n, colour) in series.iter().enumerate() {
+                text = text.replace(&format!("$series{n}"), colour);
+            }
+            let path = path.with_file_name(format!("{stem}{end}.svg"));
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            let shown = path.strip_prefix(workspace::root()).unwrap_or(&path);
+            say!("wrote {}", shown.display())?;
+        }
+        Ok(())
     }
 }
 
@@ -192,7 +223,7 @@ pub fn benchmark(results: &Results, boots: &Boots) -> Svg {
                 continue;
             };
             let len = place(*value);
-            svg.bar((left, y + 1), (len, BAR - 2), &series(*f));
+            svg.bar((left, y + 1), (len, BAR - 2), Colour::Series(*f));
             let number = if *value < 100.0 && value.fract() != 0.0 {
                 format!("{value:.1}")
             } else {
@@ -254,7 +285,7 @@ pub fn timelines(timelines: &[Timeline]) -> Svg {
         let mut at = 0.0;
         for (n, stage) in one.stages.iter().enumerate() {
             let width = (x(at + stage.ms) - x(at)).max(1);
-            svg.bar((x(at), y), (width, BAR), &series(n));
+            svg.bar((x(at), y), (width, BAR), Colour::Series(n));
             at += stage.ms;
         }
         let firmware = one.stages.get(1).map_or(0.0, |stage| stage.ms);
@@ -270,18 +301,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_class_has_a_colour_on_light_and_on_dark_pages() {
+    fn both_themes_have_all_their_colours() {
+        let dir = tempfile::tempdir().unwrap();
         let mut svg = Svg::new(20);
         svg.tick(10, (0, 10), "a < b");
         svg.legend(5, ["x", "y", "z", "v", "w", "u"].into_iter());
-        assert!(svg.0.contains("a &lt; b"), "{}", svg.0);
-        let classes = svg.0.split("class=\"").skip(1);
-        let classes: Vec<_> = classes.filter_map(|rest| rest.split('"').next()).collect();
-        assert_eq!(classes.len(), 8);
-        let (light, dark) = STYLE.split_once("@media").unwrap();
-        for class in classes {
-            let colour = format!(".{class} {{ fill: #");
-            assert!(light.contains(&colour) && dark.contains(&colour), "{class}");
-        }
+        svg.write(&dir.path().join("chart.svg")).unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        let (light, dark) = (read("chart.svg"), read("chart-dark.svg"));
+        assert!(!light.contains('$') && !dark.contains('$'));
+        assert!(light.contains("a &lt; b") && light.contains("#ffffff"));
+        assert_ne!(light, dark);
     }
 }
