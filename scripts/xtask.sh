@@ -42,6 +42,11 @@ check() {
     [[ " ${commands[*]} " == *" $1 "* ]] || wrong "unrecognized subcommand '$1'"
     local word option value known last=
     for word in "${@:2}"; do
+        # Kernel parameters may begin with a dash.
+        if [[ $last = --append || $last = -a ]]; then
+            last=
+            continue
+        fi
         option=
         case $word in
         --) return ;;
@@ -49,8 +54,7 @@ check() {
         # Its value may follow without a space.
         -?*) option=${word:0:2} ;;
         esac
-        # Kernel parameters may begin with a dash.
-        [[ -z $option || " ${options[*]} " == *" $option "* || $last = --append || $last = -a ]] ||
+        [[ -z $option || " ${options[*]} " == *" $option "* ]] ||
             wrong "unexpected argument '$word' found"
         case $word in
         --*=*) value=${word#*=} ;;
@@ -75,7 +79,9 @@ if ! [ -x "$qboot" ]; then
         # Side by side: the program then fetches a kernel, and finds the ROM done or says
         # what is wrong with it. Begun later, for the cargo that is seen to fetch crates.
         (sleep 0.3 && exec "$root/scripts/rom.sh") >/dev/null 2>&1 &
-        trap "kill $! 2>/dev/null; exit 130" INT TERM
+        # Where the program does not compile, the ROM is not wanted either.
+        trap "kill $! 2>/dev/null || true" EXIT
+        trap 'exit 130' INT TERM
         ;;
     *) echo "compiling the program qboot, once ..." >&2 ;;
     esac

@@ -135,8 +135,14 @@ fn the_script_knows_what_the_program_takes() {
 #[test]
 fn a_first_compilation_is_told_at_once() {
     let checkout = checkout();
-    for wanted in ["compiling the program qboot", "Compiling "] {
-        let mut command = script(&checkout, "scripts/xtask.sh kernel");
+    for (line, wanted) in [
+        ("scripts/xtask.sh kernel", "compiling the program qboot"),
+        ("scripts/xtask.sh kernel", "Compiling "),
+        // Kernel parameters may look like options.
+        ("scripts/xtask.sh run --append --log=x -a -n", "compiling"),
+        ("scripts/xtask.sh run -a --log -m 1G", "compiling"),
+    ] {
+        let mut command = script(&checkout, line);
         assert!(first(&mut command, wanted).is_some(), "no {wanted:?}");
     }
 }
