@@ -100,3 +100,37 @@ const _: () = {
     // `fw_cfg` relies on 16-byte aligned scratch.
     assert!(SCRATCH.start().is_multiple_of(16));
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+
+    #[test]
+    fn the_map_above_and_the_page_say_what_the_constants_are() {
+        let map = include_str!("layout.rs").split("```").nth(1).unwrap();
+        for range in [
+            IVT_BDA,
+            STATICS,
+            STACK,
+            LOW_FREE,
+            SCRATCH,
+            LOW_FREE_TOP,
+            EBDA,
+            LEGACY_HOLE,
+            F_SEGMENT,
+        ] {
+            let line = format!("\n//! {:#07x}  ", range.start());
+            assert!(map.contains(&line), "no line {line:?}");
+        }
+        for at in [WAKE_NOTE.start(), WAKE_STACK.end(), F_TABLES.start()] {
+            assert!(map.contains(&format!("{at:#x}")), "no {at:#x}");
+        }
+        assert!(map.contains(&format!("from {:#07x}", STACK.end())));
+        let page = include_str!("../docs/architecture.md");
+        let own = [STATICS.start(), STACK.end(), SCRATCH.start(), SCRATCH.end()];
+        let own = own.map(|addr| format!("{addr:#x}"));
+        let said = format!("at {}–{}, scratch at {}–{}", own[0], own[1], own[2], own[3]);
+        assert!(page.contains(&said), "no {said:?}");
+    }
+}
