@@ -15,8 +15,9 @@ const MICROVM_PCIE_IRQ: [u8; 2] = [12, 16];
 /// Vendor and device of QEMU's generic PCIe host bridge.
 const GPEX_HOST: u32 = 0x0008_1b36;
 
-/// Sets up PCI; `summary`, empty at first, gets what is found. Call it before QEMU's ACPI tables are
-/// read: they announce what is programmed. `scratch` is free again afterwards.
+/// Sets up PCI; `summary`, empty at first, gets what is found. Call it before QEMU's
+/// ACPI tables are read: they announce what is programmed. `scratch` is free again
+/// afterwards.
 ///
 /// # Errors
 /// [`Error::PciTooMany`](crate::error::Error::PciTooMany), and the transfers'.
