@@ -123,18 +123,22 @@ impl Pvh {
         scratch: &mut [u8],
     ) -> Result<Option<Self>> {
         let is_elf = Elf::is_elf(first);
-        let mut headers = first;
-        if is_elf && !Elf::has_headers(first) {
-            let more = scratch.get_mut(..ELF_READ).ok_or(Error::TooManyFiles)?;
-            loader.platform.read(item::SETUP_DATA, more)?;
-            headers = more;
+        let mut elf = None;
+        if is_elf {
+            elf = Elf::parse(first);
+            if elf.is_none() && !Elf::has_headers(first) {
+                let more = scratch.get_mut(..ELF_READ).ok_or(Error::TooManyFiles)?;
+                loader.platform.read(item::SETUP_DATA, more)?;
+                elf = Elf::parse(more);
+            }
         }
         // QEMU before 8.0 gives an ELF file's first bytes from freed memory, which
         // other devices (virtio-net) may have overwritten. Its other items are right:
         // they show whether to believe the headers.
         let size = loader.platform.read_u32(item::KERNEL_SIZE)?;
-        let elf = if is_elf { Elf::parse(headers) } else { None };
-        if let Some(elf) = elf.filter(|elf| elf.span.len() == size) {
+        if let Some(elf) = &elf
+            && elf.span.len() == size
+        {
             let notes = read_notes(loader.platform, elf.notes);
             let entry = match notes.entry {
                 Some(entry) => entry,
