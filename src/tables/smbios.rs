@@ -9,8 +9,8 @@ use crate::fw_cfg::{Directory, file};
 use crate::layout::OWN_SMBIOS;
 use crate::phys::{PhysRange, byte_sum};
 use crate::platform::Platform;
-use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, IntoBytes as _};
 
 /// The date of the ROM's commit, `mm/dd/yyyy` (7.1, BIOS Release Date); a fixed one on
 /// the host.
@@ -238,12 +238,12 @@ fn finish_21(bytes: &mut [u8], start: u32, survey: &Survey) -> Result<()> {
     anchor.table_length = narrow(survey.len)?.into();
     anchor.table_address = start.into();
     anchor.structures = narrow(survey.count)?.into();
+    let bytes = anchor.as_bytes();
     let (front, intermediate) = bytes
         .split_at_checked(INTERMEDIATE)
         .ok_or(Error::BadSmbios)?;
     // The intermediate part then sums to zero, so the rest decides the checksum.
     let (front, intermediate) = (byte_sum(front), byte_sum(intermediate));
-    let anchor = EntryPoint21::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
     anchor.checksum = front.wrapping_neg();
     anchor.intermediate_checksum = intermediate.wrapping_neg();
     Ok(())
@@ -259,9 +259,7 @@ fn finish_30(bytes: &mut [u8], start: u32, survey: &Survey) -> Result<()> {
     let len = u32::try_from(survey.len).map_err(|_| Error::BadSmbios)?;
     anchor.table_max_size = len.into();
     anchor.table_address = u64::from(start).into();
-    let sum = byte_sum(bytes);
-    let anchor = EntryPoint30::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
-    anchor.checksum = sum.wrapping_neg();
+    anchor.checksum = byte_sum(anchor.as_bytes()).wrapping_neg();
     Ok(())
 }
 
