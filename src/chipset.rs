@@ -139,7 +139,7 @@ impl Chipset {
     /// The chipset with this dword at register 0 of 00:00.0.
     #[must_use]
     pub fn find(host_bridge: u32) -> Option<&'static Self> {
-        let mut all = CHIPSETS.into_iter();
+        let mut all = CHIPSETS.iter().copied();
         all.find(|chipset| chipset.host_bridge == host_bridge)
     }
 
@@ -224,7 +224,7 @@ const VIRTUAL_WIRE: [(u32, u32); 3] = [(0xf0, 0x1ff), (0x350, 0x700), (0x360, 0x
 /// processor, so a kernel that leaves the APIC alone would never see its timer.
 /// Both belong together: a wire from an 8259A without vectors delivers vector 0.
 pub fn set_up_interrupt_controllers<P: Platform>(platform: &mut P) {
-    for ((command, data), icw2, icw3, mask) in [
+    for &((command, data), icw2, icw3, mask) in &[
         (PIC[0], 0x08, 1 << 2, PIC1_MASK), // a slave on input 2
         (PIC[1], 0x70, 2, 0xff),           // the slave's number
     ] {
@@ -234,7 +234,7 @@ pub fn set_up_interrupt_controllers<P: Platform>(platform: &mut P) {
         platform.out8(data, 0x01); // ICW4: 8086 mode
         platform.out8(data, mask);
     }
-    for (register, value) in VIRTUAL_WIRE {
+    for &(register, value) in &VIRTUAL_WIRE {
         platform.write32(layout::LOCAL_APIC.start() | register, value);
     }
 }
@@ -247,8 +247,8 @@ pub fn set_up_interrupt_controllers<P: Platform>(platform: &mut P) {
 /// 115,200 bits a second, 8 bits, no parity. A20 is open, and port 0x92 says so.
 pub fn set_up_devices_for_bios<P: Platform>(platform: &mut P, ticks: bool) {
     set_up_interrupt_controllers(platform);
-    for (port, value) in [
-        (PIC[0].1, PIC1_MASK & !u8::from(ticks)),
+    platform.out8(PIC[0].1, PIC1_MASK & !u8::from(ticks));
+    for &(port, value) in &[
         (0x43, 0x34),
         (0x40, 0),
         (0x40, 0),

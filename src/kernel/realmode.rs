@@ -201,7 +201,7 @@ fn claim_low_code<P: Platform>(
     if header.code32_start.get() >= layout::HIGH_RAM {
         return Err(Error::BadSetupHeader);
     }
-    for part in [layout::LOW_FREE, layout::LOW_FREE_TOP] {
+    for part in &[layout::LOW_FREE, layout::LOW_FREE_TOP] {
         let start = part.start().max(LOW_KERNEL.start());
         let part = PhysRange::between(start, part.end().min(LOW_KERNEL.end()));
         let part = part.and_then(|part| loader.map.claim(part));

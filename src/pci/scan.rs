@@ -314,7 +314,7 @@ fn set_up_function<C: Config>(
         // datasheet, section 4.2). BARs for them do not exist.
         config.write32(bdf, 0x40, 0x8000_8000);
     } else if found.ide {
-        for (bar, port) in [(0x10, 0x1f0), (0x14, 0x3f4), (0x18, 0x170), (0x1c, 0x374)] {
+        for &(bar, port) in &[(0x10, 0x1f0), (0x14, 0x3f4), (0x18, 0x170), (0x1c, 0x374)] {
             config.write32(bdf, bar, port);
         }
     }

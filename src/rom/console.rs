@@ -55,7 +55,7 @@ fn com1() -> Option<Uart16550<PioBackend>> {
 fn set_up_com1() -> bool {
     let is_there = com1().is_some_and(|mut uart| uart.check_present());
     if is_there {
-        for (port, value) in SETTINGS {
+        for &(port, value) in &SETTINGS {
             out8(port, value);
         }
     }

@@ -90,7 +90,7 @@ pub mod ebda {
 #[must_use]
 pub fn bda(ticks: u32) -> [u8; BDA_LEN] {
     let mut bda = [0; BDA_LEN];
-    for (offset, value) in WORDS {
+    for &(offset, value) in &WORDS {
         // The offsets are constants inside.
         let _ = copy_at(&mut bda, offset, &value.to_le_bytes());
     }
