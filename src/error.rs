@@ -170,8 +170,6 @@ impl Error {
 
 /// How much room was needed and how much there was, in bytes: the upper and the
 /// lower half.
-///
-/// Each payload is one number, so that a `Result<()>` is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room(u64);
 
