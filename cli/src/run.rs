@@ -356,7 +356,7 @@ fn files(options: &Options) -> Result<Files> {
 fn kernel(options: &Options) -> Result<Files> {
     let kernel = match &options.kernel {
         Some(path) => path.clone(),
-        None => kernel::debian(kernel::Flavour::CloudAmd64)?.bzimage,
+        None => default_kernel(options)?,
     };
     let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
     let firmware = PathBuf::new();
@@ -387,6 +387,20 @@ fn kernel(options: &Options) -> Result<Files> {
         kernel,
         initrd: Some(initrd),
         command_line: None,
+    })
+}
+
+/// Debian's kernel. What its initrd needs is fetched at the same time.
+fn default_kernel(options: &Options) -> Result<PathBuf> {
+    thread::scope(|scope| {
+        let initrd = scope.spawn(|| match &options.initrd {
+            Some(_) => Ok(()),
+            None => initramfs::standard(Arch::Amd64).map(|_| ()),
+        });
+        let kernel = kernel::debian(kernel::Flavour::CloudAmd64)?;
+        let initrd = initrd.join();
+        initrd.map_err(|_| anyhow!("making the initrd"))??;
+        Ok(kernel.bzimage)
     })
 }
 

@@ -114,10 +114,7 @@ pub fn lock(name: &str) -> Result<File> {
     let locking = || format!("locking {}", path.display());
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            eprintln!(
-                "waiting for another qboot, which holds {} ...",
-                path.display()
-            );
+            eprintln!("waiting for {}, which is in use ...", path.display());
             file.lock().with_context(locking)?;
         }
         tried => tried.with_context(locking)?,
