@@ -31,8 +31,6 @@ impl Window {
     ///
     /// # Errors
     /// [`Refused`] if the rule refuses it.
-    // 31 copies of it would take 1.8 KB.
-    #[inline(never)]
     pub fn bytes(&mut self, range: PhysRange) -> Result<&mut [u8], Refused> {
         if !window::contains(&self.parts, range) {
             return Err(Refused);
