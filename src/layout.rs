@@ -73,19 +73,21 @@ pub const TPM: PhysRange = PhysRange::fixed(0xfed4_0000, 0xfed4_1000);
 /// Registers of the processor's own local APIC.
 pub const LOCAL_APIC: PhysRange = PhysRange::fixed(0xfee0_0000, 0xfee0_1000);
 
+/// The parts of the first MiB, in ascending order.
+const FIRST_MIB: [PhysRange; 9] = [
+    IVT_BDA,
+    STATICS,
+    STACK,
+    LOW_FREE,
+    SCRATCH,
+    LOW_FREE_TOP,
+    EBDA,
+    LEGACY_HOLE,
+    F_SEGMENT,
+];
+
 const _: () = {
-    let all = [
-        IVT_BDA,
-        STATICS,
-        STACK,
-        LOW_FREE,
-        SCRATCH,
-        LOW_FREE_TOP,
-        EBDA,
-        LEGACY_HOLE,
-        F_SEGMENT,
-    ];
-    let mut rest: &[PhysRange] = &all;
+    let mut rest: &[PhysRange] = &FIRST_MIB;
     while let [first, next @ ..] = rest {
         if let [second, ..] = next {
             assert!(first.end() <= second.start(), "the fixed ranges overlap");
@@ -109,17 +111,7 @@ mod tests {
     #[test]
     fn the_map_above_and_the_page_say_what_the_constants_are() {
         let map = include_str!("layout.rs").split("```").nth(1).unwrap();
-        for range in [
-            IVT_BDA,
-            STATICS,
-            STACK,
-            LOW_FREE,
-            SCRATCH,
-            LOW_FREE_TOP,
-            EBDA,
-            LEGACY_HOLE,
-            F_SEGMENT,
-        ] {
+        for range in FIRST_MIB {
             let line = format!("\n//! {:#07x}  ", range.start());
             assert!(map.contains(&line), "no line {line:?}");
         }

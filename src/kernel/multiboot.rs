@@ -418,5 +418,10 @@ mod tests {
             find(88, 0x10_0010, 0x10_0000, u32::MAX),
             Err(Error::KernelTooBig(Room::new(u32::MAX, 63 << 20)))
         );
+        // Linked behind the end of RAM: as much as the guest needs in all.
+        assert_eq!(
+            find(88, 0x500_0010, 0x500_0000, 0x3000),
+            Err(Error::KernelTooBig(Room::new(0x500_3000, 64 << 20)))
+        );
     }
 }
