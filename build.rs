@@ -49,8 +49,7 @@ fn main() {
     }
 }
 
-/// Sets `QBOOT_IDENTITY`, the line in the image (version, commit, date, features), and
-/// `QBOOT_DATE`, the date for SMBIOS.
+/// Sets `QBOOT_IDENTITY`, the line in the image (version, commit, date, features).
 fn identify() {
     for path in SOURCE {
         if Path::new(path).exists() {
@@ -70,9 +69,6 @@ fn identify() {
         identity.push_str(" markers");
     }
     println!("cargo:rustc-env=QBOOT_IDENTITY={identity}");
-    if let [year, month, day] = commit.date.split('-').collect::<Vec<_>>()[..] {
-        println!("cargo:rustc-env=QBOOT_DATE={month}/{day}/{year}");
-    }
 }
 
 /// The source's commit.

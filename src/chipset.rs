@@ -161,6 +161,10 @@ impl Chipset {
         if self.pci.is_some() {
             // ELCR: IRQ 10 and 11 are level-triggered.
             platform.out16(0x4d0, 0x0c00);
+            // The keyboard controller's mode: interrupts as after reset, and scan codes of
+            // set 1, which kernels without a keyboard driver know (memtest86+).
+            platform.out8(0x64, 0x60);
+            platform.out8(0x60, 0x43);
         }
         self.write(platform, self.legacy_registers);
     }
@@ -318,11 +322,8 @@ mod tests {
 
     #[test]
     fn kernels_without_acpi_get_a_pcs_interrupts() {
-        for (chipset, more) in [
-            (&I440FX, &[(0x4d0, 0x0c00)][..]),
-            (&Q35, &[(0x4d0, 0x0c00)]),
-            (&NONE, &[]),
-        ] {
+        let more: &[(u32, u32)] = &[(0x4d0, 0x0c00), (0x64, 0x60), (0x60, 0x43)];
+        for (chipset, more) in [(&I440FX, more), (&Q35, more), (&NONE, &[])] {
             let mut machine = Machine::default();
             machine.io.pci.ecam = Some(layout::Q35_ECAM.start());
             chipset.set_up_legacy(&mut machine);
