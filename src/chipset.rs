@@ -22,7 +22,7 @@ pub struct Chipset {
     pub ecam: PhysRange,
     /// The last bus that is reached until [`Chipset::open_all_buses`].
     pub last_bus: u8,
-    /// What every kernel needs: power management.
+    /// What every kernel needs: power management, and Q35's watchdog.
     registers: &'static [Register],
     /// The ISA interrupts of the PIRQs.
     routes: &'static [Register],
@@ -66,6 +66,10 @@ const PIRQ_ROUTES: u32 = u32::from_le_bytes(PIRQ_IRQS);
 /// Base of the ACPI power management ports; bit 0 marks I/O space.
 const PM_BASE: u32 = 0x600 | 1;
 
+/// Base of ICH9's chipset configuration registers, in which Linux asks whether its
+/// watchdog may reset the machine; bit 0 enables them.
+const RCBA: u32 = 0xfed1_c000 | 1;
+
 /// Machine type `pc`: PIIX3 at 00:01.0, PIIX4 power management at 00:01.3
 /// (Intel 82371AB datasheet, 4.1 and 7.1).
 pub static I440FX: Chipset = Chipset {
@@ -96,6 +100,7 @@ pub static Q35: Chipset = Chipset {
     registers: &[
         register(0x1f, 0, 0x40, PM_BASE), // PMBASE
         register(0x1f, 0, 0x44, 0x80),    // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
+        register(0x1f, 0, 0xf0, RCBA),    // RCBA
     ],
     routes: &[
         register(0x1f, 0, 0x60, PIRQ_ROUTES), // PIRQ[A:D]_ROUT

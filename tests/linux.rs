@@ -4,7 +4,6 @@
 //! firmware. Those cells are not among those of continuous integration: here the same
 //! boots are looked at closer, for what the kernel complains of and what it counts.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +12,7 @@ use qboot_tests::guest::{self, wait_end};
 use qboot_tests::machines::*;
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::initramfs::{Arch, Initramfs, MARKER};
+use xtask::initramfs::MARKER;
 use xtask::kernel::Flavour;
 use xtask::linux::Time;
 use xtask::qemu::{Accel, Qemu};
@@ -78,32 +77,6 @@ fn reboot_by_the_bios(machine: Machine) -> Result<()> {
     let mut vm = qemu.spawn()?;
     vm.wait_serial("reboot: Restarting system", TIMEOUT)?;
     // Which the machine has done when QEMU, told not to restart, ends.
-    wait_end(&mut vm, TIMEOUT)?;
-    Ok(())
-}
-
-/// Sets an alarm and waits for it. It is over when the file is empty.
-const ALARM: &str = "#!/bin/sh
-cd /sys/class/rtc/rtc0
-echo +1 >wakealarm
-for _ in $(seq 60); do
-    sleep 1
-    [ \"$(cat wakealarm)\" ] || exec echo alarm heard
-done
-";
-
-/// Linux takes alarms from ACPI if SMBIOS has a date from 2015 on, with an Intel
-/// processor, and QEMU's come by the interrupt.
-#[apply(each_chipset)]
-fn the_clocks_alarm_rings(machine: Machine) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let initrd = dir.path().join("initrd");
-    let archive = Initramfs::standard(Arch::Amd64)?.file("alarm", 0o755, ALARM);
-    fs::write(&initrd, archive.archive()?)?;
-    let words = "quiet qboot.do=poweroff qboot.run=/alarm";
-    let qemu = start(machine, Kind::Pvh, 1, words)?.args(["-cpu", "Nehalem"]);
-    let mut vm = qemu.initrd(&initrd).spawn()?;
-    vm.wait_serial("alarm heard", TIMEOUT)?;
     wait_end(&mut vm, TIMEOUT)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! SMBIOS: QEMU's entry point and structures, or a minimal set.
+//! SMBIOS: QEMU's structures, or a minimal set.
 //!
 //! Specification: DMTF DSP0134 (SMBIOS 3.6): 5.2 entry points, 6.1 structures,
 //! 7.1 type 0, 7.2 type 1, 7.45 type 127.
@@ -10,7 +10,7 @@ use crate::layout::OWN_SMBIOS;
 use crate::phys::{PhysRange, byte_sum};
 use crate::platform::Platform;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, IntoBytes as _};
+use zerocopy::{IntoBytes, transmute};
 
 /// The BIOS Release Date (7.1), the one that guests know from SeaBIOS.
 ///
@@ -71,16 +71,14 @@ const BIOS: [u8; BIOS_LEN] = joined(&[
     &[0, 0],
 ]);
 
-const BIOS_BYTES: u32 = narrow(BIOS_LEN);
-
 /// A constant's length; too long a one does not compile.
-const fn narrow(len: usize) -> u32 {
+const fn narrow(len: usize) -> u16 {
     assert!(len <= 0xffff);
     #[expect(
         clippy::cast_possible_truncation,
         reason = "asserted in the line above"
     )]
-    let len = len as u32;
+    let len = len as u16;
     len
 }
 
@@ -105,7 +103,7 @@ const fn joined<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
 }
 
 /// The 32-bit entry point (5.2.1); the structures' addresses are in bytes.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct EntryPoint21 {
     anchor: [u8; 4],
@@ -129,7 +127,7 @@ struct EntryPoint21 {
 const INTERMEDIATE: usize = 0x10;
 
 /// The 64-bit entry point (5.2.2).
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct EntryPoint30 {
     anchor: [u8; 5],
@@ -151,7 +149,7 @@ struct EntryPoint30 {
 /// search; so do the structures if there is room.
 ///
 /// # Errors
-/// [`Error::BadSmbios`] if entry point or structures are malformed,
+/// [`Error::BadSmbios`] if the entry point's size is unknown or a structure malformed,
 /// [`Error::SmbiosTooBig`] if there is no room, and those of `platform`.
 pub fn load<P: Platform>(
     platform: &mut P,
@@ -163,7 +161,7 @@ pub fn load<P: Platform>(
     let tables = anchor.and_then(|_| dir.find(file::SMBIOS_TABLES));
     let Some((anchor, tables)) = anchor.zip(tables) else {
         if !is_image {
-            let own = OWN_SMBIOS.part(0, narrow(MINIMAL.len()));
+            let own = OWN_SMBIOS.part(0, narrow(MINIMAL.len()).into());
             platform.put(own.ok_or(Error::NotOurMemory)?, &MINIMAL)?;
         }
         return Ok(OWN_SMBIOS.start());
@@ -186,7 +184,6 @@ pub fn load<P: Platform>(
         .map_err(too_big)?;
     let given = room.part(BIOS_ROOM, tables.size).ok_or(no_room)?;
 
-    platform.load(anchor.selector, entry)?;
     platform.load(tables.selector, given)?;
     let bytes = platform.bytes(given)?;
     let mut survey = survey(bytes)?;
@@ -200,16 +197,16 @@ pub fn load<P: Platform>(
             Some(0)
         };
         if let Some(handle) = handle {
-            start = start.saturating_sub(BIOS_BYTES);
+            start = start.saturating_sub(narrow(BIOS_LEN).into());
             let slot = PhysRange::between(start, given.start()).ok_or(no_room)?;
             platform.put(slot, &bios_with(handle))?;
             survey = with_bios;
         }
     }
     if long {
-        finish_30(platform.bytes(entry)?, start, &survey)?;
+        put_30(platform, entry, start, &survey)?;
     } else {
-        finish_21(platform.bytes(entry)?, start, &survey)?;
+        put_21(platform, entry, start, &survey)?;
     }
     Ok(entry.start())
 }
@@ -222,45 +219,53 @@ fn too_big(error: Error) -> Error {
     }
 }
 
-/// Completes a 32-bit entry point.
-fn finish_21(bytes: &mut [u8], start: u32, survey: &Survey) -> Result<()> {
-    let anchor = EntryPoint21::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
-    if anchor.anchor != *b"_SM_"
-        || anchor.intermediate_anchor != *b"_DMI_"
-        || usize::from(anchor.length) != ANCHOR_21_LEN
-    {
-        return Err(Error::BadSmbios);
+/// QEMU's 32-bit entry point, without checksums.
+const fn entry_point_21(start: u32, len: u16, largest: u16, count: u16) -> EntryPoint21 {
+    EntryPoint21 {
+        anchor: *b"_SM_",
+        checksum: 0,
+        length: 31,
+        version: [2, 8],
+        max_structure_size: U16::new(largest),
+        revision: 0,
+        formatted_area: [0; 5],
+        intermediate_anchor: *b"_DMI_",
+        intermediate_checksum: 0,
+        table_length: U16::new(len),
+        table_address: U32::new(start),
+        structures: U16::new(count),
+        bcd_revision: 0x28,
     }
-    let narrow = |value: usize| u16::try_from(value).map_err(|_| Error::BadSmbios);
-    anchor.checksum = 0;
-    anchor.intermediate_checksum = 0;
-    anchor.max_structure_size = narrow(survey.largest)?.into();
-    anchor.table_length = narrow(survey.len)?.into();
-    anchor.table_address = start.into();
-    anchor.structures = narrow(survey.count)?.into();
-    let bytes = anchor.as_bytes();
-    let (front, intermediate) = bytes
-        .split_at_checked(INTERMEDIATE)
-        .ok_or(Error::BadSmbios)?;
-    // The intermediate part then sums to zero, so the rest decides the checksum.
-    let (front, intermediate) = (byte_sum(front), byte_sum(intermediate));
-    anchor.checksum = front.wrapping_neg();
-    anchor.intermediate_checksum = intermediate.wrapping_neg();
-    Ok(())
 }
 
-/// Completes a 64-bit entry point.
-fn finish_30(bytes: &mut [u8], start: u32, survey: &Survey) -> Result<()> {
-    let anchor = EntryPoint30::mut_from_bytes(bytes).map_err(|_| Error::BadSmbios)?;
-    if anchor.anchor != *b"_SM3_" || usize::from(anchor.length) != ANCHOR_30_LEN {
-        return Err(Error::BadSmbios);
-    }
-    anchor.checksum = 0;
+/// Writes a 32-bit entry point.
+fn put_21<P: Platform>(p: &mut P, at: PhysRange, start: u32, survey: &Survey) -> Result<()> {
+    let short = |value: usize| u16::try_from(value).map_err(|_| Error::BadSmbios);
+    let (len, largest) = (short(survey.len)?, short(survey.largest)?);
+    let mut entry = entry_point_21(start, len, largest, short(survey.count)?);
+    let (front, intermediate) = entry.as_bytes().split_at(INTERMEDIATE);
+    // The intermediate part then sums to zero, so the rest decides the checksum.
+    let sums = (byte_sum(front), byte_sum(intermediate));
+    entry.checksum = sums.0.wrapping_neg();
+    entry.intermediate_checksum = sums.1.wrapping_neg();
+    Ok(p.put(at, entry.as_bytes())?)
+}
+
+/// Writes a 64-bit entry point, QEMU's.
+fn put_30<P: Platform>(p: &mut P, at: PhysRange, start: u32, survey: &Survey) -> Result<()> {
     let len = u32::try_from(survey.len).map_err(|_| Error::BadSmbios)?;
-    anchor.table_max_size = len.into();
-    anchor.table_address = u64::from(start).into();
-    anchor.checksum = byte_sum(anchor.as_bytes()).wrapping_neg();
-    Ok(())
+    let mut entry = EntryPoint30 {
+        anchor: *b"_SM3_",
+        checksum: 0,
+        length: 24,
+        version: [3, 0, 0],
+        revision: 1,
+        reserved: 0,
+        table_max_size: len.into(),
+        table_address: u64::from(start).into(),
+    };
+    entry.checksum = byte_sum(entry.as_bytes()).wrapping_neg();
+    Ok(p.put(at, entry.as_bytes())?)
 }
 
 /// The firmware's type 0 with `handle`.
@@ -393,24 +398,16 @@ const MINIMAL_TABLES: [u8; BIOS_LEN
     + SYSTEM_STRINGS.len()
     + END_OF_TABLE.len()] = joined(&[&BIOS, &SYSTEM_FORMATTED, SYSTEM_STRINGS, &END_OF_TABLE]);
 
-/// The 32-bit entry point of the minimal structures, which follow it: SMBIOS 2.8, like
-/// QEMU's.
+/// The 32-bit entry point of the minimal structures, which follow it.
 const MINIMAL_ANCHOR: [u8; ANCHOR_21_LEN] = {
-    let largest = &le16(narrow(BIOS_LEN));
-    let len = &le16(narrow(MINIMAL_TABLES.len()));
-    let at = &(OWN_SMBIOS.start() + ANCHOR_ROOM).to_le_bytes();
-    let front: [&[u8]; _] = [b"_SM_", &[0], &[0x1f, 2, 8], largest, &[0; 6]];
-    let intermediate: [&[u8]; _] = [b"_DMI_", &[0], len, at, &le16(3), &[0x28]];
-    let [anchor, _, rest @ ..] = &front;
-    let [dmi, _, more @ ..] = &intermediate;
-    joined(&[
-        anchor,
-        &[negated_sum(&front)],
-        &joined::<11>(rest),
-        dmi,
-        &[negated_sum(&intermediate)],
-        &joined::<9>(more),
-    ])
+    let at = OWN_SMBIOS.start() + ANCHOR_ROOM;
+    let (len, largest) = (narrow(MINIMAL_TABLES.len()), narrow(BIOS_LEN));
+    let mut entry = entry_point_21(at, len, largest, 3);
+    let bytes: [u8; ANCHOR_21_LEN] = transmute!(entry);
+    let (front, intermediate) = bytes.split_at(INTERMEDIATE);
+    entry.checksum = negated_sum(front);
+    entry.intermediate_checksum = negated_sum(intermediate);
+    transmute!(entry)
 };
 
 /// A minimal SMBIOS of types 0, 1 and 127: entry point, padding, structures.
@@ -419,23 +416,13 @@ pub static MINIMAL: [u8; ANCHOR_ROOM as usize + MINIMAL_TABLES.len()] =
     joined(&[&MINIMAL_ANCHOR, &[0], &MINIMAL_TABLES]);
 const _: () = assert!(MINIMAL.len() <= OWN_SMBIOS.len() as usize);
 
-/// The lower half, little endian.
-const fn le16(value: u32) -> [u8; 2] {
-    let [low, high, _, _] = value.to_le_bytes();
-    [low, high]
-}
-
-/// The byte that makes the sum of all parts zero.
-const fn negated_sum(parts: &[&[u8]]) -> u8 {
+/// The byte that makes the sum of all bytes zero.
+const fn negated_sum(bytes: &[u8]) -> u8 {
     let mut sum = 0_u8;
-    let mut parts = parts;
-    while let [part, more @ ..] = parts {
-        let mut bytes = *part;
-        while let [byte, rest @ ..] = bytes {
-            sum = sum.wrapping_sub(*byte);
-            bytes = rest;
-        }
-        parts = more;
+    let mut bytes = bytes;
+    while let [byte, rest @ ..] = bytes {
+        sum = sum.wrapping_sub(*byte);
+        bytes = rest;
     }
     sum
 }
