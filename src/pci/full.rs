@@ -2,11 +2,11 @@
 
 use super::resource::{Apertures, Demand, Kind, Tree, low, slot};
 use super::scan::{self, Work};
-use super::size::{CLOSED_MEM, COMMAND_IO, COMMAND_MEM, COMMAND_SERR, bar_register, size_bar};
+use super::size::{
+    CLOSED_MEM, COMMAND_IO, COMMAND_MASTER, COMMAND_MEM, COMMAND_SERR, bar_register, size_bar,
+};
 use super::{Config, Routing, Summary, Unplaced, reg};
 use crate::error::Result;
-
-const COMMAND_MASTER: u8 = 4;
 
 /// Does what [`super::scan()`] does, and gives addresses to all BARs, windows and
 /// expansion ROMs. ROMs stay off.

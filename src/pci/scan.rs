@@ -4,7 +4,7 @@ use super::function::{
     Function, HEADER_BRIDGE, HEADER_DEVICE, SEVERAL_FUNCTIONS, present, read_caps, reserved_buses,
 };
 use super::resource::Tree;
-use super::size::{self, COMMAND_SERR};
+use super::size::{self, COMMAND_MASTER, COMMAND_SERR};
 use super::{Bdf, Config, Routing, Summary, reg};
 use crate::byte_set::ByteSet;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ const PIIX4_PM: u32 = 0x7113_8086;
 const PIIX4_SCI: u8 = 9;
 
 /// Bridge control: forward SERR#.
-const BRIDGE_SERR: u32 = 2 << 16;
+const BRIDGE_SERR: u16 = 2;
 
 /// Gives bridges their bus numbers and functions their interrupt lines.
 ///
@@ -193,16 +193,30 @@ fn walk_root<C: Config>(
             class: 0,
             ide: false,
         };
+        let is_bridge = found.header == HEADER_BRIDGE;
         // QEMU before 8.0 reports a device's error (AER) to its root port only if both, and
-        // all bridges between them, have SERR# on. Linux leaves it as it is.
-        if found.header == HEADER_BRIDGE || !levels.is_empty() {
-            config.write16(bdf, reg::COMMAND, COMMAND_SERR);
+        // all bridges between them, have SERR# on. Linux leaves it as it is. It makes
+        // bridges masters, though: one write less for it.
+        let command = match work {
+            // All of COMMAND is written at the end.
+            Work::Addresses(_) => 0,
+            _ if is_bridge => COMMAND_SERR | u16::from(COMMAND_MASTER),
+            _ if levels.is_empty() => 0,
+            _ => COMMAND_SERR,
+        };
+        if command != 0 {
+            config.write16(bdf, reg::COMMAND, command);
         }
-        if !matches!(work, Work::Numbers) {
-            let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
-            set_up_function(config, &mut found, id, line);
+        match work {
+            Work::Numbers if is_bridge => config.write16(bdf, reg::BRIDGE_CONTROL, BRIDGE_SERR),
+            Work::Numbers => {}
+            _ => {
+                let line =
+                    |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
+                set_up_function(config, &mut found, id, line);
+            }
         }
-        if found.header != HEADER_BRIDGE {
+        if !is_bridge {
             if let Work::Addresses(tree) = work {
                 size::add_function(config, tree, level.index, &found)?;
             }
@@ -298,7 +312,7 @@ fn set_up_function<C: Config>(
         new = old & !0xff | u32::from(line(pin - 1));
     }
     if header == HEADER_BRIDGE {
-        new |= BRIDGE_SERR;
+        new |= u32::from(BRIDGE_SERR) << 16;
     }
     if new != old {
         config.write32(bdf, reg::INTERRUPT, new);

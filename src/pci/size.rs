@@ -8,6 +8,8 @@ use crate::error::Result;
 /// COMMAND (PCI Local Bus 3.0, section 6.2.2).
 pub(super) const COMMAND_IO: u8 = 1;
 pub(super) const COMMAND_MEM: u8 = 2;
+/// Access memory, and for a bridge: let devices behind it do so.
+pub(super) const COMMAND_MASTER: u8 = 4;
 /// Report errors with SERR#.
 pub(super) const COMMAND_SERR: u16 = 1 << 8;
 
