@@ -194,18 +194,9 @@ fn walk_root<C: Config>(
             ide: false,
         };
         let is_bridge = found.header == HEADER_BRIDGE;
-        // QEMU before 8.0 reports a device's error (AER) to its root port only if both, and
-        // all bridges between them, have SERR# on. Linux leaves it as it is. It makes
-        // bridges masters, though: one write less for it.
-        let command = match work {
-            // All of COMMAND is written at the end.
-            Work::Addresses(_) => 0,
-            _ if is_bridge => COMMAND_SERR | u16::from(COMMAND_MASTER),
-            _ if levels.is_empty() => 0,
-            _ => COMMAND_SERR,
-        };
-        if command != 0 {
-            config.write16(bdf, reg::COMMAND, command);
+        // With addresses all of COMMAND is written at the end.
+        if !matches!(work, Work::Addresses(_)) {
+            set_command(config, &found, levels.is_empty());
         }
         match work {
             Work::Numbers if is_bridge => config.write16(bdf, reg::BRIDGE_CONTROL, BRIDGE_SERR),
@@ -282,6 +273,20 @@ fn probe<C: Config>(
     let [_, _, header, _] = config.read32(bdf, reg::HEADER).to_le_bytes();
     // No function has this header type.
     (header != 0xff).then_some((header, id))
+}
+
+/// Lets a function report errors.
+///
+/// QEMU before 8.0 passes a device's error (AER) to its root port only if both, and all
+/// bridges between them, have SERR# on. Linux leaves it as it is. It makes bridges masters,
+/// though: one write less for it.
+fn set_command<C: Config>(config: &mut C, found: &Function, is_on_root: bool) {
+    let command = match found.header {
+        HEADER_BRIDGE => COMMAND_SERR | u16::from(COMMAND_MASTER),
+        _ if is_on_root => return,
+        _ => COMMAND_SERR,
+    };
+    config.write16(found.bdf, reg::COMMAND, command);
 }
 
 /// The function to visit after this one.
