@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use qboot::layout;
 use qboot_tests::machines::*;
 use qboot_tests::smbios::Smbios;
@@ -99,7 +99,8 @@ fn one_table_is_found_in_the_image() -> Result<()> {
     Ok(())
 }
 
-/// The image names the commit and its date, and so does SMBIOS.
+/// The image names the commit and its date; SMBIOS has the version, and the date that
+/// guests know.
 #[rstest]
 fn the_rom_says_which_build_it_is(#[values(PC, MICROVM)] machine: Machine) -> Result<()> {
     let image = fs::read(build::rom(&[])?.image)?;
@@ -117,18 +118,11 @@ fn the_rom_says_which_build_it_is(#[values(PC, MICROVM)] machine: Machine) -> Re
             "{identity:?} of {head}"
         );
     }
-    let [year, month, day] = identity.date.split('-').collect::<Vec<_>>()[..] else {
-        bail!("no date in {identity:?}");
-    };
     let probe = Probe::new(Kind::Pvh)?;
     let own = probe.machine(machine)?.bios(build::rom(&[])?.image);
     let (_, mut vm) = probe.boot(&own)?;
     let smbios = Smbios::read(&mut vm)?.context("no SMBIOS entry point")?;
-    let expected = [
-        "qboot-rs",
-        &identity.version,
-        &format!("{month}/{day}/{year}"),
-    ];
+    let expected = ["qboot-rs", &identity.version, "04/01/2014"];
     ensure!(
         smbios.get(0)?.strings == expected,
         "{:?}, expected {expected:?}",
