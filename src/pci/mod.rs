@@ -119,8 +119,6 @@ pub mod reg {
     pub const BRIDGE_ROM: u16 = 0x38;
     /// Interrupt line (7:0) and pin (15:8); bridge control (31:16).
     pub const INTERRUPT: u16 = 0x3c;
-    /// Bridge control by itself.
-    pub const BRIDGE_CONTROL: u16 = 0x3e;
 }
 
 /// Configuration space. `register` is a multiple of the access width. A missing

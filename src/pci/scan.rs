@@ -18,7 +18,7 @@ const PIIX4_PM: u32 = 0x7113_8086;
 const PIIX4_SCI: u8 = 9;
 
 /// Bridge control: forward SERR#.
-const BRIDGE_SERR: u16 = 2;
+const BRIDGE_SERR: u32 = 2 << 16;
 
 /// Gives bridges their bus numbers and functions their interrupt lines.
 ///
@@ -193,21 +193,15 @@ fn walk_root<C: Config>(
             class: 0,
             ide: false,
         };
-        let is_bridge = found.header == HEADER_BRIDGE;
         // With addresses all of COMMAND is written at the end.
         if !matches!(work, Work::Addresses(_)) {
             set_command(config, &found, levels.is_empty());
         }
-        match work {
-            Work::Numbers if is_bridge => config.write16(bdf, reg::BRIDGE_CONTROL, BRIDGE_SERR),
-            Work::Numbers => {}
-            _ => {
-                let line =
-                    |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
-                set_up_function(config, &mut found, id, line);
-            }
+        if !matches!(work, Work::Numbers) {
+            let line = |intx: u8| routing.line(root, root_device, intx.wrapping_add(swizzle) & 3);
+            set_up_function(config, &mut found, id, line);
         }
-        if !is_bridge {
+        if found.header != HEADER_BRIDGE {
             if let Work::Addresses(tree) = work {
                 size::add_function(config, tree, level.index, &found)?;
             }
@@ -317,7 +311,7 @@ fn set_up_function<C: Config>(
         new = old & !0xff | u32::from(line(pin - 1));
     }
     if header == HEADER_BRIDGE {
-        new |= u32::from(BRIDGE_SERR) << 16;
+        new |= BRIDGE_SERR;
     }
     if new != old {
         config.write32(bdf, reg::INTERRUPT, new);
