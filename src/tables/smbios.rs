@@ -127,7 +127,7 @@ struct EntryPoint21 {
 const INTERMEDIATE: usize = 0x10;
 
 /// The 64-bit entry point (5.2.2).
-#[derive(Clone, Copy, IntoBytes, Immutable, Unaligned)]
+#[derive(IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct EntryPoint30 {
     anchor: [u8; 5],
@@ -219,7 +219,8 @@ fn too_big(error: Error) -> Error {
     }
 }
 
-/// QEMU's 32-bit entry point, without checksums.
+/// QEMU's 32-bit entry point, without checksums. It is the same on every machine but for
+/// these four, so QEMU's is not read: that would be a transfer more.
 const fn entry_point_21(start: u32, len: u16, largest: u16, count: u16) -> EntryPoint21 {
     EntryPoint21 {
         anchor: *b"_SM_",

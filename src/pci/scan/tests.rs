@@ -158,7 +158,7 @@ fn a_port_is_asked_for_one_device_only() {
 }
 
 /// Linux does not switch SERR# on. Devices on bus 0 have no root port to report to.
-/// Bridges are masters: that alone lets nothing through.
+/// Bridges are masters, devices are not.
 #[test]
 fn bridges_and_what_is_behind_them_report_errors() {
     for walk in [

@@ -79,6 +79,24 @@ fn a_device_without_bars_stays_as_it_was() {
     }
 }
 
+/// Also ports without BARs of their own, and with nothing behind.
+#[test]
+fn bridges_and_what_is_behind_them_report_errors() {
+    let empty = SimFunction::port(Port::Downstream, Bus::new());
+    let card = SimFunction::port(Port::Downstream, Bus::from([(0, virtio())]));
+    let switch = Bus::from([(dev(0), empty), (dev(1), card)]);
+    let switch = SimFunction::port(Port::Upstream, switch);
+    let old = SimFunction::bridge(0x0001_1b36, Bus::new());
+    let port = root_port(Bus::from([(0, switch)]));
+    let mut sim = Sim::new(Bus::from([(dev(2), port), (dev(3), old)]));
+    run(&mut sim, 0, &q35_apertures());
+    for (bus, device) in [(0, 2), (0, 3), (1, 0), (2, 0), (2, 1), (4, 0)] {
+        let function = sim.function(Bdf::new(bus, device, 0)).unwrap();
+        let command = function.dword(4);
+        assert_eq!(command & 0x100, 0x100, "{bus}:{device} has {command:#x}");
+    }
+}
+
 /// Its place is for the kernel, which switches it on.
 #[test]
 fn a_rom_stays_off() {
