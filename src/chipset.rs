@@ -22,7 +22,7 @@ pub struct Chipset {
     pub ecam: PhysRange,
     /// The last bus that is reached until [`Chipset::open_all_buses`].
     pub last_bus: u8,
-    /// What every kernel needs: power management, and Q35's watchdog.
+    /// What every kernel needs: power management, PIIX3's disks, and Q35's watchdog.
     registers: &'static [Register],
     /// The ISA interrupts of the PIRQs.
     routes: &'static [Register],
@@ -70,16 +70,21 @@ const PM_BASE: u32 = 0x600 | 1;
 /// watchdog may reset the machine; bit 0 enables them.
 const RCBA: u32 = 0xfed1_c000 | 1;
 
-/// Machine type `pc`: PIIX3 at 00:01.0, PIIX4 power management at 00:01.3
-/// (Intel 82371AB datasheet, 4.1 and 7.1).
+/// PIIX3's IDETIM: both channels decode their ports. Linux takes a channel that does not
+/// for one that is switched off.
+const IDE_DECODE: u32 = 0x8000_8000;
+
+/// Machine type `pc`: PIIX3 at 00:01.0, its IDE at 00:01.1, PIIX4 power management at
+/// 00:01.3 (Intel 82371AB datasheet, 4.1, 5.1 and 7.1).
 pub static I440FX: Chipset = Chipset {
     name: "i440FX",
     host_bridge: 0x1237_8086,
     ecam: PhysRange::EMPTY,
     last_bus: u8::MAX,
     registers: &[
-        register(1, 3, 0x40, PM_BASE), // PMBA
-        register(1, 3, 0x80, 1),       // PMREGMISC: PMIOSE
+        register(1, 3, 0x40, PM_BASE),    // PMBA
+        register(1, 3, 0x80, 1),          // PMREGMISC: PMIOSE
+        register(1, 1, 0x40, IDE_DECODE), // IDETIM
     ],
     routes: &[
         register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
@@ -345,6 +350,16 @@ mod tests {
         I440FX.set_up_legacy(&mut machine);
         let piix4 = machine.io.pci.function(Bdf::new(0, 1, 3)).unwrap();
         assert_eq!((piix4.dword(0x90), piix4.dword(0xd0)), (0x701, 0x9_0000));
+    }
+
+    #[test]
+    fn pcs_ide_channels_decode_their_ports() {
+        let ide = Function::device(0x7010_8086, 0x0101).scratch(0x40, 4);
+        let mut machine = Machine::default();
+        machine.io.pci = Sim::new(Bus::from([(0x09, ide)]));
+        I440FX.set_up(&mut machine);
+        let ide = machine.io.pci.function(Bdf::new(0, 1, 1)).unwrap();
+        assert_eq!(ide.dword(0x40), 0x8000_8000);
     }
 
     /// Bits 2:1 are the length, 0 for 256 MiB and 2 for 64.
