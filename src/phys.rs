@@ -144,36 +144,35 @@ pub const fn kib(bytes: u32) -> u32 {
 /// The sum of all bytes, modulo 256: the checksum of ACPI, SMBIOS and MP
 /// table.
 ///
-/// Unrolled by hand, since the ROM is compiled for size: some hosts emulate
+/// In blocks without inner loops, since the ROM is compiled for size: some hosts emulate
 /// firmware one instruction at a time, and ACPI tables are 10 KB on q35.
 #[must_use]
 pub fn byte_sum(bytes: &[u8]) -> u8 {
-    let (blocks, tail) = bytes.as_chunks::<32>();
+    let (words, tail) = bytes.as_chunks::<4>();
+    let (lines, words) = words.as_chunks::<4>();
+    let (blocks, lines) = lines.as_chunks::<4>();
     let mut sum = 0_u8;
-    for b in blocks {
-        sum = sum.wrapping_add(b[0]).wrapping_add(b[1]);
-        sum = sum.wrapping_add(b[2]).wrapping_add(b[3]);
-        sum = sum.wrapping_add(b[4]).wrapping_add(b[5]);
-        sum = sum.wrapping_add(b[6]).wrapping_add(b[7]);
-        sum = sum.wrapping_add(b[8]).wrapping_add(b[9]);
-        sum = sum.wrapping_add(b[10]).wrapping_add(b[11]);
-        sum = sum.wrapping_add(b[12]).wrapping_add(b[13]);
-        sum = sum.wrapping_add(b[14]).wrapping_add(b[15]);
-        sum = sum.wrapping_add(b[16]).wrapping_add(b[17]);
-        sum = sum.wrapping_add(b[18]).wrapping_add(b[19]);
-        sum = sum.wrapping_add(b[20]).wrapping_add(b[21]);
-        sum = sum.wrapping_add(b[22]).wrapping_add(b[23]);
-        sum = sum.wrapping_add(b[24]).wrapping_add(b[25]);
-        sum = sum.wrapping_add(b[26]).wrapping_add(b[27]);
-        sum = sum.wrapping_add(b[28]).wrapping_add(b[29]);
-        sum = sum.wrapping_add(b[30]).wrapping_add(b[31]);
+    for block in blocks {
+        sum = add_line(add_line(sum, &block[0]), &block[1]);
+        sum = add_line(add_line(sum, &block[2]), &block[3]);
     }
-    let (words, tail) = tail.as_chunks::<4>();
-    for w in words {
-        sum = sum.wrapping_add(w[0]).wrapping_add(w[1]);
-        sum = sum.wrapping_add(w[2]).wrapping_add(w[3]);
-    }
+    let sum = lines.iter().fold(sum, add_line);
+    let sum = words.iter().fold(sum, add_word);
     tail.iter().fold(sum, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// Adds 16 bytes.
+// With a call for each, pc takes 2,100 instructions more.
+#[inline]
+fn add_line(sum: u8, words: &[[u8; 4]; 4]) -> u8 {
+    let sum = add_word(add_word(sum, &words[0]), &words[1]);
+    add_word(add_word(sum, &words[2]), &words[3])
+}
+
+/// Adds 4 bytes.
+fn add_word(sum: u8, bytes: &[u8; 4]) -> u8 {
+    let sum = sum.wrapping_add(bytes[0]).wrapping_add(bytes[1]);
+    sum.wrapping_add(bytes[2]).wrapping_add(bytes[3])
 }
 
 /// Copies `src` to the start of `dest`.
@@ -317,7 +316,7 @@ mod tests {
 
     #[test]
     fn every_byte_counts_in_a_sum_and_no_other() {
-        for len in 0..70 {
+        for len in 0..150 {
             for at in 0..len {
                 let mut bytes = std::vec![0; len];
                 bytes[at] = 0x93;
