@@ -22,7 +22,7 @@ pub struct Chipset {
     pub ecam: PhysRange,
     /// The last bus that is reached until [`Chipset::open_all_buses`].
     pub last_bus: u8,
-    /// What every kernel needs: power management, PIIX3's disks, and Q35's watchdog.
+    /// What every kernel needs: power management, and Q35's watchdog.
     registers: &'static [Register],
     /// The ISA interrupts of the PIRQs.
     routes: &'static [Register],
@@ -70,10 +70,6 @@ const PM_BASE: u32 = 0x600 | 1;
 /// watchdog may reset the machine; bit 0 enables them.
 const RCBA: u32 = 0xfed1_c000 | 1;
 
-/// PIIX3's IDETIM: both channels decode their ports. Linux takes a channel that does not
-/// for one that is switched off.
-const IDE_DECODE: u32 = 0x8000_8000;
-
 /// Machine type `pc`: PIIX3 at 00:01.0, its IDE at 00:01.1, PIIX4 power management at
 /// 00:01.3 (Intel 82371AB datasheet, 4.1, 5.1 and 7.1).
 pub static I440FX: Chipset = Chipset {
@@ -82,9 +78,8 @@ pub static I440FX: Chipset = Chipset {
     ecam: PhysRange::EMPTY,
     last_bus: u8::MAX,
     registers: &[
-        register(1, 3, 0x40, PM_BASE),    // PMBA
-        register(1, 3, 0x80, 1),          // PMREGMISC: PMIOSE
-        register(1, 1, 0x40, IDE_DECODE), // IDETIM
+        register(1, 3, 0x40, PM_BASE), // PMBA
+        register(1, 3, 0x80, 1),       // PMREGMISC: PMIOSE
     ],
     routes: &[
         register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
@@ -153,10 +148,17 @@ impl Chipset {
         all.find(|chipset| chipset.host_bridge == host_bridge)
     }
 
-    /// Switches power management on, as every kernel needs it. Call it before any ACPI
-    /// file is read: QEMU writes the FADT from these registers.
+    /// Switches on what every kernel needs: power management, and channels with IDE
+    /// drives. Call it before any ACPI file is read: QEMU writes the FADT from these
+    /// registers.
     pub fn set_up<P: Platform>(&self, platform: &mut P) {
         self.write(platform, self.registers);
+        if self.pci == Some(PciHost::I440fx) {
+            let decode = decode_ide(platform);
+            if decode != 0 {
+                self.write(platform, &[register(1, 1, 0x40, decode)]); // IDETIM
+            }
+        }
     }
 
     /// Routes the PIRQs to [`PIRQ_IRQS`]. Linux with ACPI switches all routes off
@@ -219,6 +221,22 @@ pub fn has_all_buses(map: &MemoryMap) -> bool {
     entries.any(|e| {
         e.kind() == Kind::RESERVED && e.base() == u64::from(start) && e.end() == u64::from(end)
     })
+}
+
+/// What PIIX3's IDETIM is set to: a channel with a drive decodes its ports.
+///
+/// Linux takes a channel that does not for one that is switched off. It waits 150 ms for
+/// drives on one that does.
+fn decode_ide<P: Platform>(platform: &mut P) -> u32 {
+    /// The sector count registers: 1 after a reset (ATA/ATAPI-6, 9.12), 0 without a drive.
+    const CHANNELS: [(u16, u32); 2] = [(0x1f2, 1 << 15), (0x172, 1 << 31)];
+    let mut decode = 0;
+    for (sector_count, bit) in CHANNELS {
+        if platform.in8(sector_count) == 1 {
+            decode |= bit;
+        }
+    }
+    decode
 }
 
 /// Command and data ports of the two 8259A.
@@ -353,13 +371,22 @@ mod tests {
     }
 
     #[test]
-    fn pcs_ide_channels_decode_their_ports() {
-        let ide = Function::device(0x7010_8086, 0x0101).scratch(0x40, 4);
-        let mut machine = Machine::default();
-        machine.io.pci = Sim::new(Bus::from([(0x09, ide)]));
-        I440FX.set_up(&mut machine);
-        let ide = machine.io.pci.function(Bdf::new(0, 1, 1)).unwrap();
-        assert_eq!(ide.dword(0x40), 0x8000_8000);
+    fn pcs_ide_channels_with_a_drive_decode_their_ports() {
+        for (primary, secondary, expected) in [
+            (0, 0, 0),
+            (1, 0, 0x0000_8000),
+            (0, 1, 0x8000_0000),
+            (1, 1, 0x8000_8000),
+            (0xff, 0x7f, 0),
+        ] {
+            let ide = Function::device(0x7010_8086, 0x0101).scratch(0x40, 4);
+            let mut machine = Machine::default();
+            machine.io.pci = Sim::new(Bus::from([(0x09, ide)]));
+            machine.io.answers = std::vec![(0x1f2, primary), (0x172, secondary)];
+            I440FX.set_up(&mut machine);
+            let ide = machine.io.pci.function(Bdf::new(0, 1, 1)).unwrap();
+            assert_eq!(ide.dword(0x40), expected);
+        }
     }
 
     /// Bits 2:1 are the length, 0 for 256 MiB and 2 for 64.

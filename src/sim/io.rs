@@ -18,7 +18,7 @@ pub struct Devices {
     pub accesses: u64,
     /// Writes other than to PCI's ports and ECAM.
     pub writes: Vec<(u32, u32)>,
-    /// What reads of these registers in memory return.
+    /// What reads of these ports, and of these registers in memory, return.
     pub answers: Vec<(u32, u32)>,
 }
 
@@ -47,8 +47,9 @@ impl Devices {
 impl Io for Devices {
     fn in8(&mut self, port: u16) -> u8 {
         self.accesses += 1;
-        match (port, self.shutdown_status) {
-            (0x71, (status, 0x0f)) => status,
+        match (port, self.shutdown_status, self.answer(port.into())) {
+            (0x71, (status, 0x0f), _) => status,
+            (_, _, Some(value)) => value.to_le_bytes()[0],
             _ => self.pci.in8(port),
         }
     }
