@@ -371,6 +371,19 @@ mod tests {
     }
 
     #[test]
+    fn q35_has_power_management_and_a_watchdog() {
+        let lpc = Function::device(0x2918_8086, 0x0601);
+        let lpc = lpc.scratch(0x40, 8).scratch(0xf0, 4);
+        let mut machine = Machine::default();
+        machine.io.pci = Sim::new(Bus::from([(0xf8, lpc)]));
+        machine.io.pci.ecam = Some(layout::Q35_ECAM.start());
+        Q35.set_up(&mut machine);
+        let lpc = machine.io.pci.function(Bdf::new(0, 0x1f, 0)).unwrap();
+        let registers = [0x40, 0x44, 0xf0].map(|at| lpc.dword(at));
+        assert_eq!(registers, [0x601, 0x80, 0xfed1_c001]);
+    }
+
+    #[test]
     fn pcs_ide_channels_with_a_drive_decode_their_ports() {
         for (primary, secondary, expected) in [
             (0, 0, 0),
