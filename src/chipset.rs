@@ -24,6 +24,8 @@ pub struct Chipset {
     pub last_bus: u8,
     /// What every kernel needs: power management, and Q35's watchdog.
     registers: &'static [Register],
+    /// IDE channels, each enabled if it has a drive.
+    ide_channels: &'static [IdeChannel],
     /// The ISA interrupts of the PIRQs.
     routes: &'static [Register],
     /// What only kernels without ACPI need.
@@ -59,6 +61,16 @@ const fn register(device: u8, function: u8, offset: u8, value: u32) -> Register 
     }
 }
 
+/// A channel of PIIX3's IDE controller.
+#[derive(Debug, PartialEq, Eq)]
+struct IdeChannel {
+    /// Port of the sector count register: 1 after a reset (ATA/ATAPI-6, 9.12), 0 without
+    /// a drive.
+    sector_count: u16,
+    /// The bit of IDETIM with which the channel decodes its ports.
+    decode: u32,
+}
+
 /// The ISA interrupts of PIRQA to PIRQD, and of PIRQE to PIRQH: what the
 /// routing registers are set to.
 pub const PIRQ_IRQS: [u8; 4] = [10, 10, 11, 11];
@@ -81,6 +93,16 @@ pub static I440FX: Chipset = Chipset {
         register(1, 3, 0x40, PM_BASE), // PMBA
         register(1, 3, 0x80, 1),       // PMREGMISC: PMIOSE
     ],
+    ide_channels: &[
+        IdeChannel {
+            sector_count: 0x1f2,
+            decode: 1 << 15,
+        },
+        IdeChannel {
+            sector_count: 0x172,
+            decode: 1 << 31,
+        },
+    ],
     routes: &[
         register(1, 0, 0x60, PIRQ_ROUTES), // PIRQRC[A:D]
     ],
@@ -102,6 +124,7 @@ pub static Q35: Chipset = Chipset {
         register(0x1f, 0, 0x44, 0x80),    // ACPI_CNTL: ACPI_EN, SCI on IRQ 9
         register(0x1f, 0, 0xf0, RCBA),    // RCBA
     ],
+    ide_channels: &[],
     routes: &[
         register(0x1f, 0, 0x60, PIRQ_ROUTES), // PIRQ[A:D]_ROUT
         register(0x1f, 0, 0x68, PIRQ_ROUTES), // PIRQ[E:H]_ROUT
@@ -118,6 +141,7 @@ pub static NONE: Chipset = Chipset {
     ecam: PhysRange::EMPTY,
     last_bus: u8::MAX,
     registers: &[],
+    ide_channels: &[],
     routes: &[],
     legacy_registers: &[],
     pci: None,
@@ -148,16 +172,21 @@ impl Chipset {
         all.find(|chipset| chipset.host_bridge == host_bridge)
     }
 
-    /// Switches on what every kernel needs: power management, and channels with IDE
+    /// Switches on what every kernel needs: power management, and IDE channels with
     /// drives. Call it before any ACPI file is read: QEMU writes the FADT from these
     /// registers.
     pub fn set_up<P: Platform>(&self, platform: &mut P) {
         self.write(platform, self.registers);
-        if self.pci == Some(PciHost::I440fx) {
-            let decode = decode_ide(platform);
-            if decode != 0 {
-                self.write(platform, &[register(1, 1, 0x40, decode)]); // IDETIM
+        // Linux finds no drive on a channel that is off, and waits 150 ms for drives on
+        // one that is on.
+        let mut decode = 0;
+        for channel in self.ide_channels {
+            if platform.in8(channel.sector_count) == 1 {
+                decode |= channel.decode;
             }
+        }
+        if decode != 0 {
+            self.write(platform, &[register(1, 1, 0x40, decode)]); // IDETIM
         }
     }
 
@@ -221,22 +250,6 @@ pub fn has_all_buses(map: &MemoryMap) -> bool {
     entries.any(|e| {
         e.kind() == Kind::RESERVED && e.base() == u64::from(start) && e.end() == u64::from(end)
     })
-}
-
-/// What PIIX3's IDETIM is set to: a channel with a drive decodes its ports.
-///
-/// Linux takes a channel that does not for one that is switched off. It waits 150 ms for
-/// drives on one that does.
-fn decode_ide<P: Platform>(platform: &mut P) -> u32 {
-    /// The sector count registers: 1 after a reset (ATA/ATAPI-6, 9.12), 0 without a drive.
-    const CHANNELS: [(u16, u32); 2] = [(0x1f2, 1 << 15), (0x172, 1 << 31)];
-    let mut decode = 0;
-    for (sector_count, bit) in CHANNELS {
-        if platform.in8(sector_count) == 1 {
-            decode |= bit;
-        }
-    }
-    decode
 }
 
 /// Command and data ports of the two 8259A.
