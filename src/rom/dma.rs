@@ -2,47 +2,43 @@
 
 use super::hardware::Hardware;
 use super::io::out16;
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 use qboot::fw_cfg::{DmaControl, PORT_DATA, PORT_DMA_LOW, PORT_SELECTOR, item};
 use qboot::phys::PhysRange;
 use qboot::platform::{FwCfg, TransferError};
 
-/// Builds a descriptor on the stack (control, length, the address's halves, all big
-/// endian), rings the doorbell, and removes it.
-///
-/// # Safety
-/// As for [`transfer`].
-#[unsafe(naked)]
-unsafe extern "fastcall" fn ring(control: u32, at: *mut u8, len: usize) -> u32 {
-    naked_asm!(
-        "mov eax, [esp + 4]",
-        "bswap edx",
-        "push edx",
-        "push 0",
-        "bswap eax",
-        "push eax",
-        "bswap ecx",
-        "push ecx",
-        "mov eax, esp",
-        "bswap eax",
-        "mov edx, {port}",
-        "out dx, eax",
-        "pop eax",
-        "add esp, 12",
-        "ret 4",
-        port = const PORT_DMA_LOW,
-    )
-}
-
 /// One transfer, which is complete when the doorbell's write returns. Returns the
 /// control word as the device leaves it: zero on success.
+///
+/// The descriptor lies on the stack: control, length, the address's halves, all big
+/// endian.
 ///
 /// # Safety
 /// The device may write the `len` bytes at `at` for [`DmaControl::READ`], and
 /// read them for [`DmaControl::WRITE`]. Nothing is touched otherwise.
 unsafe fn transfer(control: DmaControl, at: *mut u8, len: usize) -> u32 {
-    // SAFETY: by the caller.
-    unsafe { ring(control.bits(), at, len) }
+    let (at, len) = (at.expose_provenance().to_be(), len.to_be());
+    let status;
+    // SAFETY: by the caller; what is pushed is popped.
+    unsafe {
+        asm!(
+            "push {at}",
+            "push 0",
+            "push {len}",
+            "push {control}",
+            "mov eax, esp",
+            "bswap eax",
+            "out dx, eax",
+            "pop eax",
+            "add esp, 12",
+            at = in(reg) at,
+            len = in(reg) len,
+            control = in(reg) control.bits().to_be(),
+            in("dx") PORT_DMA_LOW,
+            out("eax") status,
+        );
+    }
+    status
 }
 
 /// Reads the next bytes of the selected item without DMA.
