@@ -4,6 +4,7 @@
 
 use crate::error::{OptionName, Result};
 use crate::settings::options::{Choice, PciOption, choose};
+use core::iter::from_fn;
 
 /// How far Linux uses ACPI tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,13 +54,27 @@ fn is_comma(byte: &u8) -> bool {
     *byte == b','
 }
 
+/// The words up to a NUL.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(line);
+    from_fn(move || {
+        let line = rest?;
+        let end = line.iter().position(|byte| *byte == 0 || is_space(byte));
+        let (word, after) = line.split_at_checked(end.unwrap_or(line.len()))?;
+        rest = match after {
+            [] | [0, ..] => None,
+            [_, after @ ..] => Some(after),
+        };
+        Some(word)
+    })
+}
+
 impl CommandLine {
     /// Reads a NUL-terminated command line.
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         let mut found = Self::default();
-        let line = line.split(|byte| *byte == 0).next().unwrap_or(&[]);
-        for word in line.split(is_space) {
+        for word in words(line) {
             if let Some(rest) = word.strip_prefix(b"qboot.") {
                 if let Some(value) = rest.strip_prefix(b"pci=") {
                     found.pci = choose(OptionName::QbootPci, value).map(Choice::pci);
