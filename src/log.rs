@@ -181,10 +181,12 @@ impl Log {
         if self.is_off() {
             return;
         }
-        let found = [count(tables.all.len()), tables.rsdp.unwrap_or(0)];
+        let facs = tables.facs(p);
+        let all = || tables.all.iter().chain(&facs);
+        let found = [count(all().count()), tables.rsdp.unwrap_or(0)];
         self.begin(p, "acpi: # tables, RSDP 0x$", &found);
         if self.end(p) {
-            for table in &tables.all {
+            for table in all() {
                 p.print(b"qboot:   table ");
                 print_foreign(p, &table.signature);
                 let (start, len) = (table.range.start(), table.range.len());

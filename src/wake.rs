@@ -110,28 +110,28 @@ pub fn note<P: Platform>(
     handoff: &Handoff,
     is_legacy: bool,
 ) -> Result<()> {
-    let mut facs = None;
+    let facs = tables.facs(p);
+    let facs = facs.filter(|table| table.signature == *b"FACS");
+    // A full list may lack a pointer.
+    let Some(facs) = facs.filter(|_| !tables.written.is_full()) else {
+        return Ok(());
+    };
     let flag = |is_so: bool, flag: u32| if is_so { flag } else { 0 };
     let mut flags = flag(matches!(handoff, Handoff::Pvh { .. }), IS_REWRITTEN)
         | flag(is_legacy, IS_LEGACY)
         | flag(chipset::has_all_buses(map), HAS_ALL_BUSES);
     for table in &tables.all {
         match &table.signature {
-            b"FACS" => facs = Some(table.range.start()),
             b"TCPA" => flags |= HAS_TPM_1,
             b"TPM2" => flags |= HAS_TPM_2,
             _ => {}
         }
     }
-    // A full list may lack a pointer.
-    let Some(facs) = facs.filter(|_| !tables.written.is_full()) else {
-        return Ok(());
-    };
     let bytes = p.bytes(layout::WAKE_NOTE)?;
     bytes.fill(0);
     let (note, _) = Note::mut_from_prefix(bytes).map_err(|_| Error::NotOurMemory)?;
     note.mark = MARK.into();
-    note.facs = facs.into();
+    note.facs = facs.range.start().into();
     note.flags = flags.into();
     copy_into(note.pointers.as_mut_bytes(), tables.written.as_bytes())?;
     note.checksum = 0_u32.wrapping_sub(sum(note)).into();

@@ -44,7 +44,7 @@ const MAX_FILES: usize = 32;
 const MAX_TABLES: usize = 64;
 
 /// The most noted addresses that QEMU was told; QEMU's machines have one.
-pub const MAX_WRITTEN: usize = 16;
+pub const MAX_WRITTEN: usize = 8;
 
 /// Only files larger than this can be mostly padding.
 const PADDED_FILE_MIN: u32 = 0x1_0000;
@@ -136,7 +136,7 @@ pub struct Tables {
     last_bus: Option<u8>,
     /// The RSDP's address, if there is one.
     pub rsdp: Option<u32>,
-    /// Every table that has a checksum in its header, and the FACS.
+    /// Every table that has a checksum in its header.
     pub all: ArrayVec<Table, MAX_TABLES>,
     /// The addresses that QEMU was told, as many as fit.
     pub written: ArrayVec<WrittenPointer, MAX_WRITTEN>,
@@ -160,6 +160,18 @@ impl Tables {
         let mut all = self.all.iter();
         let table = all.find(|table| table.signature == *signature)?;
         Some(table.range)
+    }
+
+    /// The FACS, or what else lies where the FADT says it is.
+    pub fn facs<P: Platform>(&self, platform: &mut P) -> Option<Table> {
+        let fadt = platform.bytes(self.find(b"FACP")?).ok()?;
+        let (fadt, _) = Fadt::ref_from_prefix(fadt).ok()?;
+        let head = PhysRange::new(fadt.firmware_ctrl.get(), FACS_HEAD_LEN)?;
+        let facs = Facs::ref_from_bytes(platform.bytes(head).ok()?).ok()?;
+        Some(Table {
+            signature: facs.signature,
+            range: PhysRange::new(head.start(), facs.length.get())?,
+        })
     }
 
     /// Whether a processor has an APIC id above 254: only then does QEMU list a local
@@ -221,11 +233,9 @@ fn run_script<P: Platform>(
         space,
         files: ArrayVec::new(),
         tables,
-        summed: 0,
+        may_sum: MAX_SUMMED,
     };
-    loader.run(script)?;
-    loader.note_facs();
-    Ok(())
+    loader.run(script)
 }
 
 /// Reads the script `file` into the start of `scratch`.
@@ -309,8 +319,8 @@ struct Loader<'r, 's, 'm, P> {
     space: &'r mut TableSpace<'m>,
     files: ArrayVec<Loaded<'s>, MAX_FILES>,
     tables: &'r mut Tables,
-    /// Bytes that checksums have summed.
-    summed: u32,
+    /// Bytes that checksums may still sum.
+    may_sum: u32,
 }
 
 impl<'s, P: Platform> Loader<'_, 's, '_, P> {
@@ -422,10 +432,8 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let content = self.platform.bytes(file.range)?;
         let summed = content.get_mut(start as usize..end as usize);
         let summed = summed.ok_or(Error::LoaderOutOfBounds)?;
-        self.summed = self.summed.saturating_add(len);
-        if self.summed > MAX_SUMMED {
-            return Err(Error::BadLoaderScript);
-        }
+        let may_sum = self.may_sum.checked_sub(len);
+        self.may_sum = may_sum.ok_or(Error::BadLoaderScript)?;
         // The RSDP has its checksums elsewhere.
         if start.checked_add(CHECKSUM_OFFSET) == Some(offset)
             && let Some(signature) = summed.first_chunk()
@@ -445,23 +453,6 @@ impl<'s, P: Platform> Loader<'_, 's, '_, P> {
         let checksum = checksum.ok_or(Error::LoaderOutOfBounds)?;
         *checksum = checksum.wrapping_sub(sum);
         Ok(())
-    }
-
-    /// Notes the FACS, which the FADT points to, as the last table.
-    fn note_facs(&mut self) {
-        let fadt = self.tables.find(b"FACP");
-        let fadt = fadt.and_then(|fadt| self.platform.bytes(fadt).ok());
-        let fadt = fadt.and_then(|fadt| Fadt::ref_from_prefix(fadt).ok());
-        let Some((fadt, _)) = fadt else { return };
-        let range = PhysRange::new(fadt.firmware_ctrl.get(), FACS_HEAD_LEN);
-        let facs = range.and_then(|range| self.platform.bytes(range).ok());
-        if let Some(range) = range
-            && let Some(Ok(facs)) = facs.map(|bytes| Facs::ref_from_bytes(bytes))
-            && let Some(range) = PhysRange::new(range.start(), facs.length.get())
-        {
-            let signature = facs.signature;
-            let _ = self.tables.all.try_push(Table { signature, range });
-        }
     }
 
     /// Writes the address of a byte into a file of QEMU's.

@@ -191,9 +191,10 @@ const TPM: u32 = 0xfed4_0000;
 /// Wakes a guest after a boot with such a table, and a TPM that reads as `answers`.
 fn wake_with_tpm(signature: &[u8; 4], answers: &[(u32, u32)]) -> Sleeper {
     let mut sleeper = Sleeper::new("pc", Board::Pc, 0x1000);
-    let range = PhysRange::new(sleeper.facs, 64).unwrap();
+    let fadt = PhysRange::new(0x20_0000, 40).unwrap();
+    sleeper.put(fadt.start() + 36, &sleeper.facs.to_le_bytes());
     let mut tables = Tables::new(None);
-    for (signature, range) in [(*b"FACS", range), (*signature, range)] {
+    for (signature, range) in [(*b"FACP", fadt), (*signature, fadt)] {
         tables.all.push(Table { signature, range });
     }
     let map = map_of(512 << 20);
@@ -202,6 +203,7 @@ fn wake_with_tpm(signature: &[u8; 4], answers: &[(u32, u32)]) -> Sleeper {
         boot_params: 0,
     };
     let machine = &mut sleeper.guest.machine;
+    machine.memory.open(map.high());
     note(machine, &tables, &map, &handoff, false).unwrap();
     let answers = answers.iter().map(|(at, value)| (TPM | at, *value));
     machine.io.answers = answers.collect();
