@@ -74,44 +74,25 @@ pub(super) fn decompress(compression: Compression, payload: &[u8]) -> Result<Vec
         size <= MAX_VMLINUX,
         "{size} bytes is too large for a kernel"
     );
+    let reader: Box<dyn Read> = match compression {
+        Compression::Gzip => Box::new(flate2::read::GzDecoder::new(payload)),
+        Compression::Bzip2 => Box::new(bzip2::read::BzDecoder::new(stream)),
+        Compression::Lzma => Box::new(lzma_rust2::LzmaReader::new_mem_limit(
+            stream,
+            u32::MAX,
+            None,
+        )?),
+        // It wants to own what it reads.
+        Compression::Xz => Box::new(xz4rust::XzReader::new(Cursor::new(stream.to_vec()))),
+        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(stream)),
+        Compression::Zstd => Box::new(
+            ruzstd::decoding::StreamingDecoder::new(stream).context("reading the frame header")?,
+        ),
+        Compression::Lzo => Box::new(Cursor::new(lzop(stream, size)?)),
+        Compression::None => Box::new(payload),
+    };
     let mut out = Vec::with_capacity(size as usize);
-    let limit = size + 1;
-    match compression {
-        Compression::Gzip => {
-            flate2::read::GzDecoder::new(payload)
-                .take(limit)
-                .read_to_end(&mut out)?;
-        }
-        Compression::Bzip2 => {
-            bzip2::read::BzDecoder::new(stream)
-                .take(limit)
-                .read_to_end(&mut out)?;
-        }
-        Compression::Lzma => {
-            lzma_rust2::LzmaReader::new_mem_limit(stream, u32::MAX, None)?
-                .take(limit)
-                .read_to_end(&mut out)?;
-        }
-        Compression::Xz => {
-            // It wants to own what it reads.
-            xz4rust::XzReader::new(std::io::Cursor::new(stream.to_vec()))
-                .take(limit)
-                .read_to_end(&mut out)?;
-        }
-        Compression::Lz4 => {
-            lz4_flex::frame::FrameDecoder::new(stream)
-                .take(limit)
-                .read_to_end(&mut out)?;
-        }
-        Compression::Zstd => {
-            ruzstd::decoding::StreamingDecoder::new(stream)
-                .context("reading the frame header")?
-                .take(limit)
-                .read_to_end(&mut out)?;
-        }
-        Compression::Lzo => lzop(stream, size, &mut out)?,
-        Compression::None => {}
-    }
+    reader.take(size + 1).read_to_end(&mut out)?;
     ensure!(
         out.len() as u64 == size,
         "{} bytes came out, the kernel's build recorded {size}",
@@ -133,17 +114,17 @@ const FILTER: u32 = 0x800;
 const MAX_BLOCK: u32 = 64 * 1024 * 1024;
 
 /// lzop's container: a header, then blocks of LZO1X data until a block of
-/// length 0. Numbers are big endian.
-fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
-    let mut input = Cursor::new(stream);
+/// length 0. Numbers are big endian. `size` bytes have to come out at most.
+fn lzop(mut input: &[u8], size: u64) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(size as usize);
     let flags = lzop_header(&mut input)?;
     let checksums = |set: u32| (flags & set).count_ones() * 4;
     loop {
-        let plain_len = be32(&mut input)?;
+        let plain_len = u32::from_be_bytes(array(&mut input)?);
         if plain_len == 0 {
-            return Ok(());
+            return Ok(out);
         }
-        let packed_len = be32(&mut input)?;
+        let packed_len = u32::from_be_bytes(array(&mut input)?);
         ensure!(
             packed_len <= plain_len && plain_len <= MAX_BLOCK,
             "a damaged lzop block header"
@@ -156,11 +137,9 @@ fn lzop(stream: &[u8], size: u64, out: &mut Vec<u8>) -> Result<()> {
         if packed_len < plain_len {
             skip(&mut input, checksums(ADLER32_PACKED | CRC32_PACKED))?;
         }
-        let start = input.position() as usize;
-        let packed = stream
-            .get(start..start + packed_len as usize)
+        let packed = input
+            .split_off(..packed_len as usize)
             .context("the payload ends within an lzop block")?;
-        skip(&mut input, packed_len)?;
         if packed_len == plain_len {
             out.extend_from_slice(packed);
             continue;
@@ -248,9 +227,9 @@ fn long(input: &mut impl Iterator<Item = usize>, short: usize, most: usize) -> O
 }
 
 /// Passes over the header; gives its flags.
-fn lzop_header(input: &mut Cursor<&[u8]>) -> Result<u32> {
+fn lzop_header(input: &mut &[u8]) -> Result<u32> {
     skip(input, LZOP_MAGIC.len() as u32)?;
-    let version = be16(input)?;
+    let version = u16::from_be_bytes(array(input)?);
     skip(input, 2)?; // version of the library
     if version >= 0x940 {
         skip(input, 2)?; // version needed to extract
@@ -259,45 +238,30 @@ fn lzop_header(input: &mut Cursor<&[u8]>) -> Result<u32> {
     if version >= 0x940 {
         skip(input, 1)?; // level
     }
-    let flags = be32(input)?;
+    let flags = u32::from_be_bytes(array(input)?);
     ensure!(flags & FILTER == 0, "lzop filters are not supported");
     skip(input, 8)?; // mode, low half of the time
     if version >= 0x940 {
         skip(input, 4)?; // high half of the time
     }
-    let name_len = byte(input)?;
+    let [name_len] = array(input)?;
     skip(input, u32::from(name_len) + 4)?; // name, header checksum
     if flags & EXTRA_FIELD != 0 {
-        let len = be32(input)?;
+        let len = u32::from_be_bytes(array(input)?);
         skip(input, len.saturating_add(4))?;
     }
     Ok(flags)
 }
 
-fn skip(input: &mut Cursor<&[u8]>, len: u32) -> Result<()> {
-    let end = input.position() + u64::from(len);
-    ensure!(
-        end <= input.get_ref().len() as u64,
-        "the payload ends within the lzop header"
-    );
-    input.set_position(end);
+const CUT: &str = "the payload ends within the lzop header";
+
+fn skip(input: &mut &[u8], len: u32) -> Result<()> {
+    input.split_off(..len as usize).context(CUT)?;
     Ok(())
 }
 
-fn byte(input: &mut Cursor<&[u8]>) -> Result<u8> {
-    let mut bytes = [0; 1];
-    input.read_exact(&mut bytes)?;
-    Ok(bytes[0])
-}
-
-fn be16(input: &mut Cursor<&[u8]>) -> Result<u16> {
-    let mut bytes = [0; 2];
-    input.read_exact(&mut bytes)?;
-    Ok(u16::from_be_bytes(bytes))
-}
-
-fn be32(input: &mut Cursor<&[u8]>) -> Result<u32> {
-    let mut bytes = [0; 4];
-    input.read_exact(&mut bytes)?;
-    Ok(u32::from_be_bytes(bytes))
+fn array<const N: usize>(input: &mut &[u8]) -> Result<[u8; N]> {
+    let (head, rest) = input.split_first_chunk().context(CUT)?;
+    *input = rest;
+    Ok(*head)
 }
