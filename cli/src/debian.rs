@@ -50,14 +50,6 @@ impl Lists {
             _ => Lists::Private { arch },
         }
     }
-
-    /// The same lists as private ones, which can be refreshed.
-    fn refreshable(&self) -> Result<Lists> {
-        Ok(match self {
-            Lists::System => Lists::Private { arch: host_arch()? },
-            other => other.clone(),
-        })
-    }
 }
 
 /// A package and the lists to find it in.
@@ -104,8 +96,9 @@ pub fn require_apt(wanted: &str, instead: &str) -> Result<()> {
 /// # Errors
 /// apt does not know the package or cannot download it.
 pub fn unpack(package: &Package) -> Result<PathBuf> {
-    let dir = unpacked_dir(package);
-    let _lock = workspace::lock(&format!("debian-{}", key(package)))?;
+    let key = key(package);
+    let dir = unpacked_dir(&key);
+    let _lock = workspace::lock(&format!("debian-{key}"))?;
     if dir.is_dir() {
         return Ok(dir);
     }
@@ -165,10 +158,9 @@ fn unreachable(package: &str) -> String {
 /// # Errors
 /// apt does not know the package or cannot download one of them.
 pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
-    let dir = workspace::target()
-        .join("debian")
-        .join(format!("{}-whole", key(package)));
-    let _lock = workspace::lock(&format!("debian-{}-whole", key(package)))?;
+    let key = format!("{}-whole", key(package));
+    let dir = unpacked_dir(&key);
+    let _lock = workspace::lock(&format!("debian-{key}"))?;
     if dir.is_dir() {
         return Ok(dir);
     }
@@ -210,13 +202,24 @@ fn download_whole(package: &Package, partial: &Path) -> Result<Vec<PathBuf>> {
         ]);
         run(command.args(["--download-only", "install", &package.name]))
     };
-    fetch(false).or_else(|first| {
-        fetch(true).map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
-    })?;
-    let files = fs::read_dir(&debs)?.filter_map(|entry| Some(entry.ok()?.path()));
+    with_fresh_lists_if_needed(fetch)?;
+    packages(&debs)
+}
+
+/// The packages in `dir`.
+fn packages(dir: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
     Ok(files
         .filter(|path| path.extension().is_some_and(|ext| ext == "deb"))
         .collect())
+}
+
+/// Tries with the lists that are here, which may be missing or outdated, and then with
+/// refreshed ones.
+fn with_fresh_lists_if_needed<T>(attempt: impl Fn(bool) -> Result<T>) -> Result<T> {
+    attempt(false).or_else(|first| {
+        attempt(true).map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
+    })
 }
 
 /// The package behind a meta-package: the first dependency of `package` whose name
@@ -225,12 +228,8 @@ fn download_whole(package: &Package, partial: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// apt does not know the package, or it has no such dependency.
 pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
-    // A fresh container has no lists.
-    find_dependency(package, false, prefix).or_else(|first| {
-        refreshed_dependency(package, prefix)
-            .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))
-            .with_context(|| unreachable(&package.name))
-    })
+    with_fresh_lists_if_needed(|refresh| find_dependency(package, refresh, prefix))
+        .with_context(|| unreachable(&package.name))
 }
 
 /// [`dependency`] with fresh lists, if the package that old ones name has left the
@@ -239,11 +238,7 @@ pub fn dependency(package: &Package, prefix: &str) -> Result<String> {
 /// # Errors
 /// As [`dependency`].
 pub fn refreshed_dependency(package: &Package, prefix: &str) -> Result<String> {
-    let refreshed = Package {
-        name: package.name.clone(),
-        lists: package.lists.refreshable()?,
-    };
-    find_dependency(&refreshed, true, prefix)
+    find_dependency(package, true, prefix)
 }
 
 fn find_dependency(package: &Package, refresh: bool, prefix: &str) -> Result<String> {
@@ -259,9 +254,8 @@ fn find_dependency(package: &Package, refresh: bool, prefix: &str) -> Result<Str
 }
 
 fn show(package: &Package, refresh: bool) -> Result<String> {
-    let options = prepare(&package.lists, refresh)?;
     let output = Command::new("apt-cache")
-        .args(options)
+        .args(prepare(&package.lists, refresh)?)
         .args(["show", "--no-all-versions"])
         .arg(qualified(package))
         .output()
@@ -273,7 +267,8 @@ fn show(package: &Package, refresh: bool) -> Result<String> {
     Ok(text)
 }
 
-fn key(package: &Package) -> String {
+/// The package's name in names of files: with its lists.
+pub(crate) fn key(package: &Package) -> String {
     match &package.lists {
         Lists::System => package.name.clone(),
         Lists::Private { arch } => format!("{}-{arch}", package.name),
@@ -281,8 +276,8 @@ fn key(package: &Package) -> String {
     }
 }
 
-fn unpacked_dir(package: &Package) -> PathBuf {
-    workspace::target().join("debian").join(key(package))
+fn unpacked_dir(key: &str) -> PathBuf {
+    workspace::target().join("debian").join(key)
 }
 
 /// apt's name for the package, with its architecture unless that is apt's default.
@@ -293,34 +288,30 @@ fn qualified(package: &Package) -> String {
     }
 }
 
-/// Downloads into `dir` and returns the file. Missing or outdated lists are refreshed
-/// once.
+/// Downloads into `dir` and returns the file.
 fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
-    if let Err(first) = download_with(package, &package.lists, false, dir) {
-        download_with(package, &package.lists.refreshable()?, true, dir)
-            .map_err(|second| first.context(format!("with refreshed lists: {second:#}")))?;
-    }
-    fs::read_dir(dir)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
+    with_fresh_lists_if_needed(|refresh| {
+        run(Command::new("apt-get")
+            .current_dir(dir)
+            .args(prepare(&package.lists, refresh)?)
+            // apt otherwise warns that its own unprivileged user cannot write here.
+            .args(["-q", "-oAPT::Sandbox::User=", "download"])
+            .arg(qualified(package)))
+    })?;
+    let mut debs = packages(dir)?.into_iter();
+    debs.next()
         .with_context(|| format!("apt-get download left no package for {}", package.name))
 }
 
-fn download_with(package: &Package, lists: &Lists, refresh: bool, dir: &Path) -> Result<()> {
-    let options = prepare(lists, refresh)?;
-    run(Command::new("apt-get")
-        .current_dir(dir)
-        .args(options)
-        // apt otherwise warns that its own unprivileged user cannot write here.
-        .args(["-q", "-oAPT::Sandbox::User=", "download"])
-        .arg(qualified(package)))
-}
-
 /// The options that make apt use `lists`. Fetches these if they are missing, or with
-/// `refresh`.
+/// `refresh`: private ones in place of the system's.
 fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
+    if *lists == Lists::System && !refresh {
+        return Ok(Vec::new());
+    }
+    let host = host_arch()?;
     let (name, arch) = match lists {
-        Lists::System => return Ok(Vec::new()),
+        Lists::System => ("system", &host),
         Lists::Private { arch } => ("system", arch),
         Lists::Suite { suite, arch } => (suite.as_str(), arch),
     };
@@ -351,7 +342,6 @@ fn prepare(lists: &Lists, refresh: bool) -> Result<Vec<OsString>> {
         option("Dir::State::status", Path::new("/dev/null"));
     }
     options.push(format!("-oAPT::Architectures::={arch}").into());
-    let host = host_arch()?;
     if *arch != host {
         options.push(format!("-oAPT::Architectures::={host}").into());
     }

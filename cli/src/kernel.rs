@@ -130,12 +130,7 @@ pub fn debian(flavour: Flavour) -> Result<Kernel> {
 /// # Errors
 /// As for [`debian()`].
 pub fn newest(meta: &Package) -> Result<Kernel> {
-    let of = match &meta.lists {
-        Lists::Suite { suite, arch } => format!("-{suite}-{arch}"),
-        Lists::Private { arch } => format!("-{arch}"),
-        Lists::System => String::new(),
-    };
-    let stamp = format!("{}{of}.package", meta.name);
+    let stamp = format!("{}.package", debian::key(meta));
     let stamp = crate::workspace::target().join("debian").join(stamp);
     let known = match fs::read_to_string(&stamp) {
         Ok(name) => name.trim().to_owned(),
