@@ -1,6 +1,5 @@
 //! Compiling the firmware and laying it out as a ROM image.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,42 +57,28 @@ pub fn rom(features: &[&str]) -> Result<Rom> {
     compile(features, &target_dir)?;
 
     let built = target_dir.join(TARGET).join(PROFILE).join("firmware");
-    let rom = Rom {
-        image: target.join(format!("qboot{suffix}.rom")),
-        elf: target.join(format!("qboot{suffix}.elf")),
-        used: 0,
-        sha256: String::new(),
-    };
     let flat = target_dir.join(TARGET).join(PROFILE).join("firmware.bin");
     let mut objcopy = Command::new("objcopy");
     run(objcopy.args(["-O", "binary"]).arg(&built).arg(&flat))?;
 
-    let image = fs::read(&flat).with_context(|| format!("reading {}", flat.display()))?;
+    let image = workspace::read(&flat)?;
     ensure!(
         image.len() == ROM_SIZE,
         "the image has {} bytes, a ROM has {ROM_SIZE}",
         image.len()
     );
-    let elf = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    let used = elf::sections(&elf)
-        .context("reading the sections of the firmware")?
-        .iter()
-        .filter(|section| section.in_image)
-        .map(|section| u64::from(section.len))
-        .sum();
-    // An unchanged image keeps its time stamp.
-    for (path, bytes) in [(&rom.image, &image), (&rom.elf, &elf)] {
-        if fs::read(path).ok().as_ref() != Some(bytes) {
-            workspace::write_atomically(path, bytes)?;
-        }
-    }
-    let sha256 = workspace::sha256(&image);
-    step.done(&format!("{used} of {ROM_SIZE} bytes used"));
-    Ok(Rom {
-        used,
-        sha256,
-        ..rom
-    })
+    let elf = workspace::read(&built)?;
+    let sections = elf::sections(&elf).context("reading the sections of the firmware")?;
+    let rom = Rom {
+        image: target.join(format!("qboot{suffix}.rom")),
+        elf: target.join(format!("qboot{suffix}.elf")),
+        used: elf::used(&sections).into(),
+        sha256: workspace::sha256(&image),
+    };
+    workspace::write_if_changed(&rom.image, &image)?;
+    workspace::write_if_changed(&rom.elf, &elf)?;
+    step.done(&format!("{} of {ROM_SIZE} bytes used", rom.used));
+    Ok(rom)
 }
 
 /// Compiles the firmware for this source tree, in `target_dir`.

@@ -41,6 +41,12 @@ pub fn sections(elf: &[u8]) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
+/// Bytes of the image that its sections take.
+pub fn used(sections: &[Part]) -> u32 {
+    let inside = sections.iter().filter(|part| part.in_image);
+    inside.map(|part| part.len).sum()
+}
+
 /// The functions and objects of the firmware `elf`, largest first.
 ///
 /// # Errors

@@ -6,7 +6,6 @@
 //! `Documentation/arch/x86/boot.rst` for `payload_offset` and `payload_length`, and its
 //! `arch/x86/include/uapi/asm/elf…`/Xen's `elfnote.h` for the note.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -178,7 +177,7 @@ pub fn vmlinux(bytes: &[u8]) -> Result<Vmlinux> {
 /// # Errors
 /// As [`vmlinux`], or a file cannot be read or written.
 pub fn cached(path: &Path) -> Result<Option<PathBuf>> {
-    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = workspace::read(path)?;
     let sha256 = workspace::sha256(&bytes);
     let _lock = workspace::lock(&format!("vmlinux-{sha256}"))?;
     let dir = workspace::target().join("kernels");

@@ -63,9 +63,7 @@ impl Initramfs {
     /// # Errors
     /// There is no statically linked busybox, see [`busybox`].
     pub fn standard(arch: Arch) -> Result<Self> {
-        let busybox = busybox(arch)?;
-        let contents =
-            fs::read(&busybox).with_context(|| format!("reading {}", busybox.display()))?;
+        let contents = workspace::read(&busybox(arch)?)?;
         Ok(Self::empty()
             .directory("bin")
             .directory("dev")
@@ -147,9 +145,7 @@ pub fn standard(arch: Arch) -> Result<PathBuf> {
         Arch::Amd64 => "initramfs.cpio",
         Arch::I386 => "initramfs-i386.cpio",
     });
-    if fs::read(&path).ok().as_deref() != Some(&archive) {
-        workspace::write_atomically(&path, &archive)?;
-    }
+    workspace::write_if_changed(&path, &archive)?;
     Ok(path)
 }
 

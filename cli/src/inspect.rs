@@ -1,7 +1,6 @@
 //! A ROM's identity, and its size by section and by symbol.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -85,8 +84,7 @@ pub struct Description {
 /// # Errors
 /// A file cannot be read, or `elf` is not a 32-bit ELF file.
 pub fn describe(image: &Path, elf: Option<&Path>, count: usize) -> Result<Description> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let bytes = read(image)?;
+    let bytes = workspace::read(image)?;
     let mut description = Description {
         path: image.to_owned(),
         len: bytes.len(),
@@ -96,7 +94,7 @@ pub fn describe(image: &Path, elf: Option<&Path>, count: usize) -> Result<Descri
         symbols: Vec::new(),
     };
     if let Some(elf) = elf {
-        let bytes = read(elf)?;
+        let bytes = workspace::read(elf)?;
         let broken = || format!("reading {}", elf.display());
         description.sections = elf::sections(&bytes).with_context(broken)?;
         description.symbols = elf::symbols(&bytes).with_context(broken)?;
@@ -119,7 +117,7 @@ pub struct Unified {
 /// # Errors
 /// It cannot be read.
 pub fn unified(path: &Path) -> Result<Option<Unified>> {
-    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = workspace::read(path)?;
     if extract::format(&bytes) != extract::Format::Unified {
         return Ok(None);
     }
@@ -166,12 +164,6 @@ impl Unified {
 }
 
 impl Description {
-    /// Bytes of the image that its sections take.
-    fn used(&self) -> u32 {
-        let inside = self.sections.iter().filter(|part| part.in_image);
-        inside.map(|part| part.len).sum()
-    }
-
     /// As text for people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -207,7 +199,11 @@ impl Description {
             let note = if part.in_image { "" } else { "  (memory only)" };
             row(&mut text, part, note);
         }
-        let _ = writeln!(text, "{:>8}            used of {ROM_SIZE}", self.used());
+        let _ = writeln!(
+            text,
+            "{:>8}            used of {ROM_SIZE}",
+            elf::used(&self.sections)
+        );
         let _ = writeln!(text, "\n{:>8}  {:>8}  symbol", "bytes", "address");
         for part in &self.symbols {
             row(&mut text, part, "");
@@ -228,7 +224,7 @@ impl Description {
         };
         let identity = self.identity.as_ref();
         let features = identity.map(|found| found.features.iter().map(String::as_str).collect());
-        let used = (!self.sections.is_empty()).then(|| self.used());
+        let used = (!self.sections.is_empty()).then(|| elf::used(&self.sections));
         Json::Object(vec![
             ("file", self.path.to_string_lossy().as_ref().into()),
             ("bytes", self.len.into()),

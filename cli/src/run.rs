@@ -358,7 +358,7 @@ fn kernel(options: &Options) -> Result<Files> {
         Some(path) => path.clone(),
         None => default_kernel(options)?,
     };
-    let bytes = fs::read(&kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    let bytes = workspace::read(&kernel)?;
     let firmware = PathBuf::new();
     if extract::format(&bytes) == Format::Unified {
         let command_line = Pe::read(&bytes)?.map(|pe| pe.command_line());
@@ -407,7 +407,7 @@ fn default_kernel(options: &Options) -> Result<PathBuf> {
 /// Warns of a kernel that QEMU will refuse. An unknown kind is an error, since QEMU's
 /// own message does not name the cause.
 fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
-    let bytes = fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    let bytes = workspace::read(kernel)?;
     if let Some(doubt) = extract::doubt(&bytes) {
         let doubt = format!("{}: {doubt}", kernel.display());
         ensure!(

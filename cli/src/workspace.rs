@@ -147,6 +147,25 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("writing {}", path.display()))
 }
 
+/// As [`write_atomically`], but an unchanged file keeps its time stamp.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    match fs::read(path) {
+        Ok(there) if there == bytes => Ok(()),
+        _ => write_atomically(path, bytes),
+    }
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// It cannot be read; the error names it.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
 /// Writes a file that the user has named. A device, a pipe or a link's target is
 /// written to rather than replaced. No directory is made, since its name may be
 /// mistyped.

@@ -41,7 +41,7 @@ fn assembled(path: &str) -> Result<PathBuf> {
     let text = fs::read_to_string(&source).context(path.to_owned())?;
     let name = source.file_name().context("a path without a name")?;
     let to = directory()?.join(name).with_extension("bin");
-    write_once(&to, &probe::assemble(&name.to_string_lossy(), &text)?)?;
+    workspace::write_if_changed(&to, &probe::assemble(&name.to_string_lossy(), &text)?)?;
     Ok(to)
 }
 
@@ -56,7 +56,7 @@ fn grub() -> Result<PathBuf> {
     let dir = directory()?;
     let _lock = workspace::lock("grub")?;
     let (config, core) = (dir.join("grub.cfg"), dir.join("grub.img"));
-    write_once(&config, CONFIG.as_bytes())?;
+    workspace::write_if_changed(&config, CONFIG.as_bytes())?;
     let mut command = Command::new(program);
     command.env("LD_LIBRARY_PATH", libraries);
     command.args(["-O", "i386-pc", "-p", "(memdisk)/"]);
@@ -68,7 +68,7 @@ fn grub() -> Result<PathBuf> {
     ensure!(output.status.success(), "grub-mkimage: {complaint}");
     let image = dir.join("grub.lnx");
     let bytes = [fs::read(modules.join("lnxboot.img"))?, fs::read(core)?].concat();
-    write_once(&image, &bytes)?;
+    workspace::write_if_changed(&image, &bytes)?;
     Ok(image)
 }
 
@@ -86,7 +86,7 @@ fn by_objcopy(flavour: &str) -> Result<PathBuf> {
     let dir = directory()?;
     let (line, image) = (dir.join("uki.cmdline"), dir.join("objcopy.efi"));
     let _lock = workspace::lock("objcopy-uki")?;
-    write_once(&line, OWN_LINE.as_bytes())?;
+    workspace::write_if_changed(&line, OWN_LINE.as_bytes())?;
     let mut command = Command::new("objcopy");
     for (name, file, addr) in [
         (".cmdline", &line, "0x30000"),
@@ -113,7 +113,7 @@ fn by_ukify(flavour: &str) -> Result<PathBuf> {
     let (ucode, image) = (dir.join("ucode.cpio"), dir.join("ukify.efi"));
     let _lock = workspace::lock("ukify-uki")?;
     let archive = Initramfs::empty().file("microcode", 0o644, "none");
-    write_once(&ucode, &archive.archive()?)?;
+    workspace::write_if_changed(&ucode, &archive.archive()?)?;
     let mut command = Command::new("python3");
     command.env("PYTHONPATH", pefile.join("usr/lib/python3/dist-packages"));
     command.arg(ukify.join("usr/bin/ukify")).arg("build");
@@ -166,7 +166,7 @@ fn packaged(package: &str, path: &str) -> Result<PathBuf> {
 }
 
 fn decompressed(path: &Path) -> Result<PathBuf> {
-    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = workspace::read(path)?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(path.to_owned());
     }
@@ -174,22 +174,15 @@ fn decompressed(path: &Path) -> Result<PathBuf> {
     flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut plain)?;
     let name = path.file_stem().context("a file without a name")?;
     let to = directory()?.join(name);
-    write_once(&to, &plain)?;
+    workspace::write_if_changed(&to, &plain)?;
     Ok(to)
 }
 
 /// Where made files are kept.
-pub fn directory() -> Result<PathBuf> {
+fn directory() -> Result<PathBuf> {
     let dir = workspace::target().join("matrix");
     fs::create_dir_all(&dir)?;
     Ok(dir)
-}
-
-pub fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {
-    if fs::read(path).ok().as_deref() != Some(bytes) {
-        workspace::write_atomically(path, bytes)?;
-    }
-    Ok(())
 }
 
 /// `text` with every name in braces replaced: `dir` and `swtpm` by their paths, that
@@ -261,7 +254,7 @@ pub fn initramfs(row: &Row) -> Result<PathBuf> {
     }
     let path = directory()?.join(format!("{}.cpio", row.name));
     let _lock = workspace::lock(&format!("initramfs-{}", row.name))?;
-    write_once(&path, &image.archive()?)?;
+    workspace::write_if_changed(&path, &image.archive()?)?;
     Ok(path)
 }
 

@@ -44,9 +44,7 @@ pub fn of(suite: &str) -> Result<Unpacked> {
         .join("debian")
         .join(format!("qemu-{suite}"));
     // Another process may be starting it.
-    if fs::read_to_string(&program).ok().as_ref() != Some(&text) {
-        workspace::write_atomically(&program, text.as_bytes())?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    }
+    workspace::write_if_changed(&program, text.as_bytes())?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     Ok(Unpacked { program, root })
 }
