@@ -302,9 +302,8 @@ pub fn default_rom() -> Result<PathBuf> {
         .context("no ROM is installed (scripts/install.sh does that): name one with --firmware")
 }
 
-/// The files for QEMU.
-struct Files {
-    firmware: PathBuf,
+/// The kernel in the form that QEMU boots best, and what belongs to it.
+struct KernelFiles {
     kernel: PathBuf,
     /// `None` if it comes with the kernel.
     initrd: Option<PathBuf>,
@@ -312,8 +311,8 @@ struct Files {
     command_line: Option<String>,
 }
 
-/// The files that were named, and those that are made.
-fn files(options: &Options) -> Result<Files> {
+/// The firmware and the kernel: the files that were named, and those that are made.
+fn firmware_and_kernel(options: &Options) -> Result<(PathBuf, KernelFiles)> {
     // Wrong names are reported before anything is built or fetched.
     for (what, path) in [
         ("kernel", &options.kernel),
@@ -335,38 +334,31 @@ fn files(options: &Options) -> Result<Files> {
             rom.display()
         );
     }
-    let (firmware, kernel) = thread::scope(|scope| {
+    let (firmware, files) = thread::scope(|scope| {
         // In parallel: compiling leaves processors idle.
         let firmware = scope.spawn(|| match &options.firmware {
             Some(path) => Ok(path.clone()),
             None => default_rom(),
         });
-        let kernel = kernel(options);
+        let files = kernel_files(options);
         let firmware = firmware.join().map_err(|_| anyhow!("building the ROM"));
-        (firmware.flatten(), kernel)
+        (firmware.flatten(), files)
     });
-    let firmware = firmware?;
-    Ok(Files {
-        firmware,
-        ..kernel?
-    })
+    Ok((firmware?, files?))
 }
 
-/// The kernel in the form that QEMU boots best, and its initrd, without the firmware.
-fn kernel(options: &Options) -> Result<Files> {
+fn kernel_files(options: &Options) -> Result<KernelFiles> {
     let kernel = match &options.kernel {
         Some(path) => path.clone(),
         None => default_kernel(options)?,
     };
     let bytes = workspace::read(&kernel)?;
-    let firmware = PathBuf::new();
-    if extract::format(&bytes) == Format::Unified {
-        let command_line = Pe::read(&bytes)?.map(|pe| pe.command_line());
-        return Ok(Files {
-            firmware,
+    let format = extract::format(&bytes);
+    if format == Format::Unified {
+        return Ok(KernelFiles {
             kernel,
             initrd: None,
-            command_line,
+            command_line: Pe::read(&bytes)?.map(|pe| pe.command_line()),
         });
     }
     let initrd = match &options.initrd {
@@ -374,7 +366,7 @@ fn kernel(options: &Options) -> Result<Files> {
         None if extract::is_32_bit(&bytes) => initramfs::standard(Arch::I386)?,
         None => initramfs::standard(Arch::Amd64)?,
     };
-    let kernel = if options.bzimage || extract::format(&bytes) != Format::BzImage {
+    let kernel = if options.bzimage || format != Format::BzImage {
         kernel
     } else if !has_pvh(&options.machine) {
         eprintln!("{} takes no vmlinux: booting the bzImage", options.machine);
@@ -382,8 +374,7 @@ fn kernel(options: &Options) -> Result<Files> {
     } else {
         vmlinux_inside(kernel)?
     };
-    Ok(Files {
-        firmware,
+    Ok(KernelFiles {
         kernel,
         initrd: Some(initrd),
         command_line: None,
@@ -408,19 +399,17 @@ fn default_kernel(options: &Options) -> Result<PathBuf> {
 /// own message does not name the cause.
 fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
     let bytes = workspace::read(kernel)?;
+    let format = extract::format(&bytes);
     if let Some(doubt) = extract::doubt(&bytes) {
         let doubt = format!("{}: {doubt}", kernel.display());
-        ensure!(
-            options.dry_run || extract::format(&bytes) != Format::Unknown,
-            "{doubt}"
-        );
+        ensure!(options.dry_run || format != Format::Unknown, "{doubt}");
         eprintln!("{doubt}");
     }
     // QEMU says that the kernel is too old to load a ram disk or a device tree.
     let mut more = options.qemu_options.iter();
     let more = more.any(|option| option == "-initrd" || option == "-dtb");
     ensure!(
-        extract::format(&bytes) != Format::Unified || options.initrd.is_none() && !more,
+        format != Format::Unified || options.initrd.is_none() && !more,
         "{} is a unified kernel image, beside which QEMU refuses -initrd and -dtb; take its kernel \
          out with: {} extract {} vmlinux",
         kernel.display(),
@@ -492,7 +481,7 @@ fn plan(options: &Options) -> Result<Plan> {
         Mode::Report => false,
         Mode::Auto => io::stdin().is_terminal() && io::stdout().is_terminal(),
     };
-    let files = files(options)?;
+    let (firmware, files) = firmware_and_kernel(options)?;
     let accel = accelerator(options);
     let mut arguments: Vec<String> = Vec::new();
     let mut add = |option: &str, value: &str| {
@@ -507,7 +496,7 @@ fn plan(options: &Options) -> Result<Plan> {
     add("-m", &options.memory);
     add("-smp", &options.cpus);
     add("-display", "none");
-    add("-bios", &files.firmware.to_string_lossy());
+    add("-bios", &firmware.to_string_lossy());
     add("-kernel", &files.kernel.to_string_lossy());
     if let Some(initrd) = &files.initrd {
         add("-initrd", &initrd.to_string_lossy());
@@ -631,7 +620,7 @@ fn has_pvh(machine: &str) -> bool {
     major.is_none_or(|major: u32| major >= 4)
 }
 
-fn parameters(options: &Options, files: &Files, accel: &Accel, shell: bool) -> String {
+fn parameters(options: &Options, files: &KernelFiles, accel: &Accel, shell: bool) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
     let time = match accel.name.starts_with("tcg") {
         true => Time::Host,
