@@ -13,6 +13,7 @@ use xtask::extract;
 use xtask::initramfs::{self, Arch};
 use xtask::kernel::{self, Flavour, Kernel};
 use xtask::linux::{self, Time};
+use xtask::process::is_installed;
 use xtask::qemu::{Qemu, Vm};
 
 use crate::machines::Machine;
@@ -167,7 +168,7 @@ impl Tpm {
     /// Whether there is the program for it.
     #[must_use]
     pub fn is_installed() -> bool {
-        Command::new("swtpm").arg("--version").output().is_ok()
+        is_installed("swtpm")
     }
 
     /// Starts one of version 2 or 1.2, with its socket `swtpm` and its state in `dir`.

@@ -17,7 +17,7 @@ use regex::Regex;
 use tempfile::TempDir;
 use xtask::deadline::Deadline;
 use xtask::probe::{BzImage, Elf, Mode, Multiboot, Record, hdr};
-use xtask::process::said;
+use xtask::process::run;
 use xtask::qemu::{Qemu, Vm};
 use xtask::{build, probe, workspace};
 
@@ -72,7 +72,7 @@ pub fn rom() -> Result<PathBuf> {
 pub fn program() -> Result<PathBuf> {
     let mut build = Command::new(workspace::cargo());
     let build = build.args(["build", "--quiet", "--package", "qboot-cli"]);
-    said(build.current_dir(workspace::root()))?;
+    run(build.current_dir(workspace::root()))?;
     Ok(workspace::target().join("debug/qboot"))
 }
 

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use qboot_tests::{links, skip};
-use xtask::process::said;
+use xtask::process::{is_installed, run, stdout_of};
 use xtask::{dist, package, release, workspace};
 
 /// What is installed, collected once, with the host program as tests build it.
@@ -32,7 +32,7 @@ fn collected() -> Result<PathBuf> {
 /// Installs under a prefix, as who has unpacked a release does.
 fn install(prefix: &Path) -> Result<()> {
     let mut script = Command::new(collected()?.join("install.sh"));
-    said(script.arg("--prefix").arg(prefix)).map(drop)
+    run(script.arg("--prefix").arg(prefix))
 }
 
 /// Every file below `dir`.
@@ -82,7 +82,7 @@ fn the_script_installs_and_removes() -> Result<()> {
     let prefix = dir.path().join("opt/qboot");
     let script = |arguments: &[&str]| {
         let mut command = Command::new(from.join("install.sh"));
-        said(command.arg("--prefix").arg(&prefix).args(arguments))
+        stdout_of(command.arg("--prefix").arg(&prefix).args(arguments))
     };
     script(&[])?;
     release::check_installed(&prefix, &rom)?;
@@ -111,13 +111,13 @@ fn the_program_does_without_a_source_tree() -> Result<()> {
     let kernel = dir.path().join("kernel");
     fs::write(&kernel, [0; 4096])?;
     let mut dry = program();
-    let line = said(
+    let line = stdout_of(
         dry.args(["run", "--dry-run", "--kernel"])
             .arg(&kernel)
             .args(["--initrd", "/dev/null"]),
     )?;
     ensure!(line.contains(&format!("-bios {}", rom.display())), "{line}");
-    let found = said(program().arg("doctor"))?;
+    let found = stdout_of(program().arg("doctor"))?;
     ensure!(
         found.contains(&format!("ok  ROM: {}, ", rom.display())),
         "{found}"
@@ -142,7 +142,7 @@ fn manual_pages_say_what_the_help_does_not() -> Result<()> {
     let pages = files(&dir.path().join("share/man/man1"))?;
     ensure!(pages.len() == 8, "{pages:?}");
     for page in pages {
-        let text = said(Command::new("gzip").arg("-dc").arg(&page))?;
+        let text = stdout_of(Command::new("gzip").arg("-dc").arg(&page))?;
         let name = page.display();
         ensure!(text.starts_with(".ie"), "{name}: {text}");
         for heading in ["SYNOPSIS", "EXIT STATUS", "SEE ALSO"] {
@@ -184,7 +184,7 @@ fn the_documents_lead_to_each_other() -> Result<()> {
 
 #[test]
 fn the_debian_package_installs_and_removes() -> Result<()> {
-    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+    if !is_installed("dpkg-deb") {
         skip(
             "the_debian_package_installs_and_removes",
             "this is no Debian",
@@ -204,7 +204,7 @@ fn the_debian_package_installs_and_removes() -> Result<()> {
     let dpkg = |arguments: &[&str]| {
         let mut command = Command::new("dpkg");
         command.args(["--force-not-root", "--force-depends", "--force-bad-path"]);
-        said(
+        stdout_of(
             command
                 .arg("--log=/dev/null")
                 .arg("--root")

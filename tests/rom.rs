@@ -13,7 +13,7 @@ use rstest::rstest;
 use xtask::inspect::Identity;
 use xtask::measure::budget::{self, Budget};
 use xtask::measure::{self, Kit};
-use xtask::process::said;
+use xtask::process::{run, stdout_of};
 use xtask::{build, elf, workspace};
 
 #[test]
@@ -150,7 +150,7 @@ fn builds_are_reproducible() -> Result<()> {
         git(&root, &["archive", "--format=tar", &output, "HEAD"])?;
         fs::create_dir(&copy)?;
         let mut tar = Command::new("tar");
-        said(tar.arg("-xf").arg(&archive).current_dir(&copy))?;
+        run(tar.arg("-xf").arg(&archive).current_dir(&copy))?;
     } else {
         let (from, to) = (root.to_string_lossy(), copy.to_string_lossy());
         git(&root, &["clone", "--quiet", "--no-checkout", &from, &to])?;
@@ -162,13 +162,11 @@ fn builds_are_reproducible() -> Result<()> {
         }
     }
     // The host program finds its workspace by this variable.
-    said(
-        Command::new(qboot_tests::program()?)
-            .arg("build")
-            .env("CARGO_MANIFEST_DIR", copy.join("cli"))
-            .env_remove("CARGO_TARGET_DIR")
-            .current_dir(&copy),
-    )?;
+    run(Command::new(qboot_tests::program()?)
+        .arg("build")
+        .env("CARGO_MANIFEST_DIR", copy.join("cli"))
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir(&copy))?;
     let there = fs::read(copy.join("target/qboot.rom"))?;
     ensure!(
         workspace::sha256(&there) == here.sha256,
@@ -237,7 +235,7 @@ fn strings(file: &Path, elf: &[u8]) -> Result<Vec<u8>> {
             texts.extend(section.data()?);
         }
     }
-    let lines = said(
+    let lines = stdout_of(
         Command::new("readelf")
             .arg("--debug-dump=rawline")
             .arg(file),
@@ -268,7 +266,7 @@ fn tracked(root: &Path) -> Result<Vec<String>> {
 
 /// What git says in `dir`.
 fn git(dir: &Path, arguments: &[&str]) -> Result<String> {
-    said(Command::new("git").args(arguments).current_dir(dir))
+    stdout_of(Command::new("git").args(arguments).current_dir(dir))
 }
 
 /// No cell costs more than `tests/budget.toml` says.

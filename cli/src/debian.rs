@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{run, run_gist};
+use crate::process::{is_installed, run, run_gist, stdout_of};
 use crate::{progress, workspace};
 
 /// Which package lists to search.
@@ -81,7 +81,7 @@ impl Package {
 /// Fails without apt, and says what to do instead.
 pub fn require_apt(wanted: &str, instead: &str) -> Result<()> {
     for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
-        if Command::new(tool).arg("--version").output().is_err() {
+        if !is_installed(tool) {
             bail!("{tool} is needed to fetch {wanted} and is not here; {instead}");
         }
     }
@@ -402,16 +402,12 @@ pub fn release() -> Option<String> {
 
 /// The mirror that the system's main suite comes from.
 fn mirror() -> Result<String> {
-    let output = Command::new("apt-get")
-        .args([
-            "indextargets",
-            "--format",
-            "$(SITE) $(SUITE) $(REPO_URI)",
-            "Created-By: Packages",
-        ])
-        .output()
-        .context("starting apt-get")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = stdout_of(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(SITE) $(SUITE) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
     text.lines()
         .filter_map(|line| {
             let uri = line.rsplit(' ').next()?;
@@ -422,12 +418,10 @@ fn mirror() -> Result<String> {
         .context("apt has no Debian mirror in its sources")
 }
 
-fn host_arch() -> Result<String> {
-    let output = Command::new("dpkg")
-        .arg("--print-architecture")
-        .output()
-        .context("starting dpkg")?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// The architecture of the system's packages, such as `amd64`.
+pub fn host_arch() -> Result<String> {
+    let name = stdout_of(Command::new("dpkg").arg("--print-architecture"))?;
+    Ok(name.trim().to_owned())
 }
 
 fn relative(path: &Path) -> String {

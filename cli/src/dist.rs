@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::said;
+use crate::process::{run, stdout_of};
 use crate::{build, commands, progress, workspace};
 
 /// Name of the Debian package and of the archive's directory.
@@ -42,7 +42,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 pub fn collect(tool: &Path, dir: &Path) -> Result<()> {
     let source = workspace::require_source("collecting the files")?;
     let rom = build::rom(&[])?;
-    let step = progress::step("collecting what is installed".to_owned());
+    let step = progress::step("collecting what is installed");
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("clearing {}", dir.display()))?;
     }
@@ -73,15 +73,13 @@ pub fn collect(tool: &Path, dir: &Path) -> Result<()> {
     }
     let program = dir.join("qboot");
     let mut strip = Command::new("objcopy");
-    said(
-        strip
-            .args(["--strip-all", "--remove-section=.comment"])
-            .arg(tool)
-            .arg(&program),
-    )?;
+    run(strip
+        .args(["--strip-all", "--remove-section=.comment"])
+        .arg(tool)
+        .arg(&program))?;
     commands::manual(&manual)?;
     for (shell, name) in COMPLETIONS {
-        let text = said(Command::new(&program).args(["completions", shell]))?;
+        let text = stdout_of(Command::new(&program).args(["completions", shell]))?;
         fs::write(completions.join(name), text)?;
     }
     step.done(&dir.display().to_string());

@@ -5,6 +5,20 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// Whether there is a program of this name. It has to know `--version`.
+pub fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
+
+/// A word of a command line, quoted for a shell where that is needed.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/+%@".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// Runs a program.
 ///
 /// # Errors
@@ -61,7 +75,7 @@ pub fn run_telling(command: &mut Command, told: fn(&str) -> bool) -> Result<()> 
 ///
 /// # Errors
 /// As [`run`]; or the output is not text, or more than 16 MiB.
-pub fn said(command: &mut Command) -> Result<String> {
+pub fn stdout_of(command: &mut Command) -> Result<String> {
     let output = output(command, whole)?;
     let program = command.get_program().to_string_lossy();
     ensure!(output.stdout.len() < 1 << 24, "{program} says too much");

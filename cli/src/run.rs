@@ -20,6 +20,7 @@ use crate::extract::Format;
 use crate::initramfs::Arch;
 use crate::linux::{self, Time};
 use crate::output::say;
+use crate::process::quoted;
 use crate::uki::Pe;
 use crate::{build, extract, initramfs, kernel, workspace};
 use guest::{report, serial_log, shell};
@@ -277,14 +278,7 @@ impl Plan {
         let mut line = self.program.display().to_string();
         for argument in &self.arguments {
             line.push(' ');
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/+%@".contains(c);
-            if argument.is_empty() || !argument.chars().all(is_plain) {
-                line.push('\'');
-                line.push_str(&argument.replace('\'', "'\\''"));
-                line.push('\'');
-            } else {
-                line.push_str(argument);
-            }
+            line.push_str(&quoted(argument));
         }
         line
     }

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use xtask::debian::{self, Package};
 use xtask::initramfs::{self, Arch, Initramfs};
 use xtask::kernel::{self, Flavour, Kernel};
+use xtask::process::run;
 use xtask::{extract, probe, workspace};
 
 use super::table::Row;
@@ -62,10 +63,7 @@ fn grub() -> Result<PathBuf> {
     command.args(["-O", "i386-pc", "-p", "(memdisk)/"]);
     command.arg("-d").arg(&modules);
     command.arg("-c").arg(&config).arg("-o").arg(&core);
-    command.args(["serial", "terminal", "echo", "normal"]);
-    let output = command.output()?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "grub-mkimage: {complaint}");
+    run(command.args(["serial", "terminal", "echo", "normal"]))?;
     let image = dir.join("grub.lnx");
     let bytes = [fs::read(modules.join("lnxboot.img"))?, fs::read(core)?].concat();
     workspace::write_if_changed(&image, &bytes)?;
@@ -127,14 +125,11 @@ fn by_ukify(flavour: &str) -> Result<PathBuf> {
     run_for(&mut command, image)
 }
 
-/// Runs a program that makes `file`, its last argument, and shows what it says only if
-/// it fails. The QEMU of another cell may be reading the file from before: it stays whole.
+/// Runs a program that makes `file`, its last argument. The QEMU of another cell may be
+/// reading the file from before: it stays whole.
 fn run_for(command: &mut Command, file: PathBuf) -> Result<PathBuf> {
     let new = file.with_extension("new");
-    let output = command.arg(&new).output()?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    let program = command.get_program().display();
-    ensure!(output.status.success(), "{program}: {complaint}");
+    run(command.arg(&new))?;
     fs::rename(new, &file)?;
     Ok(file)
 }

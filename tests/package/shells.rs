@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use qboot_tests::skip;
+use xtask::process::{is_installed, run, stdout_of};
 
-use super::{collected, install, said};
+use super::{collected, install};
 
 /// What is typed, and a word that is only in what comes of it.
 const TYPED: [(&str, &str); 5] = [
@@ -18,7 +19,7 @@ const TYPED: [(&str, &str); 5] = [
 ];
 
 fn has(shell: &str, test: &str) -> bool {
-    let is_here = Command::new(shell).arg("--version").output().is_ok();
+    let is_here = is_installed(shell);
     if !is_here {
         skip(test, &format!("no {shell}"));
     }
@@ -56,7 +57,7 @@ fn zsh_completes() -> Result<()> {
     for (typed, word) in TYPED {
         zsh.args([typed, word]);
     }
-    said(zsh.env("TERM", "dumb")).map(drop)
+    run(zsh.env("TERM", "dumb"))
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn fish_completes() -> Result<()> {
             .env("HOME", prefix.path())
             .env("PATH", &path)
             .env("XDG_DATA_DIRS", prefix.path().join("share"));
-        let offered = said(&mut fish)?;
+        let offered = stdout_of(&mut fish)?;
         let words = offered.lines().map(|line| line.split('\t').next());
         let words: Vec<_> = words.flatten().collect();
         ensure!(words == [word], "{typed}: {offered}");
@@ -99,7 +100,7 @@ fn bash_completes() -> Result<()> {
     install(prefix.path())?;
     for (typed, word) in TYPED {
         let mut bash = Command::new("bash");
-        let offered = said(
+        let offered = stdout_of(
             bash.args(["-ec", BASH, "bash"])
                 .arg(prefix.path())
                 .arg(typed),
@@ -119,11 +120,9 @@ fn the_package_has_them_where_debian_looks() -> Result<()> {
     }
     let root = tempfile::tempdir()?;
     let mut package = Command::new(collected()?.join("install.sh"));
-    said(
-        package
-            .args(["--prefix", "/usr"])
-            .env("DESTDIR", root.path()),
-    )?;
+    run(package
+        .args(["--prefix", "/usr"])
+        .env("DESTDIR", root.path()))?;
     for (shell, list, file) in [
         ("zsh", "print -l $fpath", "_qboot"),
         ("fish", "string join \\n $fish_complete_path", "qboot.fish"),
@@ -133,7 +132,7 @@ fn the_package_has_them_where_debian_looks() -> Result<()> {
         }
         let mut shell = Command::new(shell);
         shell.args(["-c", list]).env_remove("XDG_DATA_DIRS");
-        let dirs = said(shell.env("HOME", root.path()))?;
+        let dirs = stdout_of(shell.env("HOME", root.path()))?;
         let dirs = dirs.lines().map(|dir| dir.trim_start_matches('/'));
         let mut files = dirs.map(|dir| root.path().join(dir).join(file));
         ensure!(files.any(|file| file.is_file()), "{file} is in none");

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::dist::{NAME, VERSION};
 use crate::inspect::Identity;
-use crate::process::said;
-use crate::{progress, workspace};
+use crate::process::{run, stdout_of};
+use crate::{debian, progress, workspace};
 
 /// Builds the host program for a release.
 ///
@@ -18,21 +18,19 @@ use crate::{progress, workspace};
 /// There is no source tree, or it does not compile.
 pub fn tool() -> Result<PathBuf> {
     let source = workspace::require_source("building the host program")?;
-    let step = progress::step("building the host program".to_owned());
+    let step = progress::step("building the host program");
     let target = workspace::target();
-    said(
-        Command::new(workspace::cargo())
-            .current_dir(&source)
-            .args(["build", "--locked", "--release", "--package", "qboot-cli"])
-            .arg("--target-dir")
-            .arg(&target)
-            // Panic messages must not have this machine's paths.
-            .env(
-                "CARGO_ENCODED_RUSTFLAGS",
-                format!("--remap-path-prefix={}=.", source.display()),
-            )
-            .env_remove("RUSTFLAGS"),
-    )?;
+    run(Command::new(workspace::cargo())
+        .current_dir(&source)
+        .args(["build", "--locked", "--release", "--package", "qboot-cli"])
+        .arg("--target-dir")
+        .arg(&target)
+        // Panic messages must not have this machine's paths.
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("--remap-path-prefix={}=.", source.display()),
+        )
+        .env_remove("RUSTFLAGS"))?;
     let tool = target.join("release/qboot");
     step.done("target/release/qboot");
     Ok(tool)
@@ -52,19 +50,18 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     let root = tempfile::tempdir_in(to)?;
     let staged = root.path().join("root");
     let mut install = Command::new(files.join("install.sh"));
-    said(install.args(["--prefix", "/usr"]).env("DESTDIR", &staged))?;
-    let arch = said(Command::new("dpkg").arg("--print-architecture"))?;
-    let arch = arch.trim();
+    run(install.args(["--prefix", "/usr"]).env("DESTDIR", &staged))?;
+    let arch = debian::host_arch()?;
     let doc = staged.join("usr/share/doc").join(NAME);
     fs::write(doc.join("copyright"), copyright(files)?)?;
     let changes = doc.join("changelog");
     fs::write(&changes, changelog(&identity.date)?)?;
     // Without name and time, so that the same text gives the same bytes.
-    said(Command::new("gzip").arg("-9n").arg(&changes))?;
+    run(Command::new("gzip").arg("-9n").arg(&changes))?;
     let overrides = staged.join("usr/share/lintian/overrides");
     fs::create_dir_all(&overrides)?;
     fs::write(overrides.join(NAME), OVERRIDES)?;
-    let kib = said(
+    let kib = stdout_of(
         Command::new("du")
             .args(["-sk", "--apparent-size"])
             .arg(&staged),
@@ -95,13 +92,11 @@ pub fn debian(files: &Path, to: &Path) -> Result<PathBuf> {
     fs::write(debian.join("md5sums"), md5sums(&staged)?)?;
     fs::write(debian.join("control"), control)?;
     let package = to.join(format!("{NAME}_{VERSION}_{arch}.deb"));
-    said(
-        Command::new("dpkg-deb")
-            .args(["--root-owner-group", "-Zxz", "--build"])
-            .arg(&staged)
-            .arg(&package)
-            .env("SOURCE_DATE_EPOCH", epoch(&identity.date)?),
-    )
+    run(Command::new("dpkg-deb")
+        .args(["--root-owner-group", "-Zxz", "--build"])
+        .arg(&staged)
+        .arg(&package)
+        .env("SOURCE_DATE_EPOCH", epoch(&identity.date)?))
     .context("making the Debian package (dpkg-deb is in the package dpkg)")?;
     Ok(package)
 }
@@ -171,7 +166,7 @@ fn date(format: &str, day: &str) -> Result<String> {
     let date = date
         .args(["--utc", format, "--date", day])
         .env("LC_ALL", "C");
-    Ok(said(date)?.trim().to_owned())
+    Ok(stdout_of(date)?.trim().to_owned())
 }
 
 /// The libraries that `program` needs, by Debian's names: from `dpkg-shlibdeps`, or
@@ -196,7 +191,7 @@ fn depends(program: &Path) -> Option<String> {
 /// The sums that `dpkg --verify` checks.
 fn md5sums(staged: &Path) -> Result<String> {
     let list = "find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum";
-    said(Command::new("sh").args(["-c", list]).current_dir(staged))
+    stdout_of(Command::new("sh").args(["-c", list]).current_dir(staged))
 }
 
 #[cfg(test)]

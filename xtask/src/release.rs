@@ -12,7 +12,7 @@ use crate::dist::{self, NAME, VERSION};
 use crate::inspect::Identity;
 use crate::output::say;
 use crate::probe::{self, BzImage, Elf, Mode};
-use crate::process::said;
+use crate::process::{self, stdout_of};
 use crate::qemu::Qemu;
 use crate::{build, package, progress, workspace};
 
@@ -41,7 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
     let image = fs::read(&rom.image)?;
     let identity = Identity::read(&image).context("the ROM does not say which build it is")?;
     if !options.dirty {
-        let clean = said(
+        let clean = stdout_of(
             Command::new("git")
                 .args(["status", "--porcelain"])
                 .current_dir(&source),
@@ -66,7 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
         files.join("qboot-markers.rom"),
     )?;
     fs::write(files.join("NOTICES.txt"), notices(&source)?)?;
-    let step = progress::step("packing".to_owned());
+    let step = progress::step("packing");
     let epoch = package::epoch(&identity.date)?;
     let archive = dir.join(format!("{root}.tar.gz"));
     pack(&dir, &root, &archive, &epoch)?;
@@ -99,7 +99,7 @@ fn notices(source: &Path) -> Result<String> {
     let mut text = String::new();
     for (part, dir, arguments) in PARTS {
         let about = source.join("xtask");
-        let terms = said(
+        let terms = stdout_of(
             Command::new("cargo")
                 .current_dir(source.join(dir))
                 .args(["about", "generate", "--fail", "--config"])
@@ -155,7 +155,7 @@ const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// An archive of the directory `root` in `dir`, the same bytes for the same files.
 fn pack(dir: &Path, root: &str, archive: &Path, epoch: &str) -> Result<()> {
-    said(
+    process::run(
         Command::new("tar")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
             .args(["--mode=go=rX,u+rw,a-s", &format!("--mtime=@{epoch}")])
@@ -165,8 +165,7 @@ fn pack(dir: &Path, root: &str, archive: &Path, epoch: &str) -> Result<()> {
             .arg("-C")
             .arg(dir)
             .arg(root),
-    )?;
-    Ok(())
+    )
 }
 
 /// The files of a release, in alphabetical order.
@@ -198,7 +197,7 @@ fn write_sums(dir: &Path) -> Result<()> {
 /// # Errors
 /// A check fails.
 pub fn check(dir: &Path) -> Result<()> {
-    said(
+    process::run(
         Command::new("sha256sum")
             .args(["--check", "--quiet", "SHA256SUMS"])
             .current_dir(dir),
@@ -211,11 +210,11 @@ pub fn check(dir: &Path) -> Result<()> {
         found.with_context(|| format!("no {suffix} in {}", dir.display()))
     };
 
-    let step = progress::step("booting what is in the archive".to_owned());
+    let step = progress::step("booting what is in the archive");
     let archive = dir.join(find(".tar.gz")?);
     let unpacked = scratch.path().join("archive");
     fs::create_dir(&unpacked)?;
-    said(
+    process::run(
         Command::new("tar")
             .arg("-xf")
             .arg(archive)
@@ -225,9 +224,9 @@ pub fn check(dir: &Path) -> Result<()> {
     let unpacked = unpacked.join(format!("{NAME}-{VERSION}"));
     let prefix = scratch.path().join("prefix");
     let install = ["--prefix".as_ref(), prefix.as_os_str()];
-    said(Command::new(unpacked.join("install.sh")).args(install))?;
+    process::run(Command::new(unpacked.join("install.sh")).args(install))?;
     check_installed(&prefix, &released)?;
-    said(
+    process::run(
         Command::new(unpacked.join("install.sh"))
             .args(install)
             .arg("--uninstall"),
@@ -238,9 +237,9 @@ pub fn check(dir: &Path) -> Result<()> {
     );
     step.done("installed, booted, uninstalled");
 
-    let step = progress::step("booting what is in the package".to_owned());
+    let step = progress::step("booting what is in the package");
     let root = scratch.path().join("package");
-    said(
+    process::run(
         Command::new("dpkg-deb")
             .arg("-x")
             .arg(dir.join(find(".deb")?))
@@ -268,7 +267,7 @@ pub fn check_installed(prefix: &Path, released: &[u8]) -> Result<()> {
     let mut program = Command::new(prefix.join("bin/qboot"));
     // As the user starts it, without cargo.
     program.env_remove("CARGO_MANIFEST_DIR").current_dir("/");
-    let shown = said(program.args(["inspect"]))?;
+    let shown = stdout_of(program.args(["inspect"]))?;
     ensure!(
         shown.contains(&identity.version) && shown.contains(&rom.display().to_string()),
         "the program inspects something else:\n{shown}"

@@ -16,6 +16,7 @@ use signal_hook::flag;
 
 use super::{Options, Outcome, Plan};
 use crate::deadline::Deadline;
+use crate::process::is_installed;
 use crate::{initramfs, workspace};
 
 /// Begins the line that the firmware prints when it gives up.
@@ -85,10 +86,9 @@ pub(super) fn find(program: &Path) -> Result<()> {
 
 /// How to install QEMU here.
 pub fn qemu_package() -> &'static str {
-    let has_apt = || Command::new("apt-get").arg("--version").output().is_ok();
     if workspace::source().is_some() {
         "scripts/setup.sh"
-    } else if has_apt() {
+    } else if is_installed("apt-get") {
         "sudo apt-get install --no-install-recommends qemu-system-x86"
     } else {
         "your system's package qemu-system-x86 (Debian, Fedora and Arch call it so)"

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::debugcon_path;
 use crate::deadline::{self, Deadline};
+use crate::process::quoted;
 
 type QmpStream = Stream<BufReader<TimedStream>, UnixStream>;
 
@@ -124,16 +125,8 @@ impl Vm {
     pub fn command_line(&self) -> String {
         let mut line = self.program.to_string_lossy().into_owned();
         for arg in &self.args {
-            let arg = arg.to_string_lossy();
-            let plain = arg
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_=,./:+".contains(c));
             line.push(' ');
-            if plain && !arg.is_empty() {
-                line.push_str(&arg);
-            } else {
-                line.push_str(&format!("'{arg}'"));
-            }
+            line.push_str(&quoted(&arg.to_string_lossy()));
         }
         line
     }
