@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use qboot::error::Error;
 use qboot::settings::options::{Choice, Options, choose, named};
-use qboot_tests::{links, shape};
+use qboot_tests::{files_below, links, shape};
 use xtask::deadline::Deadline;
 use xtask::measure::{self, Kit};
 use xtask::workspace;
@@ -24,18 +24,11 @@ fn docs() -> PathBuf {
     workspace::root().join("docs")
 }
 
-/// The Markdown files below `dir`, without what is built.
-fn pages(dir: &Path) -> Result<BTreeSet<PathBuf>> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(pages(&path)?);
-        } else if path.extension().is_some_and(|ext| ext == "md") {
-            found.insert(path);
-        }
-    }
-    Ok(found)
+/// The Markdown files below `docs`.
+fn pages() -> Result<BTreeSet<PathBuf>> {
+    let files = files_below(&docs())?.into_iter();
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "md");
+    Ok(files.filter(is_page).collect())
 }
 
 /// Headings as links name them.
@@ -68,7 +61,7 @@ fn below(path: &Path) -> Result<PathBuf> {
 #[test]
 fn links_resolve() -> Result<()> {
     let root = workspace::root();
-    let mut all = pages(&docs())?;
+    let mut all = pages()?;
     for name in [
         "README.md",
         "CONTRIBUTING.md",
@@ -107,7 +100,7 @@ fn the_book_lists_every_page() -> Result<()> {
     let docs = docs();
     let summary = fs::read_to_string(docs.join("SUMMARY.md"))?;
     let listed: BTreeSet<_> = links(&summary).iter().map(|link| docs.join(link)).collect();
-    let mut written = pages(&docs)?;
+    let mut written = pages()?;
     written.remove(&docs.join("SUMMARY.md"));
     let missing: Vec<_> = written.difference(&listed).collect();
     ensure!(missing.is_empty(), "not in SUMMARY.md: {missing:?}");
@@ -237,7 +230,7 @@ fn command_pages() -> Result<Vec<PathBuf>> {
     let root = workspace::root();
     let top = ["README.md", "CONTRIBUTING.md", "SECURITY.md"];
     let mut all: Vec<PathBuf> = top.iter().map(|name| root.join(name)).collect();
-    all.extend(pages(&docs())?);
+    all.extend(pages()?);
     Ok(all)
 }
 

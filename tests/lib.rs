@@ -451,6 +451,23 @@ pub fn links(text: &str) -> Vec<&str> {
     found
 }
 
+/// Every file below `dir`.
+///
+/// # Errors
+/// A directory cannot be read.
+pub fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files_below(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// The sum of bytes modulo 256, which tables with a checksum make 0.
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u8 {

@@ -222,6 +222,17 @@ impl fmt::Debug for Machine {
     }
 }
 
+/// pc's bridges `b1` and so on: twenty on the root bus, and twenty behind each.
+pub fn bridges(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|n| {
+        let (bus, slot) = match n {
+            0..20 => (CONVENTIONAL.root.to_owned(), n + 4),
+            _ => (format!("b{}", n / 20), n % 20 + 1),
+        };
+        format!("{},addr={slot:#x}", PC.bridge(n + 1, &bus))
+    })
+}
+
 /// Root ports `b1` and so on, eight functions to a slot from slot 2 on.
 pub fn root_ports(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|n| {

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
-use qboot_tests::{links, skip};
+use qboot_tests::{files_below, links, skip};
 use xtask::process::{is_installed, run, stdout_of};
 use xtask::{dist, package, release, workspace};
 
@@ -33,20 +33,6 @@ fn collected() -> Result<PathBuf> {
 fn install(prefix: &Path) -> Result<()> {
     let mut script = Command::new(collected()?.join("install.sh"));
     run(script.arg("--prefix").arg(prefix))
-}
-
-/// Every file below `dir`.
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path)?);
-        } else {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }
 
 /// They are tried by hand, since their tools are other distributions'.
@@ -92,7 +78,11 @@ fn the_script_installs_and_removes() -> Result<()> {
     let others = prefix.join("share/qemu/other.rom");
     fs::write(&others, "")?;
     script(&["--uninstall"])?;
-    ensure!(files(&prefix)? == [others], "left: {:?}", files(&prefix)?);
+    ensure!(
+        files_below(&prefix)? == [others],
+        "left: {:?}",
+        files_below(&prefix)?
+    );
     Ok(())
 }
 
@@ -139,7 +129,7 @@ fn the_program_does_without_a_source_tree() -> Result<()> {
 fn manual_pages_say_what_the_help_does_not() -> Result<()> {
     let dir = tempfile::tempdir()?;
     install(dir.path())?;
-    let pages = files(&dir.path().join("share/man/man1"))?;
+    let pages = files_below(&dir.path().join("share/man/man1"))?;
     ensure!(pages.len() == 8, "{pages:?}");
     for page in pages {
         let text = stdout_of(Command::new("gzip").arg("-dc").arg(&page))?;
@@ -228,9 +218,9 @@ fn the_debian_package_installs_and_removes() -> Result<()> {
     dpkg(&["--purge", dist::NAME])?;
     let usr = root.join("usr");
     ensure!(
-        !usr.exists() || files(&usr)?.is_empty(),
+        !usr.exists() || files_below(&usr)?.is_empty(),
         "left: {:?}",
-        files(&usr)?
+        files_below(&usr)?
     );
     Ok(())
 }

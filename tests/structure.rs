@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use qboot_tests::files_below;
 use xtask::workspace;
 
 /// The library from top to bottom: a module names only modules of the rows below its own.
@@ -23,22 +23,7 @@ const ROWS: [&[&str]; 11] = [
 ];
 
 /// Not held to the rows: the ROM above the library, and what only tests use.
-const APART: [&str; 5] = ["rom", "main", "lib", "sim", "capture"];
-
-/// The files of the library without its tests, from `src/` on.
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|name| name.to_str());
-        match name.context("a name that is not text")? {
-            "tests" | "sim" | "fake" => {}
-            _ if path.is_dir() => found.extend(files(&path)?),
-            _ => found.push(path),
-        }
-    }
-    Ok(found)
-}
+const APART: [&str; 7] = ["rom", "main", "lib", "sim", "capture", "tests", "fake"];
 
 /// The identifier that a text starts with.
 fn first_word(text: &str) -> &str {
@@ -84,10 +69,11 @@ fn paths_are_read_alone_and_in_braces() {
 fn arrows() -> Result<BTreeMap<String, BTreeSet<String>>> {
     let src = workspace::root().join("src");
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
-    for file in files(&src)? {
-        let top = file.strip_prefix(&src)?.iter().next().context("no name")?;
-        let module = first_word(top.to_str().context("a name that is not text")?);
-        if APART.contains(&module) {
+    for file in files_below(&src)? {
+        let path = file.strip_prefix(&src)?.with_extension("");
+        let path: Vec<_> = path.to_str().context("no text")?.split('/').collect();
+        let module = path[0];
+        if path.iter().any(|name| APART.contains(name)) {
             continue;
         }
         let text = fs::read_to_string(&file)?;

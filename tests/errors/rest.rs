@@ -1,9 +1,8 @@
 //! Errors of machines that nobody starts but to see them.
 
 use std::fs;
-use std::path::Path;
 
-use qboot_tests::sum;
+use qboot_tests::{files_below, sum};
 use xtask::workspace;
 
 use super::*;
@@ -108,25 +107,16 @@ const ELSEWHERE: [&str; 6] = [
     "NotOurMemory",
 ];
 
-/// The source of the tests.
-fn source_of(dir: &Path) -> Result<String> {
-    let mut source = String::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            source.push_str(&source_of(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            source.push_str(&fs::read_to_string(path)?);
-        }
-    }
-    Ok(source)
-}
-
 /// Some test's machine ends in every error that there is.
 #[test]
 fn every_error_is_provoked() -> Result<()> {
     let root = workspace::root();
-    let source = source_of(&root.join("tests"))?;
+    let mut source = String::new();
+    for file in files_below(&root.join("tests"))? {
+        if file.extension().is_some_and(|extension| extension == "rs") {
+            source.push_str(&fs::read_to_string(file)?);
+        }
+    }
     let words: Vec<&str> = source.split(|c: char| !c.is_alphanumeric()).collect();
     let errors = fs::read_to_string(root.join("src/error.rs"))?;
     // The arms that give errors their codes.

@@ -88,14 +88,7 @@ fn vm_generation_id(
 #[test]
 fn acpi_that_grows() -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;
-    let bridges = (0..80).map(|n| {
-        let (bus, slot) = match n {
-            0..20 => ("pci.0".to_owned(), n + 4),
-            _ => (format!("b{}", n / 20), n % 20 + 1),
-        };
-        PC.bridge(n + 1, &bus) + &format!(",addr={slot:#x}")
-    });
-    let (handover, mut vm) = probe.boot(&probe.machine(PC)?.devices(bridges))?;
+    let (handover, mut vm) = probe.boot(&probe.machine(PC)?.devices(bridges(80)))?;
     handover.check_registers()?;
     let dsdt = Tables::read(&mut vm, &handover)?.get("DSDT")?.len();
     ensure!(dsdt > 0x2_0000, "a DSDT of {dsdt} bytes");

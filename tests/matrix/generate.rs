@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use crate::machines::{bridges, root_ports};
+
 /// The options that `spec` stands for:
 ///
 /// - `bridges N`: N PCI bridges on pc, twenty behind each;
@@ -16,8 +18,12 @@ use anyhow::{Result, bail};
 pub fn options(spec: &str, dir: &Path) -> Result<Vec<String>> {
     let words: Vec<&str> = spec.split_whitespace().collect();
     let (option, values): (_, Vec<String>) = match words.as_slice() {
-        ["bridges", count] => ("-device", (0..count.parse()?).map(bridge).collect()),
-        ["ports", count] => ("-device", (0..count.parse()?).flat_map(port).collect()),
+        ["bridges", count] => ("-device", bridges(count.parse()?).collect()),
+        ["ports", count] => {
+            let ports = (1..).zip(root_ports(count.parse()?));
+            let with_disk = |(n, port): (u32, String)| [port, format!("nvme,serial={n},bus=b{n}")];
+            ("-device", ports.flat_map(with_disk).collect())
+        }
         ["fw_cfg", count] => {
             let file = |n: u32| format!("name=opt/test/file-{n},string=content-{n}");
             ("-fw_cfg", (0..count.parse()?).map(file).collect())
@@ -36,21 +42,4 @@ pub fn options(spec: &str, dir: &Path) -> Result<Vec<String>> {
     };
     let pairs = values.into_iter().map(|value| [option.to_owned(), value]);
     Ok(pairs.flatten().collect())
-}
-
-fn bridge(n: u32) -> String {
-    let (bus, slot) = match n {
-        0..20 => ("pci.0".to_owned(), n + 4),
-        _ => (format!("b{}", n / 20 - 1), n % 20 + 1),
-    };
-    let chassis = n + 1;
-    format!("pci-bridge,id=b{n},bus={bus},addr={slot:#x},chassis_nr={chassis}")
-}
-
-fn port(n: u32) -> [String; 2] {
-    let (slot, function) = (n / 8 + 2, n % 8);
-    [
-        format!("pcie-root-port,id=p{n},chassis={n},addr={slot:#x}.{function},multifunction=on"),
-        format!("nvme,serial={n},bus=p{n}"),
-    ]
 }
