@@ -101,23 +101,18 @@ fn count(kit: &Kit, firmware: &[Firmware], cells: &[Cell], results: &mut Results
         let list = measure::counts(kit, &images, cells);
         step.done(&format!("{} cells", cells.len()));
         for ((cell, image), counts) in cells.iter().zip(images).zip(list) {
-            let counts = match counts {
-                Ok(counts) => Some(counts),
+            let outcome = match counts {
+                Ok(counts) => Outcome {
+                    counts: Some(counts),
+                    pages: Some(measure::pages(kit, image, cell)?),
+                    kvm: None,
+                },
                 Err(error) => {
                     eprintln!("{}: {error:#}", one.name);
                     let reason = format!("{} in {}: no kernel reached", one.name, cell.name);
                     results.skipped.push(reason);
-                    None
+                    Outcome::default()
                 }
-            };
-            let pages = match &counts {
-                Some(_) => Some(measure::pages(kit, image, cell)?),
-                None => None,
-            };
-            let outcome = Outcome {
-                counts,
-                pages,
-                kvm: None,
             };
             let by_firmware = results.results.entry(cell.name.clone()).or_default();
             by_firmware.insert(one.name.clone(), outcome);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::output::say;
 use crate::results::{Boots, Outcome, Results, STAGES, Timeline, grouped};
-use crate::workspace;
+use crate::{measure, workspace};
 
 const WIDTH: i32 = 1120;
 /// Width of a letter as a share of its size, on average and a little more: the
@@ -180,8 +180,8 @@ pub fn benchmark(results: &Results, boots: &Boots) -> Svg {
     // Room right of the longest bar for its number.
     const NUMBER: i32 = 80;
 
-    let bare = |cell: &&String| !cell.contains("server") && !cell.contains("initrd");
-    let cells: Vec<&String> = results.cells.iter().filter(bare).collect();
+    let cells = results.cells.iter();
+    let cells: Vec<&String> = cells.filter(|cell| measure::is_bare(cell)).collect();
     let row = BAR * results.firmware.len() as i32 + GAP;
     let bottom = TOP + row * cells.len() as i32 - GAP + 4;
     let panels = panels(results, boots, &cells, |n, f| TOP + row * n + BAR * f);

@@ -60,8 +60,7 @@ fn sections(
     boots: &[Boots],
     timelines: &[Timeline],
 ) -> (String, String) {
-    let bare = measure::core_cells();
-    let is_bare = |cell: &&String| bare.iter().any(|one| one.name == **cell);
+    let is_bare = |cell: &&String| measure::is_bare(cell);
     let section =
         |boots: &Boots, cells: &[&String]| format!("{}\n\n{}", boots.head(), boots.table(cells));
     let (in_readme, more): (Vec<_>, Vec<_>) = first.cells.iter().partition(is_bare);

@@ -28,7 +28,7 @@ mod kvm;
 pub mod user_space;
 
 use budget::{Budget, Comparison};
-pub use cells::{Cell, Kernel, all_cells, core_cells, named};
+pub use cells::{Cell, Kernel, all_cells, core_cells, is_bare, named};
 use counts::sums;
 pub use counts::{Access, Counts};
 pub(crate) use kvm::time_of;
@@ -160,6 +160,7 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
 
 /// Waits until the cell's kernel has reported and ended QEMU.
 fn end(vm: &mut Vm, rom: &Path, cell: &Cell, timeout: Duration) -> Result<()> {
+    let which = || format!("{} with {}", cell.name, rom.display());
     vm.wait_for("the kernel's report", timeout, |vm| {
         vm.debugcon(COMPLAINTS).contains(&b'\n')
     })
@@ -167,15 +168,10 @@ fn end(vm: &mut Vm, rom: &Path, cell: &Cell, timeout: Duration) -> Result<()> {
         Ok(Some(_)) => Ok(()),
         _ => Err(error),
     })
-    .with_context(|| format!("{} with {}", cell.name, rom.display()))?;
+    .with_context(which)?;
     let complaint = String::from_utf8_lossy(&vm.debugcon(COMPLAINTS)).into_owned();
-    ensure!(
-        complaint.is_empty(),
-        "{} with {}: {complaint}",
-        cell.name,
-        rom.display()
-    );
-    probe::wait_end(vm, timeout).with_context(|| format!("{} with {}", cell.name, rom.display()))
+    ensure!(complaint.is_empty(), "{}: {complaint}", which());
+    probe::wait_end(vm, timeout).with_context(which)
 }
 
 /// The accesses up to the kernel's report, in order.

@@ -60,7 +60,7 @@ pub struct Kvm {
 }
 
 /// What one firmware costs in one cell.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// Accesses and instructions; absent when the kernel was not reached.
     pub counts: Option<Counts>,

@@ -49,12 +49,6 @@ impl Cell {
         }
     }
 
-    /// Whether it is one of [`core_cells`].
-    #[must_use]
-    pub fn is_bare(&self) -> bool {
-        core_cells().iter().any(|cell| cell.name == self.name)
-    }
-
     fn named(mut self, addition: &str) -> Self {
         self.name = format!("{}, {addition}", self.name);
         self
@@ -72,6 +66,12 @@ pub fn core_cells() -> Vec<Cell> {
     }
     cells.push(root_ports(Kernel::Pvh));
     cells
+}
+
+/// Whether the cell of this name is one of [`core_cells`].
+#[must_use]
+pub fn is_bare(name: &str) -> bool {
+    core_cells().iter().any(|cell| cell.name == name)
 }
 
 /// q35 with 20 root ports.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
-    Access, Cell, Kernel, Spread, accesses, all_cells, cells::root_ports, end, equipped, named,
-    sums,
+    Access, Cell, Kernel, Spread, accesses, all_cells, cells::root_ports, end, equipped, is_bare,
+    named, sums,
 };
 use crate::debian::Package;
 use crate::initramfs::Initramfs;
@@ -286,7 +286,7 @@ pub(crate) fn timed(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Res
 pub(super) fn run(options: &super::Options) -> Result<()> {
     let mut chosen = cells();
     if !options.all {
-        chosen.retain(Cell::is_bare);
+        chosen.retain(|cell| is_bare(&cell.name));
     }
     let cells = &named(chosen, options.cell.as_deref())?;
     let roms = &options.roms()?;
