@@ -33,6 +33,15 @@ pub fn image(flavour: Flavour, kind: Kind) -> Result<PathBuf> {
     }
 }
 
+/// Which programs a kernel of this flavour runs.
+#[must_use]
+pub fn arch(flavour: Flavour) -> Arch {
+    match flavour {
+        Flavour::I686Pae => Arch::I386,
+        _ => Arch::Amd64,
+    }
+}
+
 /// A machine that boots a kernel of this flavour with the standard initramfs, and these
 /// words on the command line beside those that it needs.
 ///
@@ -45,16 +54,12 @@ pub fn boot(
     time: Time,
     words: &str,
 ) -> Result<Qemu> {
-    let arch = match flavour {
-        Flavour::I686Pae => Arch::I386,
-        _ => Arch::Amd64,
-    };
     let has_acpi = !words.contains("acpi=off");
     let needed = linux::parameters(machine.name, time, has_acpi).join(" ");
     Ok(machine
         .qemu()?
         .kernel(image(flavour, kind)?)
-        .initrd(initramfs::standard(arch)?)
+        .initrd(initramfs::standard(arch(flavour))?)
         .append(&format!("console=ttyS0 panic=-1 {needed} {words}")))
 }
 

@@ -1,6 +1,7 @@
 //! What the firmware does to memory: how deep its stack goes, and that the
 //! simulated machine (`src/sim.rs`) is left byte for byte as the real one.
 
+use std::ffi::OsString;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -98,24 +99,17 @@ fn pci_bios() -> Result<&'static [u8]> {
     Ok(code.leak())
 }
 
-/// Options that make the same machine under qtest and with the ROM.
-fn options(machine: Machine, probe: &Probe) -> Result<Vec<String>> {
+/// What is booted under qtest and with the ROM.
+fn boot_options(probe: &Probe) -> Result<[OsString; 6]> {
     let initrd = probe.file("initrd", &noise(100_001, 7))?;
-    let (kernel, initrd) = (probe.path(), initrd);
     Ok([
-        "-M",
-        &machine.to_string(),
-        "-m",
-        "64M",
-        "-kernel",
-        &kernel.display().to_string(),
-        "-initrd",
-        &initrd.display().to_string(),
-        "-append",
-        "console=ttyS0 root=/dev/vda quiet",
-    ]
-    .map(str::to_owned)
-    .to_vec())
+        "-kernel".into(),
+        probe.path().into(),
+        "-initrd".into(),
+        initrd.into(),
+        "-append".into(),
+        "console=ttyS0 root=/dev/vda quiet".into(),
+    ])
 }
 
 /// The simulated machine after its boot, and the handoff.
@@ -126,9 +120,9 @@ fn simulated(
     image: &[u8],
 ) -> Result<(Guest, Handoff)> {
     // The DSDT tells of a serial port.
-    let serial = ["-serial", "null"].map(str::to_owned);
-    let options = options(machine, probe)?.into_iter().chain(serial);
-    let options: Vec<_> = options.map(Into::into).collect();
+    let name = machine.to_string();
+    let options = ["-M", &name, "-m", "64M", "-serial", "null"].map(OsString::from);
+    let options = [&options[..], &boot_options(probe)?].concat();
     let mut fw_cfg = FakeFwCfg::new();
     for item in capture::capture(&options)? {
         match item.name.as_str() {
@@ -214,8 +208,7 @@ fn the_simulation_leaves_the_same_memory(
     let (guest, handoff) = simulated(machine, kind, &probe, &image)?;
 
     let qemu = machine.qemu()?.memory_mib(64).qmp();
-    let same_options = self::options(machine, &probe)?;
-    let mut vm = probe::ports(qemu).args(&same_options[4..]).spawn()?;
+    let mut vm = probe::ports(qemu).args(boot_options(&probe)?).spawn()?;
     let report = vm.wait_debugcon(probe::REPORT_PORT, RECORD_LEN, PROBE_TIMEOUT)?;
     let record = Record::parse(&report)?;
     let entered = match handoff {

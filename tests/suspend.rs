@@ -242,39 +242,24 @@ fn a_wide_vector_counts_from_version_1_on(machine: Machine) -> Result<()> {
 #[apply(each_chipset)]
 fn garbage_boots_anew(machine: Machine) -> Result<()> {
     let note = layout::WAKE_NOTE.start();
-    for wishes in [
-        Wishes {
-            damage: note,
-            ..ORDINARY
-        },
-        Wishes {
-            damage: note + 8,
-            ..ORDINARY
-        },
-        Wishes {
-            damage: note + 16,
-            ..ORDINARY
-        },
-        Wishes {
-            damage: FACS,
-            ..ORDINARY
-        },
-        Wishes {
-            vector: 0,
-            ..ORDINARY
-        },
-        Wishes {
-            vector: layout::HIGH_RAM,
-            ..ORDINARY
-        },
+    for (vector, damage) in [
+        (REAL, note),
+        (REAL, note + 8),
+        (REAL, note + 16),
+        (REAL, FACS),
+        (0, 0),
+        (layout::HIGH_RAM, 0),
     ] {
+        let wishes = Wishes {
+            vector,
+            damage,
+            ..ORDINARY
+        };
         let (qemu, _probe) = wishes.qemu(machine)?;
         let mut vm = qemu.spawn()?;
         wake(&mut vm)?;
-        booted_anew(&mut vm).with_context(|| {
-            let Wishes { vector, damage, .. } = wishes;
-            format!("{machine}: vector {vector:#x}, damage at {damage:#x}")
-        })?;
+        booted_anew(&mut vm)
+            .with_context(|| format!("{machine}: vector {vector:#x}, damage at {damage:#x}"))?;
     }
     Ok(())
 }

@@ -18,10 +18,6 @@ fn busy(machine: Machine, kind: Kind) -> Result<(Qemu, Probe)> {
     Ok((qemu.reboot(), probe))
 }
 
-fn pause(rng: &mut Rng) {
-    sleep(Duration::from_micros(rng.u64(..12_000)));
-}
-
 /// Waits for a whole record behind the first `seen` bytes of report.
 fn entered(vm: &mut Vm, seen: usize) -> Result<Record> {
     // A reset may have cut a record short.
@@ -51,7 +47,7 @@ fn resets_while_booting() -> Result<()> {
             let mut seen = 0;
             for _ in 0..40 {
                 vm.reset()?;
-                pause(&mut rng);
+                sleep(Duration::from_micros(rng.u64(..12_000)));
                 seen = vm.debugcon(REPORT_PORT).len();
             }
             // What ran when the last was asked for may still have reported.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qboot_tests::guest::{self, Tpm, find, image};
 use xtask::debian::{self, Package};
-use xtask::initramfs::{Arch, Initramfs};
+use xtask::initramfs::Initramfs;
 use xtask::kernel::{self, Flavour};
 use xtask::linux::Time;
 
@@ -36,11 +36,7 @@ impl Guest {
 
     /// A machine that boots it, whose files are in `dir`.
     fn qemu(self, machine: Machine, dir: &Path) -> Result<Qemu> {
-        let arch = match self.flavour {
-            Flavour::I686Pae => Arch::I386,
-            _ => Arch::Amd64,
-        };
-        let mut initramfs = Initramfs::standard(arch)?
+        let mut initramfs = Initramfs::standard(guest::arch(self.flavour))?
             .directory("modules")
             .file("suspend", 0o755, SCRIPT);
         let modules = guest::modules(&kernel::debian(self.flavour)?, self.modules)?.into_iter();
