@@ -50,7 +50,7 @@ pub enum Format {
 pub fn format(bytes: &[u8]) -> Format {
     if bytes.starts_with(b"\x7fELF") {
         Format::Elf
-    } else if bytes.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS") {
+    } else if has_setup_header(bytes) {
         match payload(bytes) {
             Ok(_) => Format::BzImage,
             Err(_) => Format::BzImageWithoutPayload,
@@ -106,11 +106,11 @@ fn refused(bytes: &[u8]) -> &'static str {
 /// # Errors
 /// Parts of a PE file lie outside it.
 pub fn bzimage(bytes: &[u8]) -> Result<&[u8]> {
-    let pe = match bytes.get(hdr::HEADER..hdr::HEADER + 4) {
-        Some(b"HdrS") => None,
-        _ => Pe::read(bytes)?,
-    };
-    Ok(pe.and_then(|pe| pe.section(".linux")).unwrap_or(bytes))
+    if has_setup_header(bytes) {
+        return Ok(bytes);
+    }
+    let linux = Pe::read(bytes)?.and_then(|pe| pe.section(".linux"));
+    Ok(linux.unwrap_or(bytes))
 }
 
 /// Whether QEMU boots the ELF file `bytes` by PVH.
@@ -243,6 +243,21 @@ pub fn pvh_entry(elf: &[u8]) -> Result<Option<u64>> {
     Ok(None)
 }
 
+/// Whether `bytes` are a bzImage, as far as its mark tells.
+pub fn has_setup_header(bytes: &[u8]) -> bool {
+    bytes.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS")
+}
+
+/// Bytes of a bzImage's boot sector and setup code, which the 32-bit code follows.
+pub fn setup_len(bzimage: &[u8]) -> usize {
+    let sects = match bzimage[hdr::SETUP_SECTS] {
+        // Boot protocol, `setup_sects`.
+        0 => 4,
+        sects => usize::from(sects),
+    };
+    (1 + sects) * 512
+}
+
 fn le<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
     bytes
         .get(at..at + N)
@@ -251,10 +266,7 @@ fn le<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
 }
 
 fn payload(bytes: &[u8]) -> Result<&[u8]> {
-    ensure!(
-        bytes.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS"),
-        "not a bzImage: no setup header"
-    );
+    ensure!(has_setup_header(bytes), "not a bzImage: no setup header");
     let version = u16::from_le_bytes(le(bytes, hdr::VERSION)?);
     ensure!(
         version >= 0x208,
@@ -262,18 +274,13 @@ fn payload(bytes: &[u8]) -> Result<&[u8]> {
         version >> 8,
         version & 0xff
     );
-    // 0 stands for 4 in the field (boot protocol, setup_sects).
-    let setup_sects = match bytes[hdr::SETUP_SECTS] {
-        0 => 4,
-        sects => usize::from(sects),
-    };
     let offset = u32::from_le_bytes(le(bytes, hdr::PAYLOAD_OFFSET)?) as usize;
     let length = u32::from_le_bytes(le(bytes, hdr::PAYLOAD_LENGTH)?) as usize;
     ensure!(
         length > 4,
         "the header carries no payload, this is no Linux"
     );
-    let start = (setup_sects + 1) * 512 + offset;
+    let start = setup_len(bytes) + offset;
     bytes
         .get(start..start + length)
         .with_context(|| format!("the payload at {start:#x} lies outside the file; is it whole?"))

@@ -12,7 +12,7 @@ use clap::ArgMatches;
 
 use crate::json::Json;
 use crate::kernel::{self, Flavour};
-use crate::output::put;
+use crate::output::{put, say};
 use crate::process::run_telling;
 use crate::run::{self, Outcome};
 use crate::uki::Pe;
@@ -46,7 +46,7 @@ pub fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
         "kernel" => {
             let flavour = found.get_one("flavour").copied();
             let kernel = kernel::debian(flavour.unwrap_or(Flavour::CloudAmd64))?;
-            put(format!("{}\n", kernel.bzimage.display()))?;
+            say!("{}", kernel.bzimage.display())?;
         }
         "doctor" => return doctor(found.get_flag("json")),
         "completions" => {
@@ -82,8 +82,8 @@ fn build(features: &[&str]) -> Result<()> {
     let root = workspace::root();
     let image = rom.image.strip_prefix(&root).unwrap_or(&rom.image);
     let (image, size) = (image.display(), build::ROM_SIZE);
-    let used = format!("{image}: {} of {size} bytes used", rom.used);
-    put(format!("{used}\nsha256 {}\n", rom.sha256))
+    say!("{image}: {} of {size} bytes used", rom.used)?;
+    say!("sha256 {}", rom.sha256)
 }
 
 /// Prints `json` or `text`.
@@ -152,27 +152,26 @@ fn extract(bzimage: &Path, vmlinux: &Path, initrd: Option<&Path>) -> Result<Exit
         let found = found.as_ref();
         let found = found.with_context(|| format!("{} holds no initrd", bzimage.display()))?;
         workspace::write_named(path, found)?;
-        put(format!("{}: {} bytes\n", path.display(), found.len()))?;
+        say!("{}: {} bytes", path.display(), found.len())?;
     }
     if let Some(pe) = &unified {
-        put(format!("command line: {}\n", pe.command_line()))?;
+        say!("command line: {}", pe.command_line())?;
         if found.is_some() && initrd.is_none() {
-            put("it holds an initrd, too: --initrd FILE writes it\n")?;
+            say!("it holds an initrd, too: --initrd FILE writes it")?;
         }
     }
     workspace::write_named(vmlinux, &kernel.elf)?;
-    put(format!(
-        "{}: {} bytes, was compressed with {}\n",
+    say!(
+        "{}: {} bytes, was compressed with {}",
         vmlinux.display(),
         kernel.elf.len(),
         kernel.compression
-    ))?;
+    )?;
     if let Some(entry) = kernel.pvh_entry {
-        let entry = format!("PVH entry point at {entry:#x}");
-        put(format!("{entry}: boots with QEMU's -kernel\n"))?;
+        say!("PVH entry point at {entry:#x}: boots with QEMU's -kernel")?;
         Ok(ExitCode::SUCCESS)
     } else {
-        put("no PVH entry point (built without CONFIG_PVH): QEMU cannot boot this vmlinux\n")?;
+        say!("no PVH entry point (built without CONFIG_PVH): QEMU cannot boot this vmlinux")?;
         Ok(ExitCode::from(NO_PVH))
     }
 }

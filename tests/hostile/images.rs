@@ -3,7 +3,7 @@
 use qboot_tests::Field;
 use xtask::kernel::{self, Flavour};
 use xtask::probe::{Multiboot, PAYLOAD_LEN, Segment};
-use xtask::uki;
+use xtask::{extract, uki};
 
 use super::*;
 
@@ -196,7 +196,7 @@ fn linux_cut() -> Result<()> {
     let end = End::Fails(Error::KernelTruncated);
     for flavour in [Flavour::CloudAmd64, Flavour::I686Pae] {
         let whole = std::fs::read(kernel::debian(flavour)?.bzimage)?;
-        let setup_len = (usize::from(whole[hdr::SETUP_SECTS]) + 1) * 512;
+        let setup_len = extract::setup_len(&whole);
         let code_len = whole.len() - setup_len;
         let payload = whole.u32(hdr::PAYLOAD_OFFSET)? as usize;
         let payload_len = whole.u32(hdr::PAYLOAD_LENGTH)? as usize;

@@ -1,6 +1,5 @@
 //! Kernel images around a probe: bzImage, ELF for PVH, multiboot.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +10,7 @@ use object::elf::{
 use object::write::elf::{FileHeader, ProgramHeader, Writer};
 
 use super::{Mode, PAYLOAD_LEN, assemble, code};
-use crate::hdr;
+use crate::{extract, hdr, workspace};
 
 /// A bzImage: setup sectors, then the 32-bit code.
 #[derive(Clone, Debug)]
@@ -28,19 +27,14 @@ impl BzImage {
     /// # Errors
     /// The file cannot be read, or is not a bzImage.
     pub fn of(kernel: &Path, mode: Mode) -> Result<Self> {
-        let image =
-            fs::read(kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
+        let image = workspace::read(kernel)?;
         ensure!(
-            image.get(hdr::HEADER..hdr::HEADER + 4) == Some(b"HdrS".as_slice()),
+            extract::has_setup_header(&image),
             "{} is no bzImage",
             kernel.display()
         );
-        let sectors = match image[hdr::SETUP_SECTS] {
-            0 => 4,
-            n => usize::from(n),
-        };
         let setup = image
-            .get(..(sectors + 1) * 512)
+            .get(..extract::setup_len(&image))
             .context("a bzImage shorter than its setup code")?;
         Ok(Self {
             setup: setup.to_vec(),
