@@ -158,10 +158,8 @@ fn an_elf_without_pvh() -> Result<()> {
 
 #[apply(each_machine)]
 fn a_kernel_too_big(machine: Machine) -> Result<()> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u32(hdr::INIT_SIZE, 80 << 20);
-    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
-    let qemu = qemu.memory_mib(64);
+    let probe = Probe::with_header(|image| image.set_u32(hdr::INIT_SIZE, 80 << 20))?;
+    let qemu = machine.qemu()?.kernel(probe.path()).memory_mib(64);
     fails_with(&qemu, Error::KernelTooBig(ROOM), " KiB, has ")
 }
 
@@ -179,11 +177,9 @@ fn setup_code_without_room(machine: Machine) -> Result<()> {
 /// A zImage, for which the user demands the 32-bit entry that it does not have.
 #[apply(each_machine)]
 fn a_zimage_entered_in_32_bits(machine: Machine) -> Result<()> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u8(hdr::LOADFLAGS, 0);
-    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
-    let qemu = qemu.option("entry", "32");
-    fails_with(&qemu, Error::Needs16BitEntry, "")
+    let probe = Probe::with_header(|image| image.set_u8(hdr::LOADFLAGS, 0))?;
+    let qemu = machine.qemu()?.kernel(probe.path());
+    fails_with(&qemu.option("entry", "32"), Error::Needs16BitEntry, "")
 }
 
 #[apply(each_machine)]
@@ -222,9 +218,8 @@ fn an_initrd_too_big(machine: Machine, kind: Kind) -> Result<()> {
 
 #[apply(each_machine)]
 fn a_command_line_too_long(machine: Machine) -> Result<()> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u32(hdr::CMDLINE_SIZE, 255);
-    let (qemu, _probe) = with_kernel(machine, &image.bytes())?;
+    let probe = Probe::with_header(|image| image.set_u32(hdr::CMDLINE_SIZE, 255))?;
+    let qemu = machine.qemu()?.kernel(probe.path());
     let qemu = qemu.append(&"x".repeat(256));
     fails_with(&qemu, Error::CommandLineTooLong(LENGTH), "-append")
 }

@@ -10,7 +10,7 @@ use qboot_tests::machines::*;
 use qboot_tests::{Kind, PROBE_TIMEOUT, Probe, noise, skip};
 use rstest::rstest;
 use rstest_reuse::apply;
-use xtask::probe::{self, BzImage, Mode, PAYLOAD_LEN, hdr};
+use xtask::probe::{self, Mode, PAYLOAD_LEN, hdr};
 use xtask::qemu::{self, Accel, Qemu, Vm};
 
 #[path = "handover/kernels.rs"]
@@ -144,9 +144,7 @@ fn command_lines_of_the_kernels_own_limit(
     #[values((255, 255), (65_535, 16_000))] limit_and_len: (u32, usize),
 ) -> Result<()> {
     let (limit, len) = limit_and_len;
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u32(hdr::CMDLINE_SIZE, limit);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let probe = Probe::with_header(|image| image.set_u32(hdr::CMDLINE_SIZE, limit))?;
     check_command_line(machine, &probe, len)
 }
 

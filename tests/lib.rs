@@ -98,20 +98,20 @@ pub fn symbol(name: &str) -> Result<u32> {
     Ok(u32::try_from(*address)?)
 }
 
-/// Looks again and again whether it is so.
+/// Polls `done` until it returns true. The error says `what` was waited for.
 ///
 /// # Errors
-/// It is not within [`PROBE_TIMEOUT`], or cannot be told.
-pub fn wait_until(it_is_so: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+/// [`PROBE_TIMEOUT`] passes, or `done` fails.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let mut deadline = Deadline::new(PROBE_TIMEOUT);
-    while !is_so()? {
-        ensure!(deadline.pause(), "waited in vain until {it_is_so}");
+    while !done()? {
+        ensure!(deadline.pause(), "waited in vain until {what}");
     }
     Ok(())
 }
 
-/// Tests that may be left out, and why: any other skip fails. Names and reasons may
-/// go on behind what is listed.
+/// Tests that may be skipped, and why: any other skip fails. Both are compared by how
+/// they begin.
 const SKIPS: [(&str, &str); 12] = [
     ("a_skip", "this is for the count"),
     ("builds_are_reproducible", "this is no git checkout"),
@@ -251,6 +251,15 @@ impl Probe {
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("kernel"), bytes)?;
         Ok(Self { kind, dir })
+    }
+
+    /// A bzImage whose header is changed, such as by `|image| image.set_u16(…)`.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn with_header(change: impl FnOnce(&mut BzImage) -> &mut BzImage) -> Result<Self> {
+        let mut image = BzImage::minimal(Mode::Halt)?;
+        Self::from_bytes(Kind::BzImage, &change(&mut image).bytes())
     }
 
     /// The image file.

@@ -102,9 +102,7 @@ fn an_initrd_stays_below_the_kernels_limit(
     machine: Machine,
     #[values(0x037f_ffff, 0x0fff_ffff)] limit: u32,
 ) -> Result<()> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u32(hdr::INITRD_ADDR_MAX, limit);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let probe = Probe::with_header(|image| image.set_u32(hdr::INITRD_ADDR_MAX, limit))?;
     let (handover, _vm) = boot_with_initrd(&probe, probe.machine(machine)?, (8 << 20) + 1)?;
     check(&handover, 512)?;
     let end = handover.initrd.context("no initrd")?.end;
@@ -116,11 +114,11 @@ fn an_initrd_stays_below_the_kernels_limit(
 #[apply(each_machine)]
 fn preferred_address(machine: Machine) -> Result<()> {
     const INIT_SIZE: u32 = 100 << 20;
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image
-        .set_u64(hdr::PREF_ADDRESS, 16 << 20)
-        .set_u32(hdr::INIT_SIZE, INIT_SIZE);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let probe = Probe::with_header(|image| {
+        image
+            .set_u64(hdr::PREF_ADDRESS, 16 << 20)
+            .set_u32(hdr::INIT_SIZE, INIT_SIZE)
+    })?;
     let qemu = probe.machine(machine)?.memory_mib(256);
     let (handover, _vm) = boot_with_initrd(&probe, qemu, 10 << 20)?;
     handover.check_registers()?;
@@ -136,9 +134,7 @@ fn old_protocols(
     #[values(PC, MICROVM)] machine: Machine,
     #[values(0x0205, 0x0206, 0x0208, 0x020a, 0x020c)] version: u16,
 ) -> Result<()> {
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image.set_u16(hdr::VERSION, version);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let probe = Probe::with_header(|image| image.set_u16(hdr::VERSION, version))?;
     let qemu = probe.machine(machine)?.append("old");
     let (handover, _vm) = boot_with_initrd(&probe, qemu, 123_456)?;
     handover.check_registers()?;
@@ -180,11 +176,11 @@ fn sixteen_bit_entry(
     #[values((0x0202, 1), (0x0203, 1), (0x020f, 0))] header: (u16, u8),
 ) -> Result<()> {
     let (version, relocatable) = header;
-    let mut image = BzImage::minimal(Mode::Halt)?;
-    image
-        .set_u16(hdr::VERSION, version)
-        .set_u8(hdr::RELOCATABLE_KERNEL, relocatable);
-    let probe = Probe::from_bytes(Kind::BzImage, &image.bytes())?;
+    let probe = Probe::with_header(|image| {
+        image
+            .set_u16(hdr::VERSION, version)
+            .set_u8(hdr::RELOCATABLE_KERNEL, relocatable)
+    })?;
     let qemu = probe.machine(machine)?.append("sixteen bits");
     let (handover, _vm) = boot_with_initrd(&probe, qemu, 123_456)?;
     // The registers in the record are those of the kernel's own 16-bit code.
