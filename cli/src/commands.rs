@@ -191,7 +191,7 @@ fn parse(program: Command) -> (String, ArgMatches) {
     let own_script = script
         .as_ref()
         .filter(|script| !script.ends_with("xtask.sh"));
-    let program_name = workspace::typed();
+    let program_name = workspace::program_name();
     let task_name = match own_script {
         Some(script) => script.clone(),
         None => format!("{program_name} {task}"),

@@ -407,7 +407,7 @@ fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
         "{} is a unified kernel image, beside which QEMU refuses -initrd and -dtb; take its kernel \
          out with: {} extract {} vmlinux",
         kernel.display(),
-        workspace::typed(),
+        workspace::program_name(),
         kernel.display(),
     );
     Ok(())

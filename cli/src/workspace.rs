@@ -39,9 +39,9 @@ pub fn require_source(what: &str) -> Result<PathBuf> {
 /// typed.
 pub const SCRIPT: &str = "QBOOT_SCRIPT";
 
-/// What is typed before a command: the script that takes them all, cargo's alias, or
-/// an installed program.
-pub fn typed() -> String {
+/// What the user types before a command: `scripts/xtask.sh`, cargo's alias, or the
+/// installed program.
+pub fn program_name() -> String {
     match env::var(SCRIPT) {
         Ok(script) => match script.rsplit_once('/') {
             Some((scripts, _)) => format!("{scripts}/xtask.sh"),

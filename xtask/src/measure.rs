@@ -146,7 +146,7 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
         .accel(Accel::Icount { shift: 0 })
         .trace("memory_region_ops_*")
         .spawn()?;
-    end(&mut vm, rom, cell, TIMEOUT)?;
+    wait_for_end(&mut vm, rom, cell, TIMEOUT)?;
     let record = probe::Record::parse(&vm.debugcon(probe::REPORT_PORT))?;
     let mut list = accesses(&vm).with_context(|| cell.name.clone())?;
     list.retain(|access| access.by_guest);
@@ -159,7 +159,7 @@ pub fn trace(kit: &Kit, rom: &Path, cell: &Cell) -> Result<(Counts, Vec<Access>)
 }
 
 /// Waits until the cell's kernel has reported and ended QEMU.
-fn end(vm: &mut Vm, rom: &Path, cell: &Cell, timeout: Duration) -> Result<()> {
+fn wait_for_end(vm: &mut Vm, rom: &Path, cell: &Cell, timeout: Duration) -> Result<()> {
     let which = || format!("{} with {}", cell.name, rom.display());
     vm.wait_for("the kernel's report", timeout, |vm| {
         vm.debugcon(COMPLAINTS).contains(&b'\n')

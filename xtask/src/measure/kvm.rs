@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Kit, TIMEOUT, end};
+use super::{Cell, Kit, TIMEOUT, wait_for_end};
 use crate::probe::Mode;
 use crate::qemu::Accel;
 
@@ -33,7 +33,7 @@ pub fn kvm_run(kit: &Kit, rom: &Path, cell: &Cell) -> Result<KvmRun> {
         .trace("vm_state_notify")
         .args(["-msg", "timestamp=on"])
         .spawn()?;
-    end(&mut vm, rom, cell, TIMEOUT).context("under KVM")?;
+    wait_for_end(&mut vm, rom, cell, TIMEOUT).context("under KVM")?;
     let mut start = None;
     let mut last = None;
     let mut exits = 0u64;

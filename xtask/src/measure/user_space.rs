@@ -12,9 +12,9 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempDir};
 
+use super::cells::root_ports;
 use super::{
-    Access, Cell, Kernel, Spread, accesses, all_cells, cells::root_ports, end, equipped, is_bare,
-    named, sums,
+    Access, Cell, Kernel, Spread, accesses, all_cells, equipped, is_bare, named, sums, wait_for_end,
 };
 use crate::debian::Package;
 use crate::initramfs::Initramfs;
@@ -232,21 +232,14 @@ fn exits<'a>(list: impl Iterator<Item = &'a Access>) -> u64 {
 /// # Errors
 /// User space is not reached.
 pub fn count(linux: &Linux, rom: &Path, cell: &Cell) -> Result<UserSpace> {
-    Ok(UserSpace::of(&trace(linux, rom, cell)?))
-}
-
-/// Boots a cell to user space and lists the accesses in order.
-///
-/// # Errors
-/// User space is not reached.
-pub fn trace(linux: &Linux, rom: &Path, cell: &Cell) -> Result<Vec<Access>> {
     let mut vm = linux
         .machine(rom, cell, COUNTED)?
         .args(REPEATABLE)
         .trace("memory_region_ops_*")
         .spawn()?;
-    end(&mut vm, rom, cell, TIMEOUT)?;
-    accesses(&vm).with_context(|| cell.name.clone())
+    wait_for_end(&mut vm, rom, cell, TIMEOUT)?;
+    let list = accesses(&vm).with_context(|| cell.name.clone())?;
+    Ok(UserSpace::of(&list))
 }
 
 /// Milliseconds from QEMU's start to its end by the first instructions of user space.
@@ -257,7 +250,7 @@ fn time(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Result<f64> {
     let qemu = linux.machine(rom, cell, accel)?;
     let start = Instant::now();
     let mut vm = qemu.spawn()?;
-    end(&mut vm, rom, cell, TIMED).context(HANGS)?;
+    wait_for_end(&mut vm, rom, cell, TIMED).context(HANGS)?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
@@ -272,7 +265,7 @@ pub(crate) fn timed(linux: &Linux, rom: &Path, cell: &Cell, accel: Accel) -> Res
         .trace("vm_state_notify")
         .args(["-msg", "timestamp=on"])
         .spawn()?;
-    end(&mut vm, rom, cell, TIMED).context(HANGS)?;
+    wait_for_end(&mut vm, rom, cell, TIMED).context(HANGS)?;
     // The machine's files go with it.
     let kept = NamedTempFile::new()?;
     fs::copy(vm.trace_path(), kept.path())?;
