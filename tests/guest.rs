@@ -136,7 +136,7 @@ fn load(
     Ok(())
 }
 
-/// A file below `dir` of whose name `is_it` holds.
+/// The first file below `dir` whose name `is_it` accepts.
 pub fn find(dir: &Path, is_it: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
     for entry in fs::read_dir(dir).ok()?.flatten() {
         let path = entry.path();

@@ -149,7 +149,7 @@ fn outcome(vm: &Vm, status: Option<i32>) -> Result<Outcome> {
     Ok(Outcome::Failed { code, line })
 }
 
-/// The cases of a test. Those that are of no machine's own take turns on all.
+/// The cases of a test. Those that are not about one machine take turns on all.
 #[derive(Default)]
 struct Cases(Vec<Case>);
 

@@ -191,8 +191,8 @@ fn everything_found_is_there(machine: Machine, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// What looks like an option or a parameter of ours, and is none, is told by name;
-/// what is one is not.
+/// Unknown options and parameters under the firmware's names are reported, known ones
+/// are not.
 #[test]
 fn what_nobody_knows_is_told() -> Result<()> {
     let probe = Probe::new(Kind::Pvh)?;

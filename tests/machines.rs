@@ -258,7 +258,7 @@ pub fn each_machine_and_kernel(
 ) {
 }
 
-/// Runs a test on the machine that nobody plugs virtio into, too.
+/// Runs a test on each machine of [`ALL`] and on isapc.
 #[template]
 #[export]
 #[rstest]

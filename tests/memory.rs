@@ -21,10 +21,10 @@ use xtask::{build, capture};
 #[path = "memory/frames.rs"]
 mod frames;
 
-/// No byte of the stack is this, unless by chance.
+/// What the stack is filled with beforehand: hardly anything else writes this byte.
 const PAINT: u8 = 0xa7;
-/// Bytes of stack that no boot may use more of. The stack has twice as many,
-/// and its guard is looked at before the handoff.
+/// Most bytes of stack that a boot may use. The stack has twice as many, and the
+/// firmware checks its guard before the handoff.
 const DEEPEST: u32 = 8192;
 
 /// Bytes of stack that were used.

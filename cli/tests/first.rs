@@ -16,7 +16,7 @@ use qboot_cli::workspace;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-/// Nobody waits longer for a word.
+/// The longest wait for a line.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// The source tree without its build products.

@@ -1,4 +1,4 @@
-//! Errors of machines that nobody starts but to see them.
+//! Errors of unusual machines: too little memory, too many files or tables.
 
 use std::fs;
 
@@ -93,9 +93,9 @@ fn smbios(#[case] anchor: Vec<u8>, #[case] len: usize, #[case] error: Error) -> 
     fails_with(&qemu, error, "")
 }
 
-/// Nothing here looks for these by their names.
+/// Errors that no test here names.
 const ELSEWHERE: [&str; 6] = [
-    // Warnings, told by their numbers (`tests/pci/boots.rs`).
+    // Warnings: `tests/pci/boots.rs` compares their numbers.
     "PciUnplaced",
     "PciUnnumbered",
     // No QEMU has so many entries, or such a host bridge, or takes a -bios without
@@ -107,7 +107,7 @@ const ELSEWHERE: [&str; 6] = [
     "NotOurMemory",
 ];
 
-/// Some test's machine ends in every error that there is.
+/// Each error of the firmware is named by a test, or stands in [`ELSEWHERE`].
 #[test]
 fn every_error_is_provoked() -> Result<()> {
     let root = workspace::root();

@@ -18,7 +18,7 @@ struct Function {
     /// Addresses that it calls, with 4 bytes for the return address, or ends
     /// with a jump to, with none.
     calls: Vec<(u64, u32)>,
-    /// Whether it calls what only runs tell.
+    /// Whether it calls through a pointer.
     indirect: bool,
 }
 
@@ -140,7 +140,7 @@ fn no_chain_of_calls_fills_the_stack() -> Result<()> {
         done: BTreeMap::new(),
         path: Vec::new(),
     };
-    // What nobody calls by name is called by a pointer, but for the entries.
+    // A function without a direct call is called through a pointer, or is an entry.
     let called = |at: &u64| {
         let mut callers = functions.values();
         callers.any(|function| function.calls.iter().any(|(to, _)| to == at))

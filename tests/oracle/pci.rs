@@ -22,7 +22,7 @@ pub struct Function {
 /// Functions by bus, device and function.
 pub type Functions = BTreeMap<(u8, u8, u8), Function>;
 
-/// Where a BAR is that has no address.
+/// Start and end of a BAR without an address.
 pub const UNMAPPED: u64 = u64::MAX;
 
 fn number(text: &str) -> Result<u64> {
@@ -83,8 +83,8 @@ pub fn parse(text: &str) -> Result<Functions> {
     Ok(all)
 }
 
-/// Everything is somewhere of its own, and behind its bridge; `ports` says
-/// that there are any.
+/// BARs have addresses, those for I/O only with `ports`. None overlaps another, and each
+/// is inside its bridge's windows.
 ///
 /// # Errors
 /// Says what lies where it must not.

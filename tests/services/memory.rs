@@ -36,7 +36,7 @@ fn memory_map(answers: &[Answer], len: u32) -> Result<Vec<(u64, u64, u32)>> {
     bail!("a map without end: {answers:x?}")
 }
 
-/// Who owns what, by the map.
+/// The map has the right type, or none, at addresses around each border.
 fn check_map(map: &[(u64, u64, u32)]) -> Result<()> {
     let end = MEMORY_MIB << 20;
     let of = |addr: u64| {
