@@ -246,12 +246,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     if !options.dry_run {
         guest::find(&options.qemu)?;
     }
-    for (what, name, known) in unknown(options) {
-        eprintln!(
-            "the firmware knows no {what} {name}, only {}",
-            known.join(", ")
-        );
-    }
+    warn_of_unknown(options);
     let plan = plan(options)?;
     if options.dry_run {
         say!("{}", plan.shown())?;
@@ -418,39 +413,29 @@ fn may_boot(kernel: &Path, options: &Options) -> Result<()> {
 pub const OPTIONS: [&str; 4] = ["pci", "buses", "entry", "log"];
 pub const PARAMETERS: [&str; 4] = ["pci", "do", "run", "size"];
 
-/// Options and parameters of the user's that nobody reads: the firmware tells of them
-/// only in its log.
-fn unknown(options: &Options) -> Vec<(&'static str, String, Vec<String>)> {
-    let start = |text: &str| -> String {
-        text.chars()
-            .take_while(|c| c.is_ascii_graphic() && !",='\"".contains(*c))
-            .collect()
+/// Warns of options and parameters that neither the firmware nor our user space reads:
+/// the firmware tells of them only in its log.
+fn warn_of_unknown(options: &Options) {
+    let check = |what: &str, prefix: &str, text: &str, known: [&str; 4]| {
+        let is_name = |c: &char| c.is_ascii_graphic() && !",='\"".contains(*c);
+        let name: String = text.chars().take_while(is_name).collect();
+        if !known.contains(&name.as_str()) {
+            let known = known.map(|name| format!("{prefix}{name}")).join(", ");
+            eprintln!("the firmware knows no {what} {prefix}{name}, only {known}");
+        }
     };
-    let mut found = Vec::new();
     let lines = options.qemu_options.iter().map(String::as_str);
-    let files = lines
-        .clone()
-        .filter_map(|option| option.split_once("opt/org.qboot/"));
-    let words = lines.chain(options.append.as_deref());
-    let words = words.flat_map(|line| line.split([' ', ',']));
-    let parameters = words.filter_map(|word| word.strip_prefix("qboot."));
-    for (what, prefix, names, known) in [
-        (
-            "option",
-            "opt/org.qboot/",
-            files.map(|(_, name)| name).collect::<Vec<_>>(),
-            OPTIONS,
-        ),
-        ("parameter", "qboot.", parameters.collect(), PARAMETERS),
-    ] {
-        for name in names.into_iter().map(start) {
-            if !known.contains(&name.as_str()) {
-                let known = known.iter().map(|name| format!("{prefix}{name}")).collect();
-                found.push((what, format!("{prefix}{name}"), known));
-            }
+    for line in lines.clone() {
+        if let Some((_, file)) = line.split_once("opt/org.qboot/") {
+            check("option", "opt/org.qboot/", file, OPTIONS);
         }
     }
-    found
+    let lines = lines.chain(options.append.as_deref());
+    for word in lines.flat_map(|line| line.split([' ', ','])) {
+        if let Some(parameter) = word.strip_prefix("qboot.") {
+            check("parameter", "qboot.", parameter, PARAMETERS);
+        }
+    }
 }
 
 /// The accelerator that was named, or the best that works here.
