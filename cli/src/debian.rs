@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{is_installed, run, run_gist, stdout_of};
 use crate::{progress, workspace};
@@ -96,25 +96,49 @@ pub fn require_apt(wanted: &str, instead: &str) -> Result<()> {
 /// # Errors
 /// apt does not know the package or cannot download it.
 pub fn unpack(package: &Package) -> Result<PathBuf> {
-    let key = key(package);
-    let dir = unpacked_dir(&key);
+    let instead = "unpack it by hand and name its files";
+    unpack_once(package, &key(package), &package.name, instead, download)
+}
+
+/// Unpacks `package` and everything that it depends on into one directory, for a
+/// program with its own libraries.
+///
+/// # Errors
+/// apt does not know the package or cannot download one of them.
+pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
+    let key = format!("{}-whole", key(package));
+    let what = format!("{} and what it depends on", package.name);
+    let instead = "name a program that is installed";
+    unpack_once(package, &key, &what, instead, download_whole)
+}
+
+/// Unpacks what `download` brings to the directory `key`, if that is not there.
+fn unpack_once(
+    package: &Package,
+    key: &str,
+    what: &str,
+    instead: &str,
+    download: fn(&Package, &Path) -> Result<Vec<PathBuf>>,
+) -> Result<PathBuf> {
+    let dir = workspace::target().join("debian").join(key);
     let _lock = workspace::lock(&format!("debian-{key}"))?;
     if dir.is_dir() {
         return Ok(dir);
     }
-    require_apt(&package.name, "unpack it by hand and name its files")?;
-    let step = progress::step(format!("fetching Debian package {}", package.name));
-    let size = in_place_of(&dir, |partial, root| {
-        let deb = download(package, partial)?;
-        run_gist(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
-        Ok(fs::metadata(&deb)?.len())
+    require_apt(&package.name, instead)?;
+    let step = progress::step(format!("fetching Debian package {what}"));
+    let (count, size) = in_place_of(&dir, |partial, root| {
+        let debs = download(package, partial)?;
+        let mut size = 0;
+        for deb in &debs {
+            run_gist(Command::new("dpkg-deb").arg("-x").arg(deb).arg(root))?;
+            size += fs::metadata(deb)?.len();
+        }
+        Ok((debs.len(), size / 1024))
     })
     .with_context(|| unreachable(&package.name))?;
-    step.done(&format!(
-        "{} KiB, unpacked to {}",
-        size / 1024,
-        relative(&dir)
-    ));
+    let shown = relative(&dir);
+    step.done(&format!("{size} KiB in {count} .deb, unpacked to {shown}"));
     Ok(dir)
 }
 
@@ -150,35 +174,6 @@ fn unreachable(package: &str) -> String {
         "{package} cannot be had: check the network, the room on the disk and apt's sources, or \
          name files of your own (--kernel, --initrd)"
     )
-}
-
-/// Unpacks `package` and everything that it depends on into one directory, for a
-/// program with its own libraries.
-///
-/// # Errors
-/// apt does not know the package or cannot download one of them.
-pub fn unpack_with_dependencies(package: &Package) -> Result<PathBuf> {
-    let key = format!("{}-whole", key(package));
-    let dir = unpacked_dir(&key);
-    let _lock = workspace::lock(&format!("debian-{key}"))?;
-    if dir.is_dir() {
-        return Ok(dir);
-    }
-    require_apt(&package.name, "name a program that is installed")?;
-    let step = progress::step(format!(
-        "fetching Debian package {} and what it depends on",
-        package.name
-    ));
-    let count = in_place_of(&dir, |partial, root| {
-        let debs = download_whole(package, partial)?;
-        for deb in &debs {
-            run_gist(Command::new("dpkg-deb").arg("-x").arg(deb).arg(root))?;
-        }
-        Ok(debs.len())
-    })
-    .with_context(|| unreachable(&package.name))?;
-    step.done(&format!("{count} packages, unpacked to {}", relative(&dir)));
-    Ok(dir)
 }
 
 /// Downloads `package` and everything that it depends on into `partial`.
@@ -276,10 +271,6 @@ pub(crate) fn key(package: &Package) -> String {
     }
 }
 
-fn unpacked_dir(key: &str) -> PathBuf {
-    workspace::target().join("debian").join(key)
-}
-
 /// apt's name for the package, with its architecture unless that is apt's default.
 fn qualified(package: &Package) -> String {
     match &package.lists {
@@ -288,8 +279,8 @@ fn qualified(package: &Package) -> String {
     }
 }
 
-/// Downloads into `dir` and returns the file.
-fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
+/// Downloads `package` into `dir`.
+fn download(package: &Package, dir: &Path) -> Result<Vec<PathBuf>> {
     with_fresh_lists_if_needed(|refresh| {
         run(Command::new("apt-get")
             .current_dir(dir)
@@ -298,9 +289,13 @@ fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
             .args(["-q", "-oAPT::Sandbox::User=", "download"])
             .arg(qualified(package)))
     })?;
-    let mut debs = packages(dir)?.into_iter();
-    debs.next()
-        .with_context(|| format!("apt-get download left no package for {}", package.name))
+    let debs = packages(dir)?;
+    ensure!(
+        !debs.is_empty(),
+        "apt-get download left no package for {}",
+        package.name
+    );
+    Ok(debs)
 }
 
 /// The options that make apt use `lists`. Fetches these if they are missing, or with
