@@ -233,8 +233,7 @@ pub fn initramfs(row: &Row) -> Result<PathBuf> {
         let (to, from) = item.split_once('=').context("a file is PATH=FILE")?;
         files.push((to.to_owned(), fs::read(file(from)?)?));
     }
-    let mut script = "#!/bin/sh\nfor m in /modules/*; do [ -f $m ] && insmod $m; done\n".to_owned();
-    script.push_str(row.guest.as_deref().unwrap_or_default());
+    let script = include_str!("guest.sh").to_owned() + row.guest.as_deref().unwrap_or_default();
     files.push(("guest".to_owned(), script.into_bytes()));
 
     let mut image = Initramfs::standard(arch)?;
