@@ -138,12 +138,13 @@ fn extract(bzimage: &Path, vmlinux: &Path, initrd: Option<&Path>) -> Result<Exit
             bzimage.display()
         );
     }
-    if extract::format(&bytes) == extract::Format::Elf {
+    let format = extract::format(&bytes);
+    if format == extract::Format::Elf {
         bail!("{} is an ELF file already", bzimage.display());
     }
     let kernel =
         extract::vmlinux(&bytes).with_context(|| format!("extracting {}", bzimage.display()))?;
-    let unified = match extract::format(&bytes) {
+    let unified = match format {
         extract::Format::Unified => Pe::read(&bytes)?,
         _ => None,
     };

@@ -42,19 +42,14 @@ pub fn run_gist(command: &mut Command) -> Result<()> {
 /// As [`run`].
 pub fn run_telling(command: &mut Command, told: fn(&str) -> bool) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let starting = || format!("starting {program}");
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(starting)?;
+        .with_context(|| format!("starting {program}"))?;
+    let stderr = child.stderr.take().context("no standard error")?;
     let mut said = String::new();
-    for line in child
-        .stderr
-        .take()
-        .into_iter()
-        .flat_map(|stderr| BufReader::new(stderr).lines())
-    {
+    for line in BufReader::new(stderr).lines() {
         let line = line?;
         if told(&line) {
             eprintln!("{line}");

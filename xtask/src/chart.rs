@@ -16,13 +16,14 @@ const WIDTH: i32 = 1120;
 /// font is the viewer's.
 const LETTER: f64 = 0.6;
 
-/// What a colour is for. The page decides which one it is.
-#[derive(Clone, Copy)]
-enum Colour {
-    Page,
-    Ink,
-    Grid,
-    Series(usize),
+// Marks in a page, which a theme replaces by its colours.
+const PAGE: &str = "$page";
+const INK: &str = "$ink";
+const GRID: &str = "$grid";
+
+/// The same for a series.
+fn series(n: usize) -> String {
+    format!("$series{}", n % 5)
 }
 
 /// The end of the files' names, the page, ink and grid, and a colour for each series.
@@ -41,28 +42,15 @@ const THEMES: [Theme; 2] = [
     ),
 ];
 
-impl Colour {
-    /// Stands for the colour until a theme is chosen.
-    fn mark(self) -> String {
-        match self {
-            Self::Page => "$page".to_owned(),
-            Self::Ink => "$ink".to_owned(),
-            Self::Grid => "$grid".to_owned(),
-            Self::Series(n) => format!("$series{}", n % 5),
-        }
-    }
-}
-
 /// A page, whose colours are still marks.
 pub struct Svg(String);
 
 impl Svg {
     fn new(height: i32) -> Self {
-        let (ink, page) = (Colour::Ink.mark(), Colour::Page.mark());
         Self(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" fill=\"{ink}\">\n\
-             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"{page}\"/>\n"
+             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" fill=\"{INK}\">\n\
+             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"{PAGE}\"/>\n"
         ))
     }
 
@@ -70,17 +58,15 @@ impl Svg {
     /// keep a distance from it.
     fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, anchor: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
-        let page = Colour::Page.mark();
         let _ = writeln!(
             self.0,
             "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" dy=\"0.35em\" \
-             text-anchor=\"{anchor}\" stroke=\"{page}\" stroke-width=\"3\" \
+             text-anchor=\"{anchor}\" stroke=\"{PAGE}\" stroke-width=\"3\" \
              paint-order=\"stroke\">{text}</text>"
         );
     }
 
-    fn bar(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), colour: Colour) {
-        let fill = colour.mark();
+    fn bar(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), fill: &str) {
         let _ = writeln!(
             self.0,
             "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>"
@@ -89,7 +75,7 @@ impl Svg {
 
     /// A vertical line through the chart, and its value below.
     fn tick(&mut self, x: i32, (top, bottom): (i32, i32), label: &str) {
-        self.bar((x, top), (1, bottom - top), Colour::Grid);
+        self.bar((x, top), (1, bottom - top), GRID);
         self.text(label, (x, bottom + 10), 11, "middle");
     }
 
@@ -97,7 +83,7 @@ impl Svg {
     fn legend<'n>(&mut self, y: i32, names: impl Iterator<Item = &'n str>) {
         let mut x = 16;
         for (n, name) in names.enumerate() {
-            self.bar((x, y - 6), (12, 12), Colour::Series(n));
+            self.bar((x, y - 6), (12, 12), &series(n));
             self.text(name, (x + 18, y), 13, "start");
             let width = name.chars().count() as f64 * 13.0 * LETTER;
             x += 18 + width as i32 + 16;
@@ -110,11 +96,11 @@ impl Svg {
     /// A file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        for Theme(end, [page, ink, grid], series) in THEMES {
-            let mut text = self.0.replace("$page", page).replace("$ink", ink);
-            text = text.replace("$grid", grid) + "</svg>\n";
-            for (n, colour) in series.iter().enumerate() {
-                text = text.replace(&format!("$series{n}"), colour);
+        for Theme(end, [page, ink, grid], colours) in THEMES {
+            let mut text = self.0.replace(PAGE, page).replace(INK, ink);
+            text = text.replace(GRID, grid) + "</svg>\n";
+            for (n, colour) in colours.iter().enumerate() {
+                text = text.replace(&series(n), colour);
             }
             let path = path.with_file_name(format!("{stem}{end}.svg"));
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -223,7 +209,7 @@ pub fn benchmark(results: &Results, boots: &Boots) -> Svg {
                 continue;
             };
             let len = place(*value);
-            svg.bar((left, y + 1), (len, BAR - 2), Colour::Series(*f));
+            svg.bar((left, y + 1), (len, BAR - 2), &series(*f));
             let number = if *value < 100.0 && value.fract() != 0.0 {
                 format!("{value:.1}")
             } else {
@@ -285,7 +271,7 @@ pub fn timelines(timelines: &[Timeline]) -> Svg {
         let mut at = 0.0;
         for (n, stage) in one.stages.iter().enumerate() {
             let width = (x(at + stage.ms) - x(at)).max(1);
-            svg.bar((x(at), y), (width, BAR), Colour::Series(n));
+            svg.bar((x(at), y), (width, BAR), &series(n));
             at += stage.ms;
         }
         let firmware = one.stages.get(1).map_or(0.0, |stage| stage.ms);

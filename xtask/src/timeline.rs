@@ -62,21 +62,17 @@ pub fn run(options: &Options) -> Result<()> {
         "| boot, milliseconds | {columns} | in all, median (least to most) | more than ours, by turns |"
     )?;
     say!("|---|---|---|---|---|---|")?;
-    for Timeline {
-        machine,
-        kernel,
-        firmware,
-        stages,
-        spread,
-        more,
-    } in &timelines
-    {
-        let stages: Vec<_> = stages
-            .iter()
-            .map(|stage| format!("{:.1}", stage.ms))
-            .collect();
-        let stages = stages.join(" | ");
-        say!("| {machine} {kernel}, {firmware} | {stages} | {spread} | {more} |")?;
+    for one in &timelines {
+        let stages = one.stages.iter().map(|stage| format!("{:.1}", stage.ms));
+        let stages = stages.collect::<Vec<_>>().join(" | ");
+        say!(
+            "| {} {}, {} | {stages} | {} | {} |",
+            one.machine,
+            one.kernel,
+            one.firmware,
+            one.spread,
+            one.more
+        )?;
     }
     let (release, runs) = (linux.release()?, options.runs);
     say!("{accel:?}, Linux {release}, {runs} boots of each by turns")?;

@@ -1,8 +1,8 @@
 # The probe kernel: says in what state a firmware enters a kernel.
 #
 # Flat, position independent, at most 4 KiB from `start`. It needs a stack of 64
-# bytes at entry; at its 64-bit entry point none. probe.rs patches the fields of `config`, and reads `record`
-# back from the report port or from guest memory.
+# bytes at its 32-bit entry, and none at the 64-bit one. probe.rs patches the fields
+# of `config`, and reads `record` back from the report port or from guest memory.
 
         .code32
         .text
