@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::builder::{EnumValueParser, PossibleValue};
-use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
+use clap::builder::PossibleValue;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::examples::RUN_EXAMPLES;
 use crate::extract::Format;
@@ -31,6 +31,7 @@ use guest::{report, serial_log, shell};
 pub fn command() -> Command {
     let option = |name, value| Arg::new(name).long(name).value_name(value);
     let file = |name| option(name, "FILE").value_parser(value_parser!(PathBuf));
+    let choice = |name: &'static str, help: &'static str| PossibleValue::new(name).help(help);
     Command::new("run")
         .about("Boot a kernel under QEMU with the firmware")
         .long_about(
@@ -86,12 +87,23 @@ pub fn command() -> Command {
             Arg::new("log")
                 .long("log")
                 .default_value("off")
-                .value_parser(EnumValueParser::<Log>::new())
+                .value_parser([
+                    choice("off", "Nothing, unless the boot fails"),
+                    choice("steps", "A line for each step"),
+                    choice(
+                        "all",
+                        "Also each file, table, range of memory and PCI function",
+                    ),
+                ])
                 .help("What the firmware tells of its work, on the guest's console"),
             Arg::new("mode")
                 .long("mode")
                 .default_value("auto")
-                .value_parser(EnumValueParser::<Mode>::new())
+                .value_parser([
+                    choice("auto", "A shell on a terminal, else a report"),
+                    choice("shell", "A shell on the serial console"),
+                    choice("report", "Print a report and power off"),
+                ])
                 .help("What the guest does once it is up"),
             option("timeout", "SECONDS")
                 .default_value("120")
@@ -128,8 +140,8 @@ pub struct Options {
     firmware: Option<PathBuf>,
     bzimage: bool,
     fast: bool,
-    log: Log,
-    mode: Mode,
+    log: String,
+    mode: String,
     timeout: u64,
     qemu: PathBuf,
     dry_run: bool,
@@ -156,72 +168,12 @@ impl Options {
             firmware: one(found, "firmware"),
             bzimage: found.get_flag("bzimage"),
             fast: found.get_flag("fast"),
-            log: one(found, "log").unwrap_or(Log::Off),
-            mode: one(found, "mode").unwrap_or(Mode::Auto),
+            log: text("log"),
+            mode: text("mode"),
             timeout: one(found, "timeout").unwrap_or_default(),
             qemu: one(found, "qemu").unwrap_or_default(),
             dry_run: found.get_flag("dry-run"),
             qemu_options: qemu_options.cloned().collect(),
-        }
-    }
-}
-
-/// The firmware's log.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Log {
-    Off,
-    Steps,
-    All,
-}
-
-impl ValueEnum for Log {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Log::Off, Log::Steps, Log::All]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let (name, help) = match self {
-            Log::Off => ("off", "Nothing, unless the boot fails"),
-            Log::Steps => ("steps", "A line for each step"),
-            Log::All => (
-                "all",
-                "Also each file, table, range of memory and PCI function",
-            ),
-        };
-        Some(PossibleValue::new(name).help(help))
-    }
-}
-
-/// What the guest does in user space.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Mode {
-    Auto,
-    Shell,
-    Report,
-}
-
-impl ValueEnum for Mode {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Mode::Auto, Mode::Shell, Mode::Report]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let (name, help) = match self {
-            Mode::Auto => ("auto", "A shell on a terminal, else a report"),
-            Mode::Shell => ("shell", "A shell on the serial console"),
-            Mode::Report => ("report", "Print a report and power off"),
-        };
-        Some(PossibleValue::new(name).help(help))
-    }
-}
-
-impl Log {
-    /// The value of the firmware's option.
-    fn value(self) -> Option<&'static str> {
-        match self {
-            Log::Off => None,
-            Log::Steps => Some("steps"),
-            Log::All => Some("all"),
         }
     }
 }
@@ -455,10 +407,10 @@ fn accelerator(options: &Options) -> Accel {
 }
 
 fn plan(options: &Options) -> Result<Plan> {
-    let shell = match options.mode {
-        Mode::Shell => true,
-        Mode::Report => false,
-        Mode::Auto => io::stdin().is_terminal() && io::stdout().is_terminal(),
+    let shell = match options.mode.as_str() {
+        "shell" => true,
+        "report" => false,
+        _ => io::stdin().is_terminal() && io::stdout().is_terminal(),
     };
     let (firmware, files) = firmware_and_kernel(options)?;
     let accel = accelerator(options);
@@ -484,8 +436,9 @@ fn plan(options: &Options) -> Result<Plan> {
     if let Some(property) = without_suspend(&options.machine, &files.kernel)? {
         add("-global", property);
     }
-    if let Some(value) = options.log.value() {
-        add("-fw_cfg", &format!("name=opt/org.qboot/log,string={value}"));
+    if options.log != "off" {
+        let log = format!("name=opt/org.qboot/log,string={}", options.log);
+        add("-fw_cfg", &log);
     }
     if shell {
         let log = serial_log();
@@ -506,11 +459,9 @@ fn plan(options: &Options) -> Result<Plan> {
     }
     let mut devices = options.qemu_options.iter();
     if !devices.any(|option| option.contains("isa-debug-exit")) {
-        arguments.push("-device".to_owned());
-        arguments.push(DEBUG_EXIT.to_owned());
+        arguments.extend(["-device", DEBUG_EXIT].map(str::to_owned));
     }
-    arguments.push("-nodefaults".to_owned());
-    arguments.push("-no-user-config".to_owned());
+    arguments.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));
     arguments.extend(options.qemu_options.iter().cloned());
     Ok(Plan {
         accel,
