@@ -35,19 +35,23 @@ impl Lists {
         let wanted = std::env::var("QBOOT_DEBIAN").ok();
         match wanted.filter(|wanted| release().as_ref() != Some(wanted)) {
             None => Lists::System,
-            Some(suite) => Lists::Suite {
-                suite,
-                arch: "amd64".into(),
-            },
+            Some(suite) => Lists::suite(suite, "amd64"),
+        }
+    }
+
+    /// Those of one suite.
+    pub fn suite(suite: impl Into<String>, arch: &str) -> Lists {
+        Lists::Suite {
+            suite: suite.into(),
+            arch: arch.into(),
         }
     }
 
     /// [`Lists::system`] for another architecture.
     pub fn of(arch: &str) -> Lists {
-        let arch = arch.to_owned();
         match Lists::system() {
-            Lists::Suite { suite, .. } => Lists::Suite { suite, arch },
-            _ => Lists::Private { arch },
+            Lists::Suite { suite, .. } => Lists::suite(suite, arch),
+            _ => Lists::Private { arch: arch.into() },
         }
     }
 }
@@ -70,10 +74,9 @@ impl Package {
 
     /// `name` for this architecture from a suite.
     pub fn of_suite(suite: &str, arch: &str, name: &str) -> Self {
-        let (suite, arch) = (suite.to_owned(), arch.to_owned());
         Package {
-            name: name.to_owned(),
-            lists: Lists::Suite { suite, arch },
+            name: name.into(),
+            lists: Lists::suite(suite, arch),
         }
     }
 }

@@ -81,24 +81,18 @@ impl Flavour {
 const LAST_WITH_686: &str = "bookworm";
 
 fn lists_with_686() -> Lists {
-    let arch = "i386".to_owned();
     if debian::release().is_some_and(|release| release == LAST_WITH_686) {
+        let arch = "i386".to_owned();
         return Lists::Private { arch };
     }
-    Lists::Suite {
-        suite: LAST_WITH_686.into(),
-        arch,
-    }
+    Lists::suite(LAST_WITH_686, "i386")
 }
 
 fn backports() -> Lists {
     let asked_for = std::env::var("QBOOT_DEBIAN").ok();
     let release = asked_for.or_else(debian::release);
     let release = release.unwrap_or_else(|| "stable".to_owned());
-    Lists::Suite {
-        suite: format!("{release}-backports"),
-        arch: "amd64".into(),
-    }
+    Lists::suite(format!("{release}-backports"), "amd64")
 }
 
 /// Begins the name of every kernel package.
