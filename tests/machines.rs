@@ -30,8 +30,6 @@ pub struct Machine {
     pub mcfg: Option<u64>,
     /// Whether QEMU makes SMBIOS tables for it.
     pub has_smbios: bool,
-    /// Whether there is an I/O APIC.
-    pub has_io_apic: bool,
     /// Whether port 0x92 closes the address line 20.
     pub closes_a20: bool,
     /// SeaBIOS's image for it.
@@ -72,7 +70,6 @@ pub const PC: Machine = Machine {
     acpi: Acpi::Full,
     mcfg: None,
     has_smbios: true,
-    has_io_apic: true,
     closes_a20: true,
     seabios: "bios-256k.bin",
 };
@@ -115,7 +112,6 @@ pub const ISAPC: Machine = Machine {
     pci: None,
     acpi: Acpi::None,
     has_smbios: false,
-    has_io_apic: false,
     // 256 KiB do not fit there.
     seabios: "bios.bin",
     ..PC

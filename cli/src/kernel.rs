@@ -101,14 +101,10 @@ const PREFIX: &str = "linux-image-";
 /// An unpacked kernel package.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// What `uname -r` says in the guest, for example `6.1.0-1-cloud-amd64`.
-    pub release: String,
     /// `/boot/vmlinuz-…`, or where newer packages have it: a bzImage.
     pub bzimage: PathBuf,
     /// `/lib/modules/RELEASE`, or below `/usr`.
     pub modules: PathBuf,
-    /// `/boot/config-…`, or `config` among the modules.
-    pub config: PathBuf,
 }
 
 /// Fetches and unpacks the newest kernel of `flavour`, or returns an earlier one.
@@ -149,29 +145,25 @@ pub fn newest(meta: &Package) -> Result<Kernel> {
     if !stamp.is_file() || name != known {
         crate::workspace::write_atomically(&stamp, format!("{name}\n").as_bytes())?;
     }
+    // What `uname -r` says in the guest, for example `6.1.0-1-cloud-amd64`.
     let release = name
         .trim_start_matches(PREFIX)
-        .trim_end_matches("-unsigned")
-        .to_owned();
+        .trim_end_matches("-unsigned");
     let boot = root.join("boot");
     let kernel = if boot.is_dir() {
         Kernel {
             bzimage: boot.join(format!("vmlinuz-{release}")),
-            modules: root.join("lib/modules").join(&release),
-            config: boot.join(format!("config-{release}")),
-            release,
+            modules: root.join("lib/modules").join(release),
         }
     } else {
         // Since Debian 14 that package has no files, but depends on those that do.
         let part = |kind| -> Result<PathBuf> {
             let (_, root) = unpack(format!("linux-{kind}-{release}"))?;
-            Ok(root.join("usr/lib/modules").join(&release))
+            Ok(root.join("usr/lib/modules").join(release))
         };
         Kernel {
             bzimage: part("binary")?.join("vmlinuz"),
             modules: part("modules")?,
-            config: part("base")?.join("config"),
-            release,
         }
     };
     fs::metadata(&kernel.bzimage)
