@@ -14,9 +14,8 @@ use crate::json::Json;
 use crate::kernel::{self, Flavour};
 use crate::output::{put, say};
 use crate::process::run_telling;
-use crate::run::{self, Outcome};
 use crate::uki::Pe;
-use crate::{build, commands, dist, doctor, extract, inspect, workspace};
+use crate::{build, commands, dist, doctor, extract, inspect, run, workspace};
 
 /// Runs the command `name`.
 ///
@@ -27,7 +26,7 @@ pub fn perform(name: &str, found: &ArgMatches) -> Result<ExitCode> {
     let needed = |name| path(name).context("a file has to be named");
     match name {
         "run" => {
-            if run::run(&run::Options::of(found))? != Outcome::Reached {
+            if !run::run(&run::Options::of(found))? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -178,23 +178,13 @@ impl Options {
     }
 }
 
-/// How a boot ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// User space was reached, and QEMU ended by itself without an error.
-    Reached,
-    /// The guest ended, or was ended, before its first process ran.
-    NotReached,
-    /// User space was reached, but QEMU failed or did not end in time.
-    EndedBadly,
-}
-
-/// Boots as `options` say.
+/// Boots as `options` say. Returns whether user space was reached and QEMU ended by
+/// itself without an error; if not, a line on standard error says why.
 ///
 /// # Errors
 /// Something that the boot needs is missing or cannot be made, or QEMU cannot be
-/// started. A failed guest is an [`Outcome`].
-pub fn run(options: &Options) -> Result<Outcome> {
+/// started.
+pub fn run(options: &Options) -> Result<bool> {
     if !options.dry_run {
         guest::find(&options.qemu)?;
     }
@@ -202,7 +192,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let plan = plan(options)?;
     if options.dry_run {
         say!("{}", plan.shown())?;
-        return Ok(Outcome::Reached);
+        return Ok(true);
     }
     eprintln!("accelerator: {}", plan.accel);
     if plan.shell {

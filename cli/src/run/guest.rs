@@ -1,4 +1,4 @@
-//! The running guest: its console, its end, and the outcome of the boot.
+//! The running guest: its console, its end, and whether the boot succeeded.
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::{Options, Outcome, Plan};
+use super::{Options, Plan};
 use crate::deadline::Deadline;
 use crate::process::is_installed;
 use crate::{initramfs, workspace};
@@ -47,7 +47,7 @@ fn shows_user_space(output: &str) -> bool {
     })
 }
 
-pub(super) fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
+pub(super) fn shell(plan: &Plan, options: &Options) -> Result<bool> {
     let log = serial_log();
     workspace::write_atomically(&log, b"")?;
     eprintln!("to leave: exit (or Ctrl-D) in the guest's shell; Ctrl-A X ends QEMU at once");
@@ -58,10 +58,10 @@ pub(super) fn shell(plan: &Plan, options: &Options) -> Result<Outcome> {
     let timeout = Some(timeout).filter(|_| !io::stdin().is_terminal());
     let ended = wait(&mut child, timeout, &stop)?;
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-    Ok(outcome(&ended, &output, options))
+    Ok(has_succeeded(&ended, &output, options))
 }
 
-pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
+pub(super) fn report(plan: &Plan, options: &Options) -> Result<bool> {
     let mut child = spawn(plan, Stdio::null(), Stdio::piped())?;
     let stop = stop_on_signal()?;
     let stdout = child.stdout.take().context("QEMU has no output")?;
@@ -71,7 +71,7 @@ pub(super) fn report(plan: &Plan, options: &Options) -> Result<Outcome> {
     let output = reader
         .join()
         .map_err(|_| anyhow::anyhow!("the console's reader died"))?;
-    Ok(outcome(&ended, &output, options))
+    Ok(has_succeeded(&ended, &output, options))
 }
 
 /// Looks for QEMU before anything is built.
@@ -126,7 +126,7 @@ fn forward(mut console: impl Read) -> String {
             .copied()
             .filter(|byte| *byte != b'\r')
             .collect();
-        // The reader may be gone; the boot still has an outcome.
+        // The reader may be gone; the boot goes on.
         let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
         kept.extend_from_slice(&text);
     }
@@ -184,10 +184,11 @@ fn terminate(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-fn outcome(ended: &Ended, output: &str, options: &Options) -> Outcome {
+/// Whether user space was reached and QEMU ended by itself without an error; says why not.
+fn has_succeeded(ended: &Ended, output: &str, options: &Options) -> bool {
     let reached = shows_user_space(output);
     let how = match ended {
-        Ended::Itself(status) if status.success() && reached => return Outcome::Reached,
+        Ended::Itself(status) if status.success() && reached => return true,
         Ended::Itself(_) if output.lines().any(|line| line.contains(FIRMWARE_ERROR)) => {
             "the firmware gave up, see its message above".to_owned()
         }
@@ -201,19 +202,18 @@ fn outcome(ended: &Ended, output: &str, options: &Options) -> Outcome {
     };
     if reached {
         eprintln!("user space was reached, but {how}");
-        Outcome::EndedBadly
-    } else {
-        eprintln!("user space was not reached: {how}");
-        let silent = match ended {
-            Ended::Itself(status) => status.success(),
-            Ended::TimedOut => true,
-            Ended::Stopped => false,
-        };
-        if silent && output.lines().count() < FEW {
-            eprintln!("{LISTEN}");
-        }
-        Outcome::NotReached
+        return false;
     }
+    eprintln!("user space was not reached: {how}");
+    let silent = match ended {
+        Ended::Itself(status) => status.success(),
+        Ended::TimedOut => true,
+        Ended::Stopped => false,
+    };
+    if silent && output.lines().count() < FEW {
+        eprintln!("{LISTEN}");
+    }
+    false
 }
 
 pub(super) fn serial_log() -> PathBuf {
