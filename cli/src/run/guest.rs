@@ -173,11 +173,11 @@ fn terminate(child: &mut Child) -> Result<()> {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
     }
-    for _ in 0..100 {
+    let mut deadline = Deadline::new(Duration::from_secs(2)).every(POLL);
+    while deadline.pause() {
         if child.try_wait()?.is_some() {
             return Ok(());
         }
-        thread::sleep(POLL);
     }
     child.kill()?;
     child.wait()?;
