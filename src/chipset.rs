@@ -200,8 +200,8 @@ impl Chipset {
     pub fn set_up_legacy<P: Platform>(&self, platform: &mut P) {
         set_up_interrupt_controllers(platform);
         if self.pci.is_some() {
-            // ELCR: IRQ 10 and 11 are level-triggered.
-            platform.out16(0x4d0, 0x0c00);
+            // ELCR2: IRQ 10 and 11 are level-triggered, so devices can share them.
+            platform.out8(0x4d1, 0x0c);
             // The keyboard controller's mode: interrupts as after reset, and scan codes of
             // set 1, which kernels without a keyboard driver know (memtest86+).
             platform.out8(0x64, 0x60);
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn kernels_without_acpi_get_a_pcs_interrupts() {
-        let more: &[(u32, u32)] = &[(0x4d0, 0x0c00), (0x64, 0x60), (0x60, 0x43)];
+        let more: &[(u32, u32)] = &[(0x4d1, 0x0c), (0x64, 0x60), (0x60, 0x43)];
         for (chipset, more) in [(&I440FX, more), (&Q35, more), (&NONE, &[])] {
             let mut machine = Machine::default();
             machine.io.pci.ecam = Some(layout::Q35_ECAM.start());
