@@ -4,15 +4,13 @@
 
         .set    BASE, 0x100000
         .set    QUEUE, BASE + 0x8000
-        .set    AVAILABLE, QUEUE + 16 * SIZE
-        .set    USED, QUEUE + 0x1000
-        .set    BUFFER, QUEUE + 0x3000
-        .set    SIZE, 8                 # entries of QEMU's queue
+        .set    ENTRIES, 1024           # at most
+        .set    BUFFER, QUEUE + 0x10000 # behind so long a queue
         .set    LEN, 16
         .set    RNG, 0x10051af4
         .code32
         .text
-start:  movl    $QUEUE + 0x4000, %esp
+start:  movl    $QUEUE, %esp
         cld
 
         # The device on bus 0: EBX is its address in configuration space.
@@ -49,7 +47,7 @@ start:  movl    $QUEUE + 0x4000, %esp
 
         # Nothing of an earlier run is in the queue.
         movl    $QUEUE, %edi
-        movl    $0x4000 / 4 - 16, %ecx
+        movl    $0x11000 / 4, %ecx
         xorl    %eax, %eax
         rep stosl
         leal    18(%ebp), %edx          # status: reset, acknowledged, a driver
@@ -59,14 +57,23 @@ start:  movl    $QUEUE + 0x4000, %esp
         leal    14(%ebp), %edx          # queue 0
         xorl    %eax, %eax
         outw    %ax, %dx
-        leal    12(%ebp), %edx
+        leal    12(%ebp), %edx          # its entries: 8 with QEMU 7.2, 1,024 with 10.0
         inw     %dx, %ax
-        cmpw    $SIZE, %ax
-        jne     fail
+        movl    %eax, %ecx
+        decl    %eax
+        cmpl    $ENTRIES, %eax
+        jae     fail
+        # ESI: the available ring, behind the descriptors. EDI: the used one, in the
+        # next page.
+        leal    1(%eax), %esi
+        shll    $4, %esi
+        addl    $QUEUE, %esi
+        leal    6 + 0xfff(%esi,%ecx,2), %edi
+        andl    $~0xfff, %edi
         movl    $BUFFER, QUEUE
         movl    $LEN, QUEUE + 8
         movw    $2, QUEUE + 12          # the device writes
-        movw    $1, AVAILABLE + 2
+        movw    $1, 2(%esi)
         leal    8(%ebp), %edx
         movl    $QUEUE >> 12, %eax
         outl    %eax, %dx
@@ -79,10 +86,10 @@ start:  movl    $QUEUE + 0x4000, %esp
 
         movl    $10000000, %ecx
 3:      pause
-        cmpw    $1, USED + 2
+        cmpw    $1, 2(%edi)
         loopne  3b
         jne     fail
-        cmpl    $0, USED + 8            # bytes that were written
+        cmpl    $0, 8(%edi)             # bytes that were written
         je      fail
         cmpl    $0, BUFFER
         je      fail

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use qboot_cli::uki;
@@ -228,13 +229,23 @@ fn help_needs_nothing() {
         let copy = copy.arg("-r").arg(root.join(part)).arg(dir.path());
         assert!(copy.status().expect("cp").success());
     }
+    // The system's programs but for Rust, which Debian's packages put there.
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).expect("a directory");
+    for entry in fs::read_dir("/usr/bin").expect("the system's programs") {
+        let program = entry.expect("a program").path();
+        let name = program.file_name().and_then(|name| name.to_str());
+        if let Some(name) = name.filter(|name| !name.starts_with("rust")) {
+            symlink(&program, bin.join(name)).expect("a link");
+        }
+    }
     let run = |script: &str, argument: &str| {
         let output = Command::new(dir.path().join("scripts").join(script))
             .args(Some(argument).filter(|argument| !argument.is_empty()))
             .env_remove("QBOOT_SCRIPT")
             .env_remove("CARGO_HOME")
             .env("HOME", dir.path())
-            .env("PATH", "/usr/bin:/bin")
+            .env("PATH", &bin)
             .output();
         let output = output.expect("a shell");
         let said = [output.stdout, output.stderr].concat();
