@@ -153,6 +153,7 @@ pub fn is_unknown(name: &FileName) -> bool {
 }
 
 /// The rest of a name that starts with `opt/org.qboot/`.
+// With a call for each file, microvm takes 53 instructions more.
 #[inline]
 fn own(name: &FileName) -> Option<&[u8]> {
     // In two steps: nearly all names fail the short one.
